@@ -1,0 +1,1 @@
+"""A pluggable hypervisor MMU: who handled each page fault, and what it cost."""

@@ -1,0 +1,8 @@
+"""`python -m hvmmu`: the same as the command `hvmmu`."""
+
+import sys
+
+from hvmmu.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

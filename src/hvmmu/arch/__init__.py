@@ -1,0 +1,1 @@
+"""Facts from the manuals, with no state: registers, error codes, entry formats, paging modes."""

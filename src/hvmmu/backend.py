@@ -1,0 +1,174 @@
+"""What a vendor backend is to the core: data, and two halves that meet in its control structure.
+
+Hardware's half writes an exit as silicon would and obeys the controls; the hypervisor's half reads
+that exit and writes the controls. Only what stands in the control structure, or in the registers
+that the vendor leaves in the CPU, gets from one half to the other.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import attrs
+
+from hvmmu.arch.regs import CpuFeatures
+from hvmmu.hw.tlb import Scope
+from hvmmu.mmu.fault import PageFault
+from hvmmu.mmu.spte import Nonpresent
+
+API_VERSION = 1
+"""The version of this interface; a backend says which one it was written for."""
+
+PAGE_FAULT_VECTOR = 14
+
+
+@attrs.frozen
+class CrWrite:
+    """A MOV to a control register."""
+
+    cr: int
+    value: int
+
+
+@attrs.frozen
+class MsrWrite:
+    """A WRMSR."""
+
+    msr: int
+    value: int
+
+
+@attrs.frozen
+class Invlpg:
+    """An INVLPG of one linear address."""
+
+    gva: int
+
+
+Exit = PageFault | CrWrite | MsrWrite | Invlpg
+"""Why the guest stopped, in nobody's dialect."""
+
+
+class Intercept(enum.Flag):
+    """Privileged operations that exit."""
+
+    NONE = 0
+    CR0_WRITE = enum.auto()
+    CR3_WRITE = enum.auto()
+    CR4_WRITE = enum.auto()
+    EFER_WRITE = enum.auto()
+    INVLPG = enum.auto()
+
+
+class Paging(enum.Enum):
+    """What stands between the guest's tables and hardware."""
+
+    BARE = "none"
+    """Nothing: hardware walks the guest's tables."""
+    SHADOW = "shadow"
+    """Tables that the hypervisor derives from the guest's."""
+
+
+@attrs.frozen
+class Caps:
+    """What a backend can do, as data."""
+
+    paging: Paging
+    filters_page_faults: bool = False
+    """Hardware can choose by error code which page faults exit."""
+
+
+@attrs.frozen
+class Entry:
+    """What hardware does on entering the guest."""
+
+    flush: Scope | None = None
+    gva: int = 0
+    """The address to flush, for one page."""
+    vector: int | None = None
+    """The exception that the hypervisor asked to be delivered."""
+    error_code: int = 0
+
+
+class Registers(Protocol):
+    """Guest registers that may still be in the CPU when the hypervisor runs."""
+
+    cr2: int
+    gprs: list[int]
+
+
+C = TypeVar("C")
+
+
+class Backend(Protocol, Generic[C]):
+    """One vendor; *C* is its control structure with whatever else its hypervisor keeps per vCPU.
+
+    A backend is made from its module parameters, the CPU model, and the names of the parameters
+    that somebody set. Where the CPU cannot do what a parameter asks, the constructor raises
+    BackendUnavailableError if it was set, and otherwise turns it off and logs why.
+    """
+
+    name: ClassVar[str]
+    api_version: ClassVar[int]
+    summary: ClassVar[str]
+    """One line for people."""
+    caps: ClassVar[Caps]
+    params: ClassVar[type]
+    """The attrs class of its module parameters."""
+    refused: ClassVar[Mapping[str, str]]
+    """Parameters that users will look for and this vendor cannot have, with the reason."""
+    compare_over: ClassVar[tuple[str, ...]]
+    """Boolean parameters that a comparison shows off and on."""
+
+    in_force: Any
+    """The parameters as they are in force, an instance of *params*."""
+
+    def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None: ...  # noqa: ANN401
+
+    def create_vcpu(self, vcpu_id: int) -> C:
+        """Return a control structure, its fields written."""
+        ...
+
+    def nonpresent(self) -> Nonpresent:
+        """Return the values of entries that map nothing."""
+        ...
+
+    # Hardware's half: what silicon does with the control structure.
+
+    def exit_filter(self, control: C) -> int:
+        """Return the 64-entry table: bit *pfec* (low six bits) set means that page fault exits."""
+        ...
+
+    def intercepts(self, control: C) -> Intercept:
+        """Return which privileged operations exit."""
+        ...
+
+    def record_exit(self, control: C, registers: Registers, what: Exit) -> None:
+        """Record an exit as silicon does."""
+        ...
+
+    def enter(self, control: C, registers: Registers) -> Entry:
+        """Enter the guest: load what the structure holds, and say what else happens on the way."""
+        ...
+
+    # The hypervisor's half: what its code reads and writes.
+
+    def exit_reason(self, control: C) -> str:
+        """Return the vendor's own name for why the guest exited."""
+        ...
+
+    def decode_exit(self, control: C, registers: Registers) -> Exit:
+        """Read the exit back."""
+        ...
+
+    def load_root(self, control: C, root: int) -> None:
+        """Have hardware walk the table at host-physical *root*."""
+        ...
+
+    def inject_page_fault(self, control: C, registers: Registers, gva: int, pfec: int) -> None:
+        """Have the guest take a page fault at its next entry; CR2 is not loaded by the injection."""
+        ...
+
+    def flush_tlb(self, control: C, scope: Scope, gva: int) -> None:
+        """Have cached translations dropped before the guest runs on."""
+        ...

@@ -1,0 +1,67 @@
+"""The options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+backends = click.option(
+    "-b",
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    help="A backend to run; may be given more than once.",
+)
+settings = click.option(
+    "-p",
+    "--param",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set a parameter, as name=value or section.name=value (see `hvmmu params`).",
+)
+costs = click.option("--costs", metavar="NAME", help="The cost model cycles are estimated with.")
+engine = click.option("--engine", metavar="NAME", help="What plays the hardware.")
+limit = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop after N references of the workload.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+workload = click.argument("workload", required=False)
+
+
+def _be_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    chosen = ctx.ensure_object(dict)  # shared by `hvmmu -v compare` and `hvmmu compare -v`
+    chosen["verbose"] = chosen.get("verbose", False) or value
+    return value
+
+
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_be_verbose,
+    help="Log what happens, on stderr.",
+)
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator for several, in the order in which --help lists them."""
+
+    def decorate(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+measuring = options(workload, backends, settings, costs, engine, limit, as_json, verbose)
+"""The options of what runs a workload."""

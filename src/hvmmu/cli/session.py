@@ -1,0 +1,120 @@
+"""What every command starts from: the plugins, the configuration, and the runs they make."""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from hvmmu.cli import logs
+from hvmmu.config import Config, Known, resolve
+from hvmmu.costs import MODELS
+from hvmmu.errors import InputError
+from hvmmu.guest.params import GuestParams
+from hvmmu.hw.params import CpuParams
+from hvmmu.machine import MachineConfig
+from hvmmu.mmu.params import MmuParams
+from hvmmu.plugins import Registry, load
+
+BASELINE = "native"
+"""The backend that others are compared with, and that runs first."""
+
+ENGINES = ("readable",)
+"""What can play the hardware; the first is the default."""
+
+CORE: Mapping[str, type] = {"mmu": MmuParams, "cpu": CpuParams, "guest": GuestParams}
+
+
+@attrs.frozen
+class Session:
+    """Hold what a command works with."""
+
+    registry: Registry
+    known: Known
+    config: Config
+
+    def machine(self, backend: str, fixed: Mapping[str, bool]) -> MachineConfig:
+        """Return the machine this configuration makes for a backend.
+
+        *fixed* are parameters of the backend that the comparison itself varies; the user asked
+        for none of them.
+        """
+        sections = self.config.sections
+        return MachineConfig(
+            backend=self.registry.backends[backend],
+            backend_params=attrs.evolve(sections[backend], **fixed),
+            mmu=sections["mmu"],
+            cpu=sections["cpu"],
+            guest=sections["guest"],
+            asked=self.config.asked[backend],
+        )
+
+    def runs(self) -> Iterator[MachineConfig]:
+        """Yield a machine for every chosen backend and every way to compare it.
+
+        A backend names in `compare_over` the bool parameters that a comparison tries both ways,
+        off first; one that the user set is left as set.
+        """
+        for name in self.config.backends:
+            over = getattr(self.registry.backends[name], "compare_over", ())
+            free = [param for param in over if param not in self.config.asked[name]]
+            for values in itertools.product((False, True), repeat=len(free)):
+                yield self.machine(name, dict(zip(free, values, strict=True)))
+
+    def asked(self) -> dict[str, dict[str, Any]]:
+        """Return value and source of what was set for these runs: `section.name` by key."""
+        sections = self.config.sections
+        told = {}
+        for row in self.config.rows:
+            section, _, name = row.key.rpartition(".")
+            if row.is_asked and (section in self.known.core or section in self.config.backends):
+                told[row.key] = {"value": getattr(sections[section], name), "source": row.source}
+        return told
+
+
+def open_registry(ctx: click.Context) -> Registry:
+    """Start the log and load the plugins."""
+    logs.configure(verbose=ctx.ensure_object(dict).get("verbose", False))
+    return load()
+
+
+def open_session(
+    ctx: click.Context,
+    *,
+    settings: Sequence[str] = (),
+    backends: Sequence[str] = (),
+    costs: str | None = None,
+    engine: str | None = None,
+) -> Session:
+    """Load the plugins and resolve the configuration; raise ConfigError with every problem."""
+    registry = open_registry(ctx)
+    known = known_settings(registry)
+    config = resolve(
+        known,
+        cwd=working_directory(),
+        environ=os.environ,
+        settings=settings,
+        backends=backends,
+        costs=costs,
+        engine=engine,
+    )
+    return Session(registry, known, config)
+
+
+def known_settings(registry: Registry) -> Known:
+    """Return what can be configured with these plugins: the baseline first, then by name."""
+    names = sorted(registry.backends, key=lambda name: (name != BASELINE, name))
+    backends: dict[str, Any] = {name: registry.backends[name] for name in names}
+    return Known(CORE, backends, ENGINES, tuple(MODELS))
+
+
+def working_directory() -> Path:
+    """Return the current directory; raise InputError if it is gone."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        where = "the current directory"
+        raise InputError(f"{where}: {error.strerror}; change to one that exists") from None

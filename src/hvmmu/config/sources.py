@@ -1,0 +1,137 @@
+"""Where settings come from: the nearest file, the environment, the arguments of -p.
+
+A source says which key is set to what, and by whom; what the key means is decided later.
+"""
+
+import os
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hvmmu.errors import ConfigError
+from hvmmu.params import nearest, plain
+
+MOST_BYTES = 1 << 20  # a configuration file over 1 MiB is a mistake, and not read
+PREFIX = "HVMMU_"
+RESERVED = frozenset({"HVMMU_PLUGINS", "HVMMU_DISABLE_PLUGIN_AUTOLOAD"})  # the plugin loader's
+
+
+@attrs.frozen
+class Setting:
+    """One key set by one source.
+
+    Section None: a top-level key, or with `anywhere` a name -p gave without its section.
+    Name None: a section that sets nothing.
+    """
+
+    section: str | None
+    name: str | None
+    given: object
+    source: str
+    anywhere: bool = False
+
+    @property
+    def is_backend(self) -> bool:
+        """Return whether this is the top-level key that chooses the backends."""
+        return self.section is None and self.name == "backend" and not self.anywhere
+
+
+def from_file(cwd: Path) -> list[Setting]:
+    """Return what the nearest configuration file sets; raise ConfigError if it cannot be read."""
+    found = _nearest_file(cwd)
+    if found is None:
+        return []
+    source, table = found
+    settings = []
+    for key, given in table.items():
+        if not isinstance(given, dict):
+            settings.append(Setting(None, key, given, source))
+            continue
+        settings += [Setting(key, name, value, source) for name, value in given.items()]
+        if not given:
+            settings.append(Setting(key, None, None, source))
+    return settings
+
+
+def from_environ(
+    environ: Mapping[str, str], names: Mapping[str, tuple[str | None, str]]
+) -> tuple[list[Setting], list[str]]:
+    """Return what the environment sets, and the problems; *names* maps variables to keys."""
+    settings, problems = [], []
+    for variable in sorted(environ):
+        if variable in names:
+            settings.append(Setting(*names[variable], environ[variable], variable))
+        elif variable.startswith(PREFIX) and variable not in RESERVED:
+            near = nearest(variable, names) or "; `hvmmu config --explain` lists the keys"
+            problems.append(f"{plain(variable)}: no such setting{near}")
+    return settings, problems
+
+
+def from_arguments(texts: Sequence[str]) -> tuple[list[Setting], list[str]]:
+    """Return what the arguments of -p set, and the problems."""
+    settings, problems = [], []
+    for text in texts:
+        source = f"-p {plain(text)}"
+        key, equals, given = text.partition("=")
+        section, dot, name = key.rpartition(".")
+        if equals and name:
+            settings.append(Setting(section if dot else None, name, given, source, not dot))
+        else:
+            problems.append(f"{source}: write -p name=value or -p section.name=value")
+    return settings, problems
+
+
+def _nearest_file(cwd: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return the file's name and its table: hvmmu.toml before pyproject.toml, then upwards.
+
+    Only the nearest pyproject.toml is asked: its project is the one worked on.
+    """
+    projects = _nearest_project(cwd)
+    for directory in (cwd, *cwd.parents):
+        if os.path.lexists(directory / "hvmmu.toml"):
+            where = plain(os.path.relpath(directory / "hvmmu.toml", cwd))
+            return where, _read_toml(directory / "hvmmu.toml", where)
+        if directory == projects:
+            where = plain(os.path.relpath(directory / "pyproject.toml", cwd))
+            table = _tool_table(_read_toml(directory / "pyproject.toml", where), where)
+            if table is not None:
+                return f"{where} [tool.hvmmu]", table
+    return None
+
+
+def _nearest_project(cwd: Path) -> Path | None:
+    directories: Iterator[Path] = iter((cwd, *cwd.parents))
+    return next((d for d in directories if os.path.lexists(d / "pyproject.toml")), None)
+
+
+def _tool_table(project: dict[str, Any], where: str) -> dict[str, Any] | None:
+    tool = project.get("tool")
+    table = tool.get("hvmmu") if isinstance(tool, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise ConfigError([f"{where}: tool.hvmmu is no table; write [tool.hvmmu]"])
+    return table
+
+
+def _read_toml(path: Path, where: str) -> dict[str, Any]:
+    """Return the file's tables; raise ConfigError with one clear line."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError([f"{where}: not a regular file; move it away or write one"])
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError([f"{where}: cannot be read: {error.strerror}"]) from None
+    if len(raw) > MOST_BYTES:
+        raise ConfigError([f"{where}: over 1 MiB; hvmmu's configuration is a few lines"])
+    try:
+        return tomllib.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8"]) from None
+    except RecursionError:
+        raise ConfigError([f"{where}: not TOML that can be read: nested too deep"]) from None
+    except ValueError as error:
+        raise ConfigError([f"{where}: not TOML: {plain(str(error))}"]) from None

@@ -1,0 +1,103 @@
+"""Named cost models: cycles = counts x costs, every cost with the text it was read in.
+
+A model prices world switches, exception delivery and walks. What the hypervisor's own handler
+executes beyond the world switch is left out: no sourced figure per route exists.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from hvmmu.errors import InputError
+
+_AGESEN = "Agesen et al., USENIX ATC 2012, exit round trip on {cpu} [approx]"
+_PVM = (
+    "PVM, SOSP 2023, Xeon 8269CY at 2.5 GHz, single level: 2 world switches (out and in) "
+    "x 0.105 us x 2500 cycles/us"
+)
+_PVM_SWITCH_PS = 105_000
+_PVM_MHZ = 2500
+
+
+@attrs.frozen
+class Cost:
+    """One number of a model: cycles for one event of this name, and where it was read."""
+
+    name: str
+    cycles: int
+    source: str
+
+
+@attrs.frozen
+class CostModel:
+    """A named set of costs: `exits`, `guest_faults` and `walks`."""
+
+    name: str
+    description: str
+    costs: tuple[Cost, ...]
+
+    def cycles(self, name: str) -> int:
+        """Return the cycles of one event."""
+        return next(cost.cycles for cost in self.costs if cost.name == name)
+
+
+GUEST_FAULT = Cost(
+    "guest_faults",
+    1093,
+    "Adams & Agesen, ASPLOS 2006, a native page fault, delivery and return [approx]",
+)
+WALK = Cost(
+    "walks",
+    14,
+    "SagePTE artifact's walk-cost model, an L2 hit, taken for every page-table reference",
+)
+
+
+def estimate(model: CostModel, counters: Mapping[str, Any]) -> dict[str, int]:
+    """Return estimated cycles by part, and their `total`, from a run's counters.
+
+    `exits`: exits of every reason x one round trip. `guest_faults`: faults the guest handled,
+    whoever delivered them, x exception delivery and return. `walks`: page-table references of
+    hardware walks x one figure for where they hit.
+    """
+    counts = {
+        "exits": counters["exits"]["total"],
+        "guest_faults": counters["guest_faults"],
+        "walks": counters["walk_refs"],
+    }
+    parts = {cost.name: counts[cost.name] * cost.cycles for cost in model.costs}
+    return {**parts, "total": sum(parts.values())}
+
+
+def cost_model(name: str) -> CostModel:
+    """Return the model of this name; raise InputError listing those there are."""
+    if name not in MODELS:
+        raise InputError(f"no cost model {name!r}; there are {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def _model(name: str, cpu: str, exit_cycles: int, source: str) -> CostModel:
+    return CostModel(
+        name,
+        f"{cpu}: world switches, exception delivery and page walks; what the hypervisor's "
+        "handlers execute is not costed",
+        (Cost("exits", exit_cycles, source), GUEST_FAULT, WALK),
+    )
+
+
+def _agesen(name: str, cpu: str, cycles: int) -> CostModel:
+    return _model(name, f"Intel {cpu}", cycles, _AGESEN.format(cpu=cpu))
+
+
+_ALL = (
+    _agesen("sandy-bridge", "Sandy Bridge", 784),
+    _agesen("westmere", "Westmere", 761),
+    _agesen("nehalem", "Nehalem", 1009),
+    _agesen("penryn", "Penryn", 1266),
+    _agesen("merom", "Merom", 1579),
+    _agesen("prescott", "Prescott", 3963),
+    _model("pvm-xeon", "Intel Xeon 8269CY", 2 * _PVM_SWITCH_PS * _PVM_MHZ // 1_000_000, _PVM),
+)
+MODELS: Mapping[str, CostModel] = {model.name: model for model in _ALL}
+"""Every cost model by name; the first is the default."""

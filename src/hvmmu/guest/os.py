@@ -1,0 +1,128 @@
+"""The guest operating system: performs a workload's steps, and handles the faults they cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hvmmu.errors import InputError
+from hvmmu.guest.boot import boot
+from hvmmu.guest.digest import page_tables_sha256
+from hvmmu.guest.entries import Entries
+from hvmmu.guest.faults import FaultHandler
+from hvmmu.guest.frames import Frames
+from hvmmu.guest.pager import Pager
+from hvmmu.guest.params import PagerPolicy
+from hvmmu.guest.process import Process
+from hvmmu.guest.steps import (
+    FIRST_PID,
+    Accesses,
+    Exit,
+    Fork,
+    Mmap,
+    Mprotect,
+    Munmap,
+    Phase,
+    Step,
+    Switch,
+)
+from hvmmu.guest.syscalls import Syscalls
+from hvmmu.guest.tables import Tables
+from hvmmu.vcpu import Resume
+
+if TYPE_CHECKING:
+    from hvmmu.vcpu import Vcpu
+
+
+class GuestOs:
+    """Boot on *vcpu*, which must be fresh from reset, and then perform one step at a time.
+
+    Everything it does to memory it does through the vCPU, and it cannot tell what the vCPU makes of
+    it. The same steps give the same frames, tables and faults, whatever machine runs them.
+    """
+
+    def __init__(self, vcpu: Vcpu, *, policy: PagerPolicy | None = None) -> None:
+        chosen = policy or PagerPolicy()
+        self._vcpu = vcpu
+        self.frames = Frames(vcpu)
+        entries = Entries(nx=vcpu.cpu.nx, set_accessed_dirty=chosen.set_accessed_dirty)
+        self._tables = Tables(vcpu, self.frames, entries)
+        self._current = Process(FIRST_PID, boot(vcpu, self.frames))
+        self._tables.adopt_root(self._current.root)
+        self._pager = Pager(vcpu, self.frames, self._tables, entries)
+        self._handler = FaultHandler(self._pager)
+        self._syscalls = Syscalls(vcpu, self.frames, self._tables, entries)
+        self._processes = {FIRST_PID: self._current}
+        vcpu.page_fault = self._page_fault
+
+    @property
+    def faults(self) -> int:
+        """Count the page faults that reached the handler since boot."""
+        return self._handler.log.count
+
+    @property
+    def fault_log_sha256(self) -> str:
+        """Return a digest of every fault's address and error code, in order, since boot."""
+        return self._handler.log.sha256
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Return the handled faults by cause, since boot."""
+        return dict(self._pager.counters)
+
+    def page_tables_sha256(self) -> str:
+        """Return a digest of all processes' page tables as they are in memory, A and D included."""
+        processes = [self._processes[pid] for pid in sorted(self._processes)]
+        return page_tables_sha256(processes, self._vcpu.peek)
+
+    def step(self, step: Step) -> None:
+        """Perform one step.
+
+        Raise InputError if the step asks for what cannot be (no such process, nothing mapped, an
+        access that the mapping forbids), GuestMemoryError if guest RAM is used up.
+        """
+        self._handler.forget_last()
+        match step:
+            case Accesses():
+                self._vcpu.run(step.gva, step.kind)
+            case Mmap():
+                self._syscalls.mmap(self._current, step)
+            case Munmap():
+                self._syscalls.munmap(self._current, step.start, step.pages, loaded=True)
+            case Mprotect():
+                self._syscalls.mprotect(
+                    self._current, step.start, step.pages, step.prot, loaded=True
+                )
+            case Fork():
+                self._fork(step.child)
+            case Switch():
+                self._current = self._process(step.pid, "switch to")
+                self._vcpu.write_cr3(self._current.root)
+            case Exit():
+                self._exit(step.pid)
+            case Phase():
+                pass  # the ledger's business
+
+    def _fork(self, child: int) -> None:
+        if child in self._processes:
+            raise InputError(f"fork: process {child} exists already; choose another pid")
+        if child < FIRST_PID:
+            raise InputError(f"fork: {child} is no pid; choose one from {FIRST_PID} up")
+        self._processes[child] = self._syscalls.fork(self._current, child, loaded=True)
+
+    def _exit(self, pid: int) -> None:
+        """Refuse the current process: its tables are in CR3 until a switch loads others."""
+        process = self._process(pid, "exit of")
+        if process is self._current:
+            raise InputError(f"exit of process {pid}: it is the current one; switch first")
+        self._syscalls.exit(process)
+        del self._processes[pid]
+
+    def _process(self, pid: int, what: str) -> Process:
+        process = self._processes.get(pid)
+        if process is None:
+            raise InputError(f"{what} process {pid}: there is none; fork it first")
+        return process
+
+    def _page_fault(self, pfec: int) -> Resume:
+        self._handler.handle(self._current, self._vcpu.cr2, pfec)
+        return Resume.RETRY

@@ -1,0 +1,113 @@
+"""What a workload asks of the guest: a program's accesses, and the system calls between them.
+
+A workload yields steps, the guest OS performs them in order. The first process has pid 1, exists at
+boot and maps nothing. Steps are values: two workloads are the same if their steps are equal.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from array import array
+
+    from hvmmu.types import Gva
+
+    Words: TypeAlias = array[int] | memoryview[int]
+
+PROT_NONE = 0
+PROT_READ = 1
+PROT_WRITE = 2
+PROT_EXEC = 4
+
+FIRST_PID = 1
+"""The process that exists at boot."""
+
+
+class Backing(StrEnum):
+    """What stands behind a mapping's pages."""
+
+    ANONYMOUS = "anonymous"
+    """Demand-zero: a page is a fresh frame of zeros at its first touch."""
+    FILE = "file"
+    """Private and file-backed: page-cache frames, copied at the first write."""
+    INFERRED = "inferred"
+    """A trace tells of accesses and never of mappings: the guest decides what each page is."""
+
+
+@attrs.frozen(slots=True)
+class Accesses:
+    """Run accesses in the current process, in user mode, in order.
+
+    *gva* holds 64-bit addresses (format ``Q``) and *kind* one byte each (format ``B``): the bits W,
+    U and I/D of a page-fault error code, as the access itself decides them. Both have one length,
+    and no access crosses a 4 KiB page.
+    """
+
+    gva: Words
+    kind: Words
+
+    def __len__(self) -> int:
+        """Count the accesses."""
+        return len(self.gva)
+
+
+@attrs.frozen(slots=True)
+class Mmap:
+    """Map *pages* pages of 4 KiB from *start*, which is page-aligned, in the current process."""
+
+    start: Gva
+    pages: int
+    prot: int
+    backing: Backing
+
+
+@attrs.frozen(slots=True)
+class Munmap:
+    """Unmap *pages* pages of 4 KiB from *start*, which is page-aligned."""
+
+    start: Gva
+    pages: int
+
+
+@attrs.frozen(slots=True)
+class Mprotect:
+    """Give *pages* pages of 4 KiB from *start* the protection *prot*."""
+
+    start: Gva
+    pages: int
+    prot: int
+
+
+@attrs.frozen(slots=True)
+class Fork:
+    """Copy the current process, copy-on-write, into the new process *child*; the parent goes on."""
+
+    child: int
+
+
+@attrs.frozen(slots=True)
+class Switch:
+    """Make *pid* the current process: a CR3 load."""
+
+    pid: int
+
+
+@attrs.frozen(slots=True)
+class Exit:
+    """End process *pid*, which is not the current one, and give back its frames and tables."""
+
+    pid: int
+
+
+@attrs.frozen(slots=True)
+class Phase:
+    """Start the ledger again from zero: what came before was warm-up and is not counted."""
+
+    name: str
+
+
+Step: TypeAlias = Accesses | Mmap | Munmap | Mprotect | Fork | Switch | Exit | Phase

@@ -1,0 +1,168 @@
+"""A TLB that really caches: split first level, shared second, set-associative, true LRU.
+
+Within a set the most recently used entry comes first. An entry found in the second level is the
+same object as in the first, so a refreshed entry is fresh in both.
+"""
+
+import enum
+from collections.abc import Iterator
+
+import attrs
+
+from hvmmu.errors import InvariantError
+
+SHIFTS = (12, 21, 30)
+"""The page sizes a TLB holds: 4 KiB, 2 MiB, 1 GiB. (A 4 MiB page is held as two of 2 MiB.)"""
+
+
+class Scope(enum.Enum):
+    """What a flush drops: SDM "Operations that Invalidate TLBs and Paging-Structure Caches"."""
+
+    PAGE = "page"
+    """Every entry for one linear address, global or not: INVLPG."""
+    NON_GLOBAL = "non-global"
+    """All entries but global ones: a write to CR3."""
+    ALL = "all"
+
+
+@attrs.frozen
+class Geometry:
+    """Sets and ways of one TLB level; the number of sets is a power of two."""
+
+    sets: int
+    ways: int
+
+
+@attrs.frozen
+class TlbGeometry:
+    """The sizes of a whole TLB, in entries."""
+
+    instruction: Geometry = Geometry(16, 4)
+    data: Geometry = Geometry(16, 4)
+    second: Geometry = Geometry(128, 12)
+
+
+class Entry:
+    """One cached translation; *access* has the bits of a kind, *tag* is page number and size."""
+
+    __slots__ = ("access", "base", "dirty", "is_global", "mask", "pkey", "tag")
+
+    def __init__(
+        self, tag: int, base: int, mask: int, access: int, pkey: int, *, dirty: bool, is_global: bool
+    ) -> None:
+        self.tag = tag
+        self.base = base
+        """Physical address of the page."""
+        self.mask = mask
+        """Page size minus one."""
+        self.access = access
+        self.pkey = pkey
+        self.dirty = dirty
+        self.is_global = is_global
+
+
+type_of_sets = list[list[Entry]]
+
+
+def tag_of(va: int, size: int) -> int:
+    """Return the tag of *va* in a page of SHIFTS[size]."""
+    return va >> SHIFTS[size] << 2 | size
+
+
+class Tlb:
+    """Instruction and data first levels over one second level."""
+
+    def __init__(self, geometry: TlbGeometry) -> None:
+        self.instruction: type_of_sets = [[] for _ in range(geometry.instruction.sets)]
+        self.data: type_of_sets = [[] for _ in range(geometry.data.sets)]
+        self._second: type_of_sets = [[] for _ in range(geometry.second.sets)]
+        self._ways = geometry.instruction.ways, geometry.data.ways
+        self._second_ways = geometry.second.ways
+        self._sizes = [0]
+        """Which of SHIFTS have been seen: 4 KiB alone costs one probe."""
+        self.first_misses = [0, 0]
+        """Fills of the instruction and of the data level."""
+        self.second_misses = 0
+
+    def find(self, va: int, *, fetch: bool) -> Entry | None:
+        """Return the entry for *va*, made most recent; None on a miss, which changes nothing."""
+        first = self.instruction if fetch else self.data
+        for size in self._sizes:
+            entry = _take(first, tag_of(va, size))
+            if entry is not None:
+                return entry
+        for size in self._sizes:
+            entry = _take(self._second, tag_of(va, size))
+            if entry is not None:
+                self._put_first(entry, fetch=fetch)
+                return entry
+        return None
+
+    def fill(self, va: int, entry: Entry, *, fetch: bool) -> None:
+        """Cache *entry* for *va* after a walk that found it nowhere."""
+        size = entry.tag & 3
+        if size not in self._sizes:
+            self._sizes.append(size)
+            self._sizes.sort()
+        if entry.tag != tag_of(va, size):
+            raise InvariantError(f"TLB entry for {va:#x} carries another page's tag")
+        _insert(self._second, self._second_ways, entry)
+        self.second_misses += 1
+        self._put_first(entry, fetch=fetch)
+
+    def _put_first(self, entry: Entry, *, fetch: bool) -> None:
+        first, ways = (self.instruction, self._ways[0]) if fetch else (self.data, self._ways[1])
+        _insert(first, ways, entry)
+        self.first_misses[0 if fetch else 1] += 1
+
+    def flush(self, scope: Scope, va: int = 0) -> None:
+        """Drop entries; *va* is read only for one page."""
+        for ways in self._all_sets():
+            if scope is Scope.ALL:
+                ways.clear()
+            elif scope is Scope.NON_GLOBAL:
+                ways[:] = [entry for entry in ways if entry.is_global]
+        if scope is Scope.PAGE:
+            for size in self._sizes:
+                tag = tag_of(va, size)
+                for sets in (self.instruction, self.data, self._second):
+                    _drop(sets, tag)
+
+    def _all_sets(self) -> Iterator[list[Entry]]:
+        for sets in (self.instruction, self.data, self._second):
+            yield from sets
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every cached entry, those in two levels twice."""
+        for ways in self._all_sets():
+            yield from ways
+
+
+def _ways_of(sets: type_of_sets, tag: int) -> list[Entry]:
+    return sets[(tag >> 2) & (len(sets) - 1)]
+
+
+def _take(sets: type_of_sets, tag: int) -> Entry | None:
+    """Find *tag* and move it to the front of its set."""
+    ways = _ways_of(sets, tag)
+    for at, entry in enumerate(ways):
+        if entry.tag == tag:
+            if at:
+                del ways[at]
+                ways.insert(0, entry)
+            return entry
+    return None
+
+
+def _insert(sets: type_of_sets, limit: int, entry: Entry) -> None:
+    """Put *entry* in front, in place of an older one of its tag, else of the least recent."""
+    _drop(sets, entry.tag)
+    ways = _ways_of(sets, entry.tag)
+    if len(ways) == limit:
+        ways.pop()
+    ways.insert(0, entry)
+
+
+def _drop(sets: type_of_sets, tag: int) -> None:
+    ways = _ways_of(sets, tag)
+    ways[:] = [entry for entry in ways if entry.tag != tag]

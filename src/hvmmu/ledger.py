@@ -1,0 +1,44 @@
+"""The ledger: every fault, exit and privileged operation of a run, counted by cause."""
+
+from collections import Counter
+
+import attrs
+
+from hvmmu.mmu.fault import Cause, Handled, Route
+
+
+@attrs.frozen(order=True)
+class Row:
+    """What makes two faults the same to the ledger."""
+
+    route: str
+    cause: str
+    pfec: int
+    level: int
+
+
+@attrs.define
+class Ledger:
+    """Counts since the start, or since the last time it was cleared."""
+
+    faults: Counter[Row] = attrs.field(factory=Counter)
+    exits: Counter[str] = attrs.field(factory=Counter)
+    """By the vendor's own name of the reason."""
+    accesses: int = 0
+    invlpg: int = 0
+    cr3_loads: int = 0
+    tlb_flushes: int = 0
+
+    def record(self, handled: Handled) -> None:
+        """Count one fault."""
+        row = Row(handled.route.value, handled.cause.value, handled.pfec, handled.level)
+        self.faults[row] += 1
+
+    def total(self, *routes: Route, cause: Cause | None = None) -> int:
+        """Return how many faults took any of *routes*, of one cause if given."""
+        wanted = {route.value for route in routes}
+        return sum(
+            count
+            for row, count in self.faults.items()
+            if row.route in wanted and (cause is None or row.cause == cause.value)
+        )

@@ -1,0 +1,142 @@
+"""Configuration in, machine out: memory, engine, MMU, vCPU and guest put together."""
+
+from typing import Any
+
+import attrs
+
+from hvmmu.arch.regs import CpuFeatures
+from hvmmu.backend import Backend, Paging
+from hvmmu.costs import CostModel, estimate
+from hvmmu.guest.os import GuestOs
+from hvmmu.guest.params import GuestParams
+from hvmmu.guest.steps import Phase, Step
+from hvmmu.hw.engine import Core, TlbCounts
+from hvmmu.hw.params import CpuParams
+from hvmmu.hw.readable import ReadableEngine
+from hvmmu.ledger import Ledger
+from hvmmu.memory import FramePool, Memory, Memslot, Memslots
+from hvmmu.mmu.bare import BareMmu
+from hvmmu.mmu.pages import ShadowPages
+from hvmmu.mmu.params import MmuParams
+from hvmmu.mmu.shadow import ShadowMmu
+from hvmmu.params import declared
+from hvmmu.results import RunResult, counters
+from hvmmu.types import PAGE_SHIFT, Pfn
+from hvmmu.vcpu import Mmu, Vcpu
+
+GUEST_BASE = 1 << 30
+"""Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
+
+
+@attrs.frozen
+class MachineConfig:
+    """Everything that makes one machine."""
+
+    backend: type[Backend[Any]]
+    backend_params: Any
+    mmu: MmuParams = MmuParams()
+    cpu: CpuParams = CpuParams()
+    guest: GuestParams = GuestParams()
+    asked: frozenset[str] = frozenset()
+    """Names of the backend's parameters that somebody set."""
+
+
+@attrs.frozen
+class Platform:
+    """The machine without a guest on it."""
+
+    memory: Memory
+    engine: ReadableEngine
+    backend: Backend[Any]
+    vcpu: Vcpu
+    shadow: ShadowMmu | None
+    """The shadow MMU, None on a bare machine."""
+
+
+def build(backend: Backend[Any], cpu: CpuFeatures, params: MmuParams, ram: int) -> Platform:
+    """Put a machine of *ram* bytes of guest RAM together around a backend."""
+    bare = backend.caps.paging is Paging.BARE
+    base = 0 if bare else GUEST_BASE
+    memory = Memory(base + ram)
+    slots = Memslots(memory, (Memslot(0, ram, base),))
+    engine = ReadableEngine(memory)
+    core = Core(cpu)
+    shadow = None if bare else _shadow(memory, slots, engine, backend, core, params)
+    mmu: Mmu = BareMmu() if shadow is None else shadow
+    vcpu = Vcpu(core, engine, backend, mmu, memory, slots)
+    return Platform(memory, engine, backend, vcpu, shadow)
+
+
+def _shadow(
+    memory: Memory,
+    slots: Memslots,
+    engine: ReadableEngine,
+    backend: Backend[Any],
+    core: Core,
+    params: MmuParams,
+) -> ShadowMmu:
+    pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
+    pages = ShadowPages(memory, slots, engine, pool, backend.nonpresent())
+    return ShadowMmu(slots, pages, core.cpu, params)
+
+
+class Machine:
+    """A machine with a guest OS on it, ready for the steps of a workload.
+
+    Raise BackendUnavailableError if the CPU model cannot do what the backend was asked for.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        cpu = config.cpu.features
+        backend = config.backend(config.backend_params, cpu, config.asked)
+        self._platform = build(backend, cpu, config.mmu, config.guest.memory)
+        self.vcpu = self._platform.vcpu
+        self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
+        self._since = self._hardware()
+
+    def step(self, step: Step) -> None:
+        """Have the guest perform one step; a phase starts the ledger again."""
+        self.guest.step(step)
+        if isinstance(step, Phase):
+            self.vcpu.ledger = Ledger()
+            self._since = self._hardware()
+
+    def _hardware(self) -> tuple[TlbCounts, int, int, int]:
+        shadow = self._platform.shadow
+        zapped = 0 if shadow is None else shadow.pages.zapped
+        kept = 0 if shadow is None else len(shadow.pages)
+        walk_refs = self.vcpu.core.walk_refs
+        return self._platform.engine.counts(), walk_refs, kept + zapped, zapped
+
+    def result(self, costs: CostModel) -> RunResult:
+        """Return what the run came to so far, since the last phase began."""
+        (tlb, refs, built, zapped), (tlb0, refs0, built0, zapped0) = self._hardware(), self._since
+        since = TlbCounts(
+            tlb.instruction_misses - tlb0.instruction_misses,
+            tlb.data_misses - tlb0.data_misses,
+            tlb.misses - tlb0.misses,
+        )
+        counted = counters(
+            self.vcpu.ledger,
+            since,
+            walk_refs=refs - refs0,
+            shadow_pages=built - built0,
+            shadow_zapped=zapped - zapped0,
+        )
+        in_force = self._platform.backend.in_force
+        return RunResult(
+            backend=self._platform.backend.name,
+            params={p.name: getattr(in_force, p.name) for p in declared(type(in_force))},
+            engine=self._platform.engine.name,
+            counters=counted,
+            cycles={"model": costs.name, **estimate(costs, counted)},
+            guest={
+                "faults": self.guest.faults,
+                "fault_log_sha256": self.guest.fault_log_sha256,
+                "page_tables_sha256": self.guest.page_tables_sha256(),
+            },
+        )
+
+    def close(self) -> None:
+        """Give the machine's memory back."""
+        self._platform.memory.close()

@@ -1,0 +1,137 @@
+"""Host-physical memory: one flat, lazily committed mapping that every engine can walk.
+
+Guest RAM is a memslot in it, shadow tables are frames in it. Reads beyond its end give all ones and
+writes there are lost, as on a bus where nobody answers.
+"""
+
+import mmap
+import sys
+from typing import Protocol
+
+import attrs
+
+from hvmmu.errors import GuestMemoryError, InvariantError
+from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gpa, Hpa, Pfn
+
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class Space(Protocol):
+    """A physical address space that a page walk can read and write."""
+
+    def load(self, pa: int, size: int) -> int:
+        """Return *size* bytes (4 or 8) at the naturally aligned *pa*; all ones where nothing is."""
+        ...
+
+    def store(self, pa: int, value: int, size: int) -> None:
+        """Write *size* bytes at the naturally aligned *pa*; lost where nothing is."""
+        ...
+
+
+class Memory:
+    """Host-physical memory of *size* bytes, hpa 0 upwards, little-endian, committed when touched."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+        self._mapping = mmap.mmap(-1, size, flags=flags)
+        self.bytes = memoryview(self._mapping)
+        self._views = {width: self.bytes.cast(code) for width, code in _FORMATS.items()}
+        self.u64 = self._views[8]
+        """The whole memory as 64-bit entries: the entry at *hpa* is ``u64[hpa >> 3]``."""
+
+    def load(self, pa: int, size: int = 8) -> int:
+        """Return *size* bytes (1, 2, 4, 8) at the naturally aligned *pa*; all ones beyond the end."""
+        if pa + size > self.size:
+            return (1 << (8 * size)) - 1
+        return self._views[size][pa // size]
+
+    def store(self, pa: int, value: int, size: int = 8) -> None:
+        """Write *size* bytes (1, 2, 4, 8) at the naturally aligned *pa*; lost beyond the end."""
+        if pa + size <= self.size:
+            self._views[size][pa // size] = value
+
+    def clear(self, hpa: int, count: int) -> None:
+        """Zero *count* bytes from *hpa* on."""
+        self.bytes[hpa : hpa + count] = bytes(count)
+
+    def copy(self, to: int, source: int, count: int) -> None:
+        """Copy *count* bytes; the two ranges do not overlap."""
+        self.bytes[to : to + count] = self.bytes[source : source + count]
+
+    def close(self) -> None:
+        """Give the mapping back; the memory cannot be used afterwards."""
+        for view in (*self._views.values(), self.bytes):
+            view.release()
+        self._mapping.close()
+
+
+@attrs.frozen
+class Memslot:
+    """Guest-physical [gpa, gpa+size) lies at host-physical [hpa, hpa+size); all in bytes."""
+
+    gpa: int
+    size: int
+    hpa: int
+
+
+class Memslots:
+    """The guest's view of physical memory: a :class:`Space` over gpa, holes included."""
+
+    def __init__(self, memory: Memory, slots: tuple[Memslot, ...]) -> None:
+        self.memory = memory
+        self.slots = slots
+
+    def hpa(self, gpa: int) -> Hpa | None:
+        """Return where *gpa* lies in host memory, None in a hole."""
+        for slot in self.slots:
+            if 0 <= gpa - slot.gpa < slot.size:
+                return Hpa(gpa - slot.gpa + slot.hpa)
+        return None
+
+    def gpa(self, hpa: int) -> Gpa:
+        """Return which guest-physical address *hpa* backs; it must back one."""
+        for slot in self.slots:
+            if 0 <= hpa - slot.hpa < slot.size:
+                return Gpa(hpa - slot.hpa + slot.gpa)
+        raise InvariantError(f"host-physical {hpa:#x} backs no guest memory")
+
+    def contains(self, gpa: int, size: int) -> bool:
+        """Say whether all of [gpa, gpa+size) lies in one memslot."""
+        return any(s.gpa <= gpa and gpa + size <= s.gpa + s.size for s in self.slots)
+
+    def load(self, pa: int, size: int = 8) -> int:
+        """Read guest-physical memory; all ones in a hole."""
+        hpa = self.hpa(pa)
+        return (1 << (8 * size)) - 1 if hpa is None else self.memory.load(hpa, size)
+
+    def store(self, pa: int, value: int, size: int = 8) -> None:
+        """Write guest-physical memory; lost in a hole."""
+        hpa = self.hpa(pa)
+        if hpa is not None:
+            self.memory.store(hpa, value, size)
+
+
+class FramePool:
+    """Host frames for shadow tables, handed out zeroed, lowest first, last freed first."""
+
+    def __init__(self, memory: Memory, first: Pfn, frames: int) -> None:
+        self._memory = memory
+        self._next, self._end = first, first + frames
+        self._free: list[int] = []
+
+    def take(self) -> Hpa:
+        """Return the hpa of a zeroed frame."""
+        if self._free:
+            hpa = self._free.pop()
+            self._memory.clear(hpa, PAGE_SIZE)
+            return Hpa(hpa)
+        if self._next == self._end:
+            raise GuestMemoryError("no host frame left for shadow tables; raise mmu.shadow_pages")
+        self._next += 1
+        return Hpa((self._next - 1) << PAGE_SHIFT)
+
+    def give(self, hpa: int) -> None:
+        """Take a frame back."""
+        self._free.append(hpa)

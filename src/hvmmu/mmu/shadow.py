@@ -1,0 +1,302 @@
+"""The shadow MMU: routes each fault, builds shadow entries, keeps them true to the guest's tables.
+
+A fault is first walked through the guest's own tables, in software and with the guest's registers.
+Either the guest's tables forbid the access, and the fault is the guest's; or they allow it, and the
+shadow is brought up to them, along the same path.
+"""
+
+from hvmmu.arch import pfec as pf
+from hvmmu.arch import pte
+from hvmmu.arch.paging import LONG4, Formats, formats, mode_of
+from hvmmu.arch.regs import CR0_WP, CR4_PGE, EFER_NXE, CpuFeatures, Regs
+from hvmmu.errors import BackendUnavailableError, InvariantError
+from hvmmu.hw.tlb import Scope
+from hvmmu.hw.walk import ALL_ACCESS, Walk, permission_fault, walk
+from hvmmu.hw.walk import Outcome as WalkOutcome
+from hvmmu.memory import Memslots
+from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
+from hvmmu.mmu.flush import Flush
+from hvmmu.mmu.page import RegsRole, Role, ShadowPage, hides_fetches
+from hvmmu.mmu.pages import LARGE_FRAMES, ShadowPages
+from hvmmu.mmu.params import MmuParams
+from hvmmu.mmu.spte import access_of, lift_write_protection, make_spte
+from hvmmu.types import PAGE_SHIFT
+
+ROOT_LEVEL = 4
+_SHIFT = {level.level: level.shift for level in LONG4.levels}
+
+
+def _index(gva: int, level: int) -> int:
+    return gva >> _SHIFT[level] & 511
+
+
+class ShadowMmu:
+    """Shadow paging of a 4-level guest, 4 KiB and 2 MiB (larger pages are mapped in such pieces)."""
+
+    def __init__(
+        self, slots: Memslots, pages: ShadowPages, cpu: CpuFeatures, params: MmuParams
+    ) -> None:
+        self.pages = pages
+        self.params = params
+        self._slots = slots
+        self._cpu = cpu
+        self._regs = Regs()
+        self._formats: Formats | None = None
+        self._regs_role = RegsRole.of(self._regs)
+        self._root: ShadowPage | None = None
+
+    @property
+    def guest_regs(self) -> Regs:
+        """The guest's registers as last loaded."""
+        return self._regs
+
+    @property
+    def root(self) -> ShadowPage | None:
+        """The shadow of the guest's root table; None while paging is off."""
+        return self._root
+
+    def load_guest(self, regs: Regs) -> tuple[Regs, Flush]:
+        """Take over the guest's registers; return those that hardware must run with.
+
+        Raise BackendUnavailableError for a paging mode that is not shadowed.
+        """
+        mode = mode_of(regs)
+        if mode is not None and mode is not LONG4:
+            raise BackendUnavailableError(
+                f"the guest turned on {mode.name} paging, and shadow paging has only {LONG4.name};"
+                " run it on the native backend"
+            )
+        regs_role = RegsRole.of(regs)
+        if regs.cr3 != self._regs.cr3 or regs_role != self._regs_role or mode is None:
+            self._root = None
+        self._regs, self._regs_role = regs, regs_role
+        self._formats = None if mode is None else formats(mode, regs, self._cpu)
+        return self.reload()
+
+    def reload(self) -> tuple[Regs, Flush]:
+        """Return the registers for hardware once more, with a new root if the old one was zapped."""
+        regs, flush = self._regs, Flush.nothing()
+        if self._formats is None:
+            return regs, flush
+        if self._root is None or self._root not in self.pages:
+            flush = self._make_room(1)
+            role = self._regs_role.role(ROOT_LEVEL, ALL_ACCESS)
+            self._root, made = self.pages.get((regs.cr3 & pte.ADDRESS) >> PAGE_SHIFT, role)
+            flush = flush.then(made).then(Flush(Scope.ALL))
+        shown = Regs(
+            cr0=regs.cr0 | CR0_WP,
+            cr3=self._root.hpa,
+            cr4=regs.cr4 & ~CR4_PGE,
+            efer=regs.efer | (EFER_NXE if hides_fetches(regs) else 0),
+            pkru=regs.pkru,
+            rflags_ac=regs.rflags_ac,
+        )
+        return shown, flush
+
+    def handle(self, fault: PageFault) -> tuple[Handled, Flush]:
+        """Route one fault that exited.
+
+        INSTALL, ACCESSED_DIRTY and SPURIOUS mean that the access is to be tried again; INJECT that
+        the guest gets the fault with the error code returned; EMULATE and MMIO that the caller
+        completes the access at the guest-physical address returned.
+        """
+        if self._formats is None:
+            raise InvariantError("a page fault exited before the guest turned paging on")
+        found = walk(self._slots, self._regs, self._formats, fault.gva, fault.kind)
+        if found.outcome is not WalkOutcome.OK:
+            allowed = found.path[-1].access
+            cause = guest_cause(found.pfec, allowed, fault.kind, self._regs)
+            return Handled(Route.INJECT, cause, found.pfec, found.level), Flush.nothing()
+        if self._slots.hpa(found.pa) is None:
+            return self._handled(Route.MMIO, Cause.NO_MEMORY, fault, found), Flush.nothing()
+        return self._install(fault, found)
+
+    def _handled(self, route: Route, cause: Cause, fault: PageFault, found: Walk) -> Handled:
+        return Handled(route, cause, fault.pfec, found.level, found.pa)
+
+    def _install(self, fault: PageFault, found: Walk) -> tuple[Handled, Flush]:
+        """Bring the shadow up to what the guest's tables say of this access."""
+        flush = self._make_room(ROOT_LEVEL)
+        page, linked = self._descend(fault.gva, found)
+        flush = flush.then(linked)
+        level = page.role.level
+        sptep = page.hpa + 8 * _index(fault.gva, level)
+        gfn = (found.pa & -(1 << _SHIFT[level])) >> PAGE_SHIFT
+        spte = self._leaf(found, fault.kind, gfn, level)
+        old = self.pages.entry(sptep)
+        was_leaf = self.pages.nonpresent.is_present(old) and self.pages.child(sptep) is None
+        same = was_leaf and old & ~(pte.A | pte.D) == spte
+        if not same:
+            self.pages.zap_entry(sptep).forgo("the page is flushed below if it was mapped")
+            self.pages.set_leaf(sptep, spte, gfn, level)
+            if old & pte.P and self.pages.nonpresent.is_present(old):
+                flush = flush.then(Flush(Scope.ALL))
+        return self._settled(fault, found, spte, was_leaf=was_leaf, same=same), flush
+
+    def _settled(
+        self, fault: PageFault, found: Walk, spte: int, *, was_leaf: bool, same: bool
+    ) -> Handled:
+        """Name the route, now that the entry is written."""
+        pkey = found.pkey if self._regs_role.pke else 0
+        hardware = self._hardware_view()
+        if permission_fault(access_of(spte), pkey, fault.kind, hardware):
+            table = self.pages.is_table(found.pa >> PAGE_SHIFT)
+            cause = Cause.TABLE_WRITE if table else Cause.WRITE_PROTECT_OFF
+            return self._handled(Route.EMULATE, cause, fault, found)
+        if same:
+            return self._handled(Route.SPURIOUS, Cause.STALE, fault, found)
+        if was_leaf and fault.kind & pf.W:
+            cause = Cause.DIRTY if not found.path[-1].entry & pte.D else Cause.WRITE_PROTECT_OFF
+            return self._handled(Route.ACCESSED_DIRTY, cause, fault, found)
+        return self._handled(Route.INSTALL, Cause.UNBUILT, fault, found)
+
+    def _hardware_view(self) -> Regs:
+        regs = self._regs
+        return Regs(
+            cr0=regs.cr0 | CR0_WP,
+            cr4=regs.cr4,
+            efer=regs.efer,
+            pkru=regs.pkru,
+            rflags_ac=regs.rflags_ac,
+        )
+
+    def _leaf_level(self, found: Walk) -> int:
+        """Return 2 if one large entry may map the page, else 1.
+
+        A large entry would let writes through to every page table inside it.
+        """
+        if found.level == 1 or not self.params.large_pages:
+            return 1
+        gfn = found.pa >> PAGE_SHIFT
+        start = gfn // LARGE_FRAMES * LARGE_FRAMES << PAGE_SHIFT
+        hpa = self._slots.hpa(start)
+        size = LARGE_FRAMES << PAGE_SHIFT
+        fits = hpa is not None and not hpa % size and self._slots.contains(start, size)
+        return 2 if fits and not self.pages.holds_table(gfn) else 1
+
+    def _leaf(self, found: Walk, kind: int, gfn: int, level: int) -> int:
+        hpa = self._slots.hpa(gfn << PAGE_SHIFT)
+        if hpa is None:
+            raise InvariantError(f"gfn {gfn:#x} was found in a memslot, and is in none")
+        return make_spte(
+            hpa,
+            lift_write_protection(found.access, kind, self._regs),
+            writable=found.dirty and not self.pages.is_table(gfn),
+            large=level == 2,
+            pkey=found.pkey if self._regs_role.pke else 0,
+        )
+
+    def _descend(self, gva: int, found: Walk) -> tuple[ShadowPage, Flush]:
+        """Follow the shadow from its root to the page that holds the leaf, linking what is missing.
+
+        Whether a large leaf will do is asked on arrival: shadowing the tables on the way may have
+        put one of them into the very page.
+        """
+        if self._root is None:
+            raise InvariantError("there is no shadow root to build on")
+        page, flush = self._root, Flush.nothing()
+        page.write_flooding = 0
+        for level in range(ROOT_LEVEL, 1, -1):
+            if level == 2 and self._leaf_level(found) == 2:
+                break
+            gfn, role = self._below(found, level)
+            sptep = page.hpa + 8 * _index(gva, level)
+            child = self.pages.child(sptep)
+            if child is None or child.gfn != gfn or child.role != role:
+                flush = flush.then(self.pages.zap_entry(sptep))
+                child, made = self.pages.get(gfn, role)
+                flush = flush.then(made)
+                self.pages.link(sptep, child)
+            page = child
+            page.write_flooding = 0
+        return page, flush
+
+    def _below(self, found: Walk, level: int) -> tuple[int, Role]:
+        """Return what the entry at *level* must link to: guest frame and role.
+
+        Below a guest large page that is a direct page. It carries no write permission while the
+        large page's D is clear, so that no writable leaf survives in it when the guest clears D.
+        """
+        if level > found.level:
+            step = next(s for s in found.path if s.level == level)
+            gfn = (step.entry & pte.ADDRESS) >> PAGE_SHIFT
+            return gfn, self._regs_role.role(level - 1, step.access)
+        access = found.access if found.dirty else found.access & ~pf.W
+        pkey = found.pkey if self._regs_role.pke else 0
+        gfn = (found.pa & -(1 << _SHIFT[level])) >> PAGE_SHIFT
+        return gfn, self._regs_role.role(level - 1, access, direct=True, pkey=pkey)
+
+    def _make_room(self, pages: int) -> Flush:
+        """Zap the oldest shadow pages until *pages* more fit, so that none goes while it is used."""
+        flush = Flush.nothing()
+        while len(self.pages) + pages > self.params.shadow_pages:
+            oldest = next(page for page in self.pages if page is not self._root)
+            flush = flush.then(self.pages.zap_page(oldest))
+        return flush
+
+    def invlpg(self, gva: int) -> Flush:
+        """Do what the guest's INVLPG asks: the shadow is in step with the tables, hardware is not."""
+        return Flush(Scope.PAGE, gva)
+
+    def emulate_store(self, gpa: int, value: int, size: int) -> Flush:
+        """Complete a guest's store of *size* bytes at *gpa*, and carry it into the shadow."""
+        self._slots.store(gpa, value, size)
+        flush = Flush.nothing()
+        for page in self.pages.shadows_of(gpa >> PAGE_SHIFT):
+            if self._is_flooded(page):
+                flush = flush.then(self.pages.zap_page(page))
+            else:
+                flush = flush.then(self._follow_write(page, gpa & ~7))
+        return flush
+
+    def _is_flooded(self, page: ShadowPage) -> bool:
+        """Count a write, and say whether the guest seems to use the frame otherwise by now.
+
+        The count starts again when a fault is resolved through the page, or when hardware has used
+        the entry that the last write built.
+        """
+        written = page.last_written
+        if written is not None and self.pages.entry(written) & pte.A:
+            page.write_flooding = 0
+        page.write_flooding += 1
+        threshold = self.params.flood_threshold
+        return 0 < threshold <= page.write_flooding
+
+    def _follow_write(self, page: ShadowPage, gptep: int) -> Flush:
+        """Update one shadow entry after the guest's entry at *gptep* (gpa) was written.
+
+        The entry first becomes trap. A leaf then becomes notrap if the guest's is not present, or
+        the real entry if it is present and accessed; above the leaf it stays trap.
+        """
+        sptep = page.hpa + (gptep & 0xFFF)
+        flush = self.pages.zap_entry(sptep)
+        page.last_written = None
+        if page.role.level > 1:
+            return flush
+        gpte = self._slots.load(gptep)
+        if not gpte & pte.P:
+            if page.role.quiet:
+                self.pages.set_notrap(sptep)
+        elif gpte & pte.A and self.params.update_on_write:
+            self._update_on_write(page, sptep, gpte)
+        return flush
+
+    def _update_on_write(self, page: ShadowPage, sptep: int, gpte: int) -> None:
+        """Build the leaf at once, if its page belongs to the registers in force and it maps memory."""
+        role = page.role
+        mine = self._regs_role.role(1, role.access)
+        if self._formats is None or role != mine or gpte & self._formats.reserved[1]:
+            return
+        gfn = (gpte & pte.ADDRESS) >> PAGE_SHIFT
+        hpa = self._slots.hpa(gfn << PAGE_SHIFT)
+        if hpa is None:
+            return
+        spte = make_spte(
+            hpa,
+            role.access & access_of(gpte),
+            writable=bool(gpte & pte.D) and not self.pages.is_table(gfn),
+            large=False,
+            pkey=(gpte & pte.PKEY) >> pte.PKEY_SHIFT if role.pke else 0,
+        )
+        self.pages.set_leaf(sptep, spte, gfn, 1)
+        page.last_written = sptep

@@ -1,0 +1,181 @@
+"""Module parameters: declared once as attrs classes, read by one strict grammar.
+
+A parameter is a bool, a whole number or a word. Whatever the source, text is read by the same
+grammar; TOML booleans and integers are taken as they are.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import attrs
+
+from hvmmu.errors import ConfigError
+
+Value = bool | int | str
+V = TypeVar("V", bool, int, str)
+
+_KEY = "hvmmu.param"  # where the declaration stands in an attrs field's metadata
+_BOOLS = {
+    **dict.fromkeys(("1", "y", "yes", "on", "true"), True),
+    **dict.fromkeys(("0", "n", "no", "off", "false"), False),
+}
+_INT = re.compile(r"-?(?:0|[1-9][0-9]{0,19})|0x[0-9a-fA-F]{1,16}")
+_SIZE = re.compile(rf"({_INT.pattern})([KMGTkmgt]?)")
+_SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_LEAST, _MOST = -(1 << 63), (1 << 64) - 1
+_SHOWN = 48  # characters of a wrong value that an error message repeats
+
+
+@attrs.frozen
+class Param:
+    """Describe one module parameter; `type` is bool, int or str, `size` admits 64M and the like."""
+
+    name: str
+    type: type
+    default: Value
+    doc: str
+    writable: bool
+    least: int | None
+    most: int | None
+    size: bool
+    choices: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """Return the type as modinfo would print it."""
+        return "size" if self.size else self.type.__name__
+
+    @property
+    def grammar(self) -> str:
+        """Return what may be written for this parameter, for an error message."""
+        if self.type is bool:
+            return "one of 1/0/y/n/yes/no/on/off/true/false"
+        if self.type is int:
+            unit = " and K, M, G or T after it" if self.size else ""
+            bounds = f", {self.bounds}" if self.bounds else ""
+            return f"a whole number, decimal or 0x{unit}{bounds}"
+        return f"one of {', '.join(self.choices)}" if self.choices else "a word"
+
+    @property
+    def bounds(self) -> str:
+        """Return the bounds of an int as text, or nothing."""
+        least, most = (None if n is None else written(self, n) for n in (self.least, self.most))
+        if least is not None and most is not None:
+            return f"{least} to {most}"
+        if least is not None:
+            return f"{least} or more"
+        return "" if most is None else f"{most} or less"
+
+
+def param(
+    *,
+    default: V,
+    doc: str,
+    writable: bool = False,
+    least: int | None = None,
+    most: int | None = None,
+    size: bool = False,
+    choices: tuple[str, ...] = (),
+) -> V:
+    """Declare a module parameter as a field of an attrs class.
+
+    Its type is its default's. `writable=False`: fixed once loaded. `least` and `most` bound an
+    int, `size=True` lets it be written 64M or 1G, `choices` are the words a str may be.
+    """
+    declaration = Param("", type(default), default, doc, writable, least, most, size, choices)
+
+    def allowed(_: object, field: "attrs.Attribute[Value]", value: Value) -> None:
+        if type(value) is not declaration.type or not _is_within(declaration, value):
+            wrong = f"{shown(value)} is not {declaration.grammar}"
+            raise ConfigError([f"{field.name}: {wrong}"])
+
+    field: Any = attrs.field  # its stub cannot say: the field's type is that of its default
+    made: V = field(default=default, validator=allowed, metadata={_KEY: declaration})
+    return made
+
+
+def declared(params: type) -> tuple[Param, ...]:
+    """Return the parameters of an attrs class, in the order of their declaration."""
+    fields = [field for field in attrs.fields(params) if _KEY in field.metadata]
+    return tuple(attrs.evolve(field.metadata[_KEY], name=field.name) for field in fields)
+
+
+def parse(param: Param, given: object, *, key: str, source: str) -> Value:
+    """Return the value that *given*, text or a TOML value, stands for.
+
+    Raise ConfigError naming the key, the source, what was given and what may be.
+    """
+    value = _read(param, given)
+    if value is None or not _is_within(param, value):
+        near = nearest(given, param.choices) if isinstance(given, str) else ""
+        raise ConfigError([f"{key} ({source}): {shown(given)} is not {param.grammar}{near}"])
+    return value
+
+
+def written(param: Param, value: Value) -> str:
+    """Return a value as text that `parse` reads back."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, int) and param.size and value > 0:
+        shift = max(shift for shift in _SHIFT.values() if not value % (1 << shift))
+        return f"{value >> shift}{' KMGT'[shift // 10].strip()}"
+    return str(value)
+
+
+def shown(given: object) -> str:
+    """Return a wrong value for an error message: one line, plain ASCII, of bounded length."""
+    if not isinstance(given, (str, bool, int, float)):
+        return f"a TOML {_toml_name(given)}"
+    if isinstance(given, int) and not _LEAST <= given <= _MOST:
+        return "a number of more than 64 bits"
+    text = ascii(given[: _SHOWN + 1] if isinstance(given, str) else given)
+    cut = len(text) > _SHOWN + 2
+    return f"{text[:_SHOWN]}..." if cut else text
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing."""
+    spelt = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name[:_SHOWN].lower(), list(spelt), n=1, cutoff=0.5)
+    return f"; did you mean {spelt[near[0]]!r}?" if near else ""
+
+
+def plain(text: str, most: int = 200) -> str:
+    """Return text from outside (a path, an argument) fit for one line of a message."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    return line if len(line) <= most else line[:most] + "..."
+
+
+def _read(param: Param, given: object) -> Value | None:
+    """Return the value by the grammar of the type, or None."""
+    if param.type is str:
+        return given if isinstance(given, str) else None
+    if isinstance(given, bool):
+        return given if param.type is bool else None
+    if isinstance(given, int):
+        return given if param.type is int else {0: False, 1: True}.get(given)
+    if not isinstance(given, str):
+        return None
+    return _BOOLS.get(given.lower()) if param.type is bool else _read_int(param, given)
+
+
+def _read_int(param: Param, text: str) -> int | None:
+    match = _SIZE.fullmatch(text)
+    if match is None or (match[2] and not param.size):
+        return None
+    return int(match[1], 0) << _SHIFT[match[2].lower()]
+
+
+def _is_within(param: Param, value: Value) -> bool:
+    if isinstance(value, str):
+        return value in param.choices if param.choices else value.isprintable() and value != ""
+    least = _LEAST if param.least is None else param.least
+    return least <= value <= (_MOST if param.most is None else param.most)
+
+
+def _toml_name(given: object) -> str:
+    if isinstance(given, (list, dict)):
+        return "array" if isinstance(given, list) else "table"
+    return type(given).__name__

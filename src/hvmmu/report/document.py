@@ -1,0 +1,70 @@
+"""The result document: what `--json` prints, and what every table is made from.
+
+Its schema is `schema.json` beside this module. Same runs, same bytes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Protocol
+
+import attrs
+
+from hvmmu.costs import CostModel
+from hvmmu.params import declared
+
+SCHEMA = 1
+"""Raised when a reader of the old documents could misread a new one."""
+
+Document = dict[str, Any]
+
+
+class Result(Protocol):
+    """What the report asks of a run's result."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as the schema's `run`."""
+        ...
+
+
+def document(
+    *,
+    workload: Mapping[str, Any],
+    config: Mapping[str, Any],
+    asked: Mapping[str, Mapping[str, Any]],
+    runs: Sequence[Result],
+    model: CostModel,
+) -> Document:
+    """Return the result document of *runs* of one workload.
+
+    *config* maps each core section to its attrs object; *asked* the keys that were not left at
+    their defaults, `section.name`, to value and source.
+    """
+    return {
+        "schema": SCHEMA,
+        "workload": dict(workload),
+        "config": {section: _values(made) for section, made in config.items()},
+        "asked": dict(asked),
+        "runs": [run.to_json() for run in runs],
+        "cost_model": attrs.asdict(model, value_serializer=_listed),
+    }
+
+
+def dumps(made: Document) -> str:
+    """Return a document as text: keys sorted, ASCII, a newline at the end."""
+    return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the document."""
+    text = files("hvmmu.report").joinpath("schema.json").read_text(encoding="utf-8")
+    made: dict[str, Any] = json.loads(text)
+    return made
+
+
+def _values(made: Any) -> dict[str, bool | int | str]:  # noqa: ANN401 - any attrs object
+    return {param.name: getattr(made, param.name) for param in declared(type(made))}
+
+
+def _listed(_: object, __: object, value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,151 @@
+"""The comparison and the single run as tables: runs side by side, counters in groups."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from hvmmu.arch import pfec as pf
+from hvmmu.report.document import Document
+from hvmmu.report.reading import names
+from hvmmu.report.terminal import natural_width
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Run = dict[str, Any]
+_NONE = "·"  # this run has no such thing
+
+GUEST = {
+    "accesses": "accesses",
+    "page faults": "guest_faults",
+    "  bypassed": "guest_faults_bypassed",
+    "  injected": "guest_faults_injected",
+    "invlpg": "invlpg",
+    "CR3 loads": "cr3_loads",
+}
+HYPERVISOR = {
+    "host faults": "host_faults",
+    "page-table writes": "pt_writes_emulated",
+    "shadow pages": "shadow_pages",
+}
+HARDWARE = {"TLB misses": "tlb_misses", "walk references": "walk_refs"}
+PARTS = {"exits": "exits", "guest faults": "guest_faults", "walks": "walks", "total": "total"}
+
+
+@attrs.frozen
+class Line:
+    """One row: a label and a text for each run. Without texts: the heading of a group."""
+
+    label: str
+    texts: tuple[str, ...] = ()
+    is_strong: bool = False
+
+
+def lines(document: Document, baseline: str) -> Iterator[Line]:
+    """Yield the rows of the table; *baseline* is the backend that cycles are related to."""
+    runs = document["runs"]
+    yield Line("guest")
+    yield from _counters(runs, GUEST)
+    yield Line("hypervisor")
+    yield from _counters(runs, HYPERVISOR)
+    yield from _exits(runs)
+    yield Line("hardware")
+    yield from _counters(runs, HARDWARE)
+    yield Line(f"cycles ({document['cost_model']['name']})")
+    for label, part in PARTS.items():
+        yield Line(f"  {label}", tuple(f"{run['cycles'][part]:,}" for run in runs), part == "total")
+    bases = [run["cycles"]["total"] for run in runs if run["backend"] == baseline]
+    if bases and bases[0] and len(runs) > 1:
+        ratios = tuple(f"{run['cycles']['total'] / bases[0]:.2f}x" for run in runs)
+        yield Line(f"  of {baseline}", ratios)
+
+
+def _counters(runs: Sequence[Run], rows: dict[str, str]) -> Iterator[Line]:
+    for label, counter in rows.items():
+        yield Line(f"  {label}", tuple(f"{run['counters'][counter]:,}" for run in runs))
+
+
+def _exits(runs: Sequence[Run]) -> Iterator[Line]:
+    exits = [run["counters"]["exits"] for run in runs]
+    yield Line("  exits", tuple(f"{each['total']:,}" for each in exits), is_strong=True)
+    reasons = sorted({reason for each in exits for reason in each["by_reason"]})
+    for reason in reasons:
+        counts = [each["by_reason"].get(reason) for each in exits]
+        yield Line(f"    {reason}", tuple(_NONE if c is None else f"{c:,}" for c in counts))
+    faults = [run["counters"]["guest_faults"] for run in runs]
+    per_fault = zip(exits, faults, strict=True)
+    shares = tuple(f"{each['total'] / n:.2f}" if n else _NONE for each, n in per_fault)
+    yield Line("  exits per page fault", shares)
+
+
+def comparison(document: Document, baseline: str, width: int | None) -> list["Table"]:
+    """Return the table; where it is wider than *width*, several with fewer runs each."""
+    heads = [_head(name) for name in names(document["runs"])]
+    rows = list(lines(document, baseline))
+    return _fitting(rows, heads, list(range(len(heads))), width)
+
+
+def _fitting(
+    rows: Sequence[Line], heads: Sequence[str], columns: Sequence[int], width: int | None
+) -> list["Table"]:
+    table = _table(rows, heads, columns)
+    if width is None or len(columns) == 1 or natural_width(table) <= width:
+        return [table]
+    half = (len(columns) + 1) // 2
+    return [
+        *_fitting(rows, heads, columns[:half], width),
+        *_fitting(rows, heads, columns[half:], width),
+    ]
+
+
+def _table(rows: Sequence[Line], heads: Sequence[str], columns: Sequence[int]) -> "Table":
+    from rich.table import Table  # noqa: PLC0415 - only where a table is printed
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    for head in _level([heads[column] for column in columns]):
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for row in rows:
+        strong = "bold" if row.is_strong or not row.texts else ""
+        texts = [row.texts[column] for column in columns] if row.texts else []
+        if texts and all(text == _NONE for text in texts):
+            continue  # the reason of another vendor's exits, whose table is the next one
+        cells = [Text(text, "dim" if text in {"0", _NONE} else strong) for text in texts]
+        table.add_row(Text(row.label, strong), *cells)
+    return table
+
+
+def _head(name: str) -> str:
+    """Return a run's name as a narrow heading: the backend, then each parameter, folded at _."""
+    backend, *telling = name.split(" ")
+    folded = []
+    for text in telling:
+        start, underscore, end = text.partition("_")
+        folded += [start + underscore, end] if len(text) > 12 and end else [text]
+    return "\n".join([backend, *folded])
+
+
+def _level(heads: Sequence[str]) -> list[str]:
+    """Return the headings with as many lines each, so that the backends stand on one line."""
+    most = max(head.count("\n") for head in heads)
+    return [head + "\n" * (most - head.count("\n")) for head in heads]
+
+
+def routes(run: Run) -> "Table":
+    """Return who took care of what: the run's ledger, a row for each kind of fault."""
+    from rich.table import Table  # noqa: PLC0415 - only where a table is printed
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head, side in (("route", "left"), ("cause", "left"), ("error code", "left")):
+        table.add_column(head, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for head in ("level", "count"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in run["counters"]["routes"]:
+        pfec = _NONE if row["pfec"] is None else pf.describe(row["pfec"])
+        level = str(row["level"]) if row["level"] else _NONE
+        texts = (row["route"], row["cause"], pfec, level, f"{row['count']:,}")
+        table.add_row(*(Text(text) for text in texts))
+    return table

@@ -1,0 +1,394 @@
+"""One vCPU: what the guest may do, and the loop that takes each stop to whoever must handle it.
+
+The guest sees registers, memory and faults, and nothing of the rest. A fault reaches it either
+straight from hardware or by injection, through the same entry.
+"""
+
+import enum
+from array import array
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+
+from hvmmu.arch import pfec as pf
+from hvmmu.arch.regs import (
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_PAE,
+    CR4_PGE,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NXE,
+    CpuFeatures,
+    Regs,
+)
+from hvmmu.backend import (
+    PAGE_FAULT_VECTOR,
+    Backend,
+    CrWrite,
+    Exit,
+    Intercept,
+    Invlpg,
+    MsrWrite,
+    Paging,
+)
+from hvmmu.errors import InputError, InvariantError
+from hvmmu.hw.engine import NOT_LANDED, Core, Engine, Event
+from hvmmu.hw.tlb import Scope
+from hvmmu.ledger import Ledger
+from hvmmu.memory import Memory, Memslots
+from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
+from hvmmu.mmu.flush import Flush
+from hvmmu.types import PAGE_SIZE, Buffer
+
+IA32_EFER = 0xC000_0080
+_CR_INTERCEPTS = {0: Intercept.CR0_WRITE, 3: Intercept.CR3_WRITE, 4: Intercept.CR4_WRITE}
+_CR0_ALLOWED = CR0_PE | CR0_WP | CR0_PG
+
+
+class Resume(enum.Enum):
+    """What a guest's fault handler returns to."""
+
+    RETRY = "retry"
+    SKIP = "skip"
+    """The next access: the guest moved its instruction pointer on."""
+
+
+class Mmu(Protocol):
+    """What the vCPU asks of the MMU that backs it."""
+
+    def load_guest(self, regs: Regs) -> tuple[Regs, Flush]:
+        """Take over the guest's registers; return hardware's."""
+        ...
+
+    def reload(self) -> tuple[Regs, Flush]:
+        """Return hardware's registers, after something may have changed its root."""
+        ...
+
+    def handle(self, fault: PageFault) -> tuple[Handled, Flush]:
+        """Route a fault that exited."""
+        ...
+
+    def invlpg(self, gva: int) -> Flush:
+        """Carry out a guest's INVLPG."""
+        ...
+
+    def emulate_store(self, gpa: int, value: int, size: int) -> Flush:
+        """Complete a guest's store."""
+        ...
+
+
+class Vcpu:
+    """A vCPU over one engine, one backend and one MMU."""
+
+    def __init__(
+        self,
+        core: Core,
+        engine: Engine,
+        backend: Backend[Any],
+        mmu: Mmu,
+        memory: Memory,
+        slots: Memslots,
+    ) -> None:
+        self.core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
+        self.memory, self.slots = memory, slots
+        self.ledger = Ledger()
+        self.control = backend.create_vcpu(0)
+        self.page_fault: Callable[[int], Resume] = _no_handler
+        """The guest's page-fault handler: takes the error code, finds the address in cr2."""
+        self.general_protection: Callable[[int], Resume] = _no_canonical
+        """The guest's handler for non-canonical addresses: takes the address."""
+        self.regs = Regs()
+        """The guest's own view of its registers."""
+        self._operand: tuple[int, int] | None = None
+        self._hypervised = backend.caps.paging is not Paging.BARE
+        self._intercepts = backend.intercepts(self.control)
+        core.exit_filter = backend.exit_filter(self.control)
+
+    # What the guest sees of itself.
+
+    @property
+    def cpu(self) -> CpuFeatures:
+        """The CPU model, as CPUID reports it."""
+        return self.core.cpu
+
+    @property
+    def guest_memory(self) -> int:
+        """Bytes of guest RAM, from gpa 0 up."""
+        return self.slots.slots[0].size
+
+    @property
+    def cr0(self) -> int:
+        """CR0 as the guest reads it."""
+        return self.regs.cr0
+
+    @property
+    def cr2(self) -> int:
+        """The linear address of the last page fault the guest took."""
+        return self.core.cr2
+
+    @property
+    def cr3(self) -> int:
+        """CR3 as the guest reads it."""
+        return self.regs.cr3
+
+    @property
+    def cr4(self) -> int:
+        """CR4 as the guest reads it."""
+        return self.regs.cr4
+
+    @property
+    def efer(self) -> int:
+        """IA32_EFER as the guest reads it."""
+        return self.regs.efer
+
+    # Memory.
+
+    def boot_store(self, gpa: int, value: int) -> None:
+        """Write 8 bytes of guest-physical memory as a boot loader does before paging is on."""
+        self.slots.store(gpa, value, 8)
+
+    def peek(self, gpa: int) -> int:
+        """Return 8 bytes of guest-physical memory with no access made, as a debugger does."""
+        return self.slots.load(gpa, 8)
+
+    def run(self, gva: Buffer, kind: Buffer, landed: Buffer | None = None) -> None:
+        """Run accesses in order; faults go to their handlers, then the access is tried again.
+
+        *gva* holds 64-bit addresses (format Q), *kind* one byte each (format B), equally many.
+        *landed* (format Q) takes the guest-physical address of each access, NOT_LANDED for those
+        that the guest's handler skipped.
+        """
+        vas = memoryview(gva)
+        hosts = None if landed is None else array("Q", [NOT_LANDED]) * len(vas)
+        self.ledger.accesses += len(vas)
+        finished: dict[int, int] = {}
+        at = 0
+        while (at := self.engine.run(self.core, gva, kind, at, hosts)) < len(vas):
+            gpa = self._stopped()
+            if gpa is not None:
+                finished[at] = gpa
+                at += 1
+        if landed is not None and hosts is not None:
+            out = memoryview(landed)
+            for i, hpa in enumerate(hosts):
+                out[i] = finished.get(i) if hpa == NOT_LANDED else self.slots.gpa(hpa)
+
+    def load(self, gva: int, size: int = 8) -> int:
+        """Return *size* bytes (1, 2, 4, 8) at the naturally aligned *gva*, read as a supervisor.
+
+        All ones come from where no memory is, or where the guest's handler skipped the access.
+        """
+        hpa = self._single(gva, pf.READ, size)
+        return (1 << (8 * size)) - 1 if hpa == NOT_LANDED else self.memory.load(hpa, size)
+
+    def store(self, gva: int, value: int, size: int = 8) -> None:
+        """Write *size* bytes (1, 2, 4, 8) at the naturally aligned *gva* as a supervisor."""
+        hpa = self._single(gva, pf.WRITE, size, value)
+        if hpa != NOT_LANDED:
+            self.memory.store(hpa, value, size)
+
+    def clear_page(self, gva: int) -> None:
+        """Zero a 4 KiB page as REP STOSQ does: one access where the translation holds throughout."""
+        self._fill_page(gva, None)
+
+    def copy_page(self, gva: int, source: int) -> None:
+        """Copy the 4 KiB page at *source* to *gva* as REP MOVSQ does."""
+        hpa = self._single(source, pf.READ, 8)
+        if hpa == NOT_LANDED:
+            raise InvariantError(f"the guest copies a page from {source:#x}, where nothing is")
+        self._fill_page(gva, hpa)
+
+    def _fill_page(self, gva: int, source: int | None) -> None:
+        done = 0
+        while done < PAGE_SIZE:
+            value = 0 if source is None else self.memory.load(source + done)
+            hpa = self._single(gva + done, pf.WRITE, 8, value)
+            if hpa == NOT_LANDED:  # this iteration was emulated; the instruction goes on
+                done += 8
+            elif source is None:
+                return self.memory.clear(hpa, PAGE_SIZE - done)
+            else:
+                return self.memory.copy(hpa, source + done, PAGE_SIZE - done)
+        return None
+
+    def _single(self, gva: int, kind: int, size: int, value: int = 0) -> int:
+        """Make one access; return its hpa, or NOT_LANDED if somebody else completed or skipped it."""
+        if gva % size:
+            raise InputError(f"{size} bytes at {gva:#x} are not aligned; split the access")
+        vas, kinds, landed = array("Q", [gva]), bytes([kind]), array("Q", [NOT_LANDED])
+        self.ledger.accesses += 1
+        while not self.engine.run(self.core, vas, kinds, 0, landed):
+            self._operand = (value, size)
+            done = self._stopped()
+            self._operand = None
+            if done is not None:
+                return NOT_LANDED
+        return landed[0]
+
+    # Privileged operations.
+
+    def invlpg(self, gva: int) -> None:
+        """Drop cached translations of one address."""
+        self.ledger.invlpg += 1
+        if Intercept.INVLPG in self._intercepts:
+            what = self._exit(Invlpg(gva))
+            assert isinstance(what, Invlpg)
+            gva = what.gva
+        self._perform(self.mmu.invlpg(gva))
+        self._enter(Intercept.INVLPG)
+
+    def write_cr0(self, value: int) -> None:
+        """Set CR0: PE, WP and PG."""
+        _refuse_bits("CR0", value & ~_CR0_ALLOWED)
+        scope = Scope.ALL if (value ^ self.regs.cr0) & CR0_PG else None
+        self._write_cr(0, value, attrs.evolve(self.regs, cr0=value), scope)
+
+    def write_cr3(self, value: int) -> None:
+        """Set CR3: the guest-physical address of the root table."""
+        _refuse_bits("CR3", value >> self.cpu.maxphyaddr << self.cpu.maxphyaddr)
+        self.ledger.cr3_loads += 1
+        self._write_cr(3, value, attrs.evolve(self.regs, cr3=value), Scope.NON_GLOBAL)
+
+    def write_cr4(self, value: int) -> None:
+        """Set CR4: the bits that the CPU model offers."""
+        _refuse_bits("CR4", value & ~self.cpu.cr4_allowed())
+        changed = value ^ self.regs.cr4
+        flushes = changed & (CR4_PGE | CR4_PAE) or changed & value & CR4_SMEP
+        scope = Scope.ALL if flushes else None
+        self._write_cr(4, value, attrs.evolve(self.regs, cr4=value), scope)
+
+    def write_efer(self, value: int) -> None:
+        """Set IA32_EFER: LME, LMA and NXE. Flushes nothing: SDM leaves that to the guest."""
+        offered = EFER_LME | EFER_LMA | (EFER_NXE if self.cpu.nx else 0)
+        _refuse_bits("IA32_EFER", value & ~offered)
+        if Intercept.EFER_WRITE in self._intercepts:
+            what = self._exit(MsrWrite(IA32_EFER, value))
+            assert isinstance(what, MsrWrite)
+            value = what.value
+        self._load_guest(attrs.evolve(self.regs, efer=value), None)
+        self._enter(Intercept.EFER_WRITE)
+
+    def write_pkru(self, value: int) -> None:
+        """Set PKRU, which no vendor intercepts."""
+        self._load_guest(attrs.evolve(self.regs, pkru=value), None)
+
+    def write_rflags_ac(self, value: int) -> None:
+        """Set or clear EFLAGS.AC as STAC and CLAC do, which no vendor intercepts."""
+        self._load_guest(attrs.evolve(self.regs, rflags_ac=value), None)
+
+    def _write_cr(self, cr: int, value: int, regs: Regs, scope: Scope | None) -> None:
+        if _CR_INTERCEPTS[cr] in self._intercepts:
+            what = self._exit(CrWrite(cr, value))
+            assert isinstance(what, CrWrite)
+            regs = attrs.evolve(self.regs, **{f"cr{what.cr}": what.value})
+        self._load_guest(regs, scope)
+        self._enter(_CR_INTERCEPTS[cr])
+
+    def _load_guest(self, regs: Regs, scope: Scope | None) -> None:
+        self.regs = regs
+        hardware, flush = self.mmu.load_guest(regs)
+        self._load_hardware(hardware, flush.then(Flush(scope)))
+
+    def _load_hardware(self, regs: Regs, flush: Flush) -> None:
+        if regs != self.core.regs:
+            self.engine.load_regs(self.core, regs)
+            self.backend.load_root(self.control, regs.cr3)
+        self._perform(flush)
+
+    # Exits and entries.
+
+    def _perform(self, flush: Flush) -> None:
+        flush.perform(self._request_flush)
+
+    def _request_flush(self, scope: Scope, gva: int) -> None:
+        if self._hypervised:
+            self.backend.flush_tlb(self.control, scope, gva)
+        else:
+            self._flush(scope, gva)
+
+    def _flush(self, scope: Scope, gva: int) -> None:
+        self.ledger.tlb_flushes += 1
+        self.engine.flush(scope, gva)
+
+    def _exit(self, what: Exit) -> Exit:
+        """Leave the guest and read back why: all that passes is in the control structure."""
+        self.backend.record_exit(self.control, self.core, what)
+        self.ledger.exits[self.backend.exit_reason(self.control)] += 1
+        return self.backend.decode_exit(self.control, self.core)
+
+    def _enter(self, after: Intercept | None) -> Resume:
+        """Enter the guest again, if the operation made it exit at all."""
+        if after is not None and after not in self._intercepts:
+            return Resume.RETRY
+        entry = self.backend.enter(self.control, self.core)
+        if entry.flush is not None:
+            self._flush(entry.flush, entry.gva)
+        if entry.vector == PAGE_FAULT_VECTOR:
+            return self.page_fault(entry.error_code)
+        return Resume.RETRY
+
+    def _stopped(self) -> int | None:
+        """Take a stop to whoever must handle it.
+
+        Return None if the access is to be tried again, its guest-physical address if it was
+        completed in software, NOT_LANDED if the guest skipped it.
+        """
+        core = self.core
+        match core.event:
+            case Event.EXIT:
+                return self._page_fault_exit()
+            case Event.DELIVERED:
+                cause = guest_cause(core.pfec, core.access, core.kind, core.regs)
+                self.ledger.record(Handled(Route.BYPASS, cause, core.pfec, core.level))
+                resume = self.page_fault(core.pfec)
+            case Event.GENERAL_PROTECTION:
+                resume = self.general_protection(core.gva)
+            case Event.PHYSICAL if not self._hypervised:
+                self.ledger.record(Handled(Route.MMIO, Cause.NO_MEMORY, 0, core.level))
+                return core.pa
+            case _:
+                raise InvariantError(f"the engine stopped at {core.gva:#x} with {core.event}")
+        return None if resume is Resume.RETRY else NOT_LANDED
+
+    def _page_fault_exit(self) -> int | None:
+        fault = self._exit(PageFault(self.core.gva, self.core.pfec))
+        assert isinstance(fault, PageFault)
+        handled, flush = self.mmu.handle(fault)
+        self.ledger.record(handled)
+        done = handled.gpa if handled.route in (Route.EMULATE, Route.MMIO) else None
+        if handled.route is Route.EMULATE:
+            flush = flush.then(self._emulate(handled.gpa))
+        elif handled.route is Route.INJECT:
+            self.backend.inject_page_fault(self.control, self.core, fault.gva, handled.pfec)
+        hardware, made = self.mmu.reload()
+        self._load_hardware(hardware, flush.then(made))
+        resume = self._enter(None)
+        return done if resume is Resume.RETRY else NOT_LANDED
+
+    def _emulate(self, gpa: int) -> Flush:
+        """Complete a store; an access with no operand, as a trace has it, writes what was there."""
+        if self._operand is None:
+            gpa &= ~7
+            return self.mmu.emulate_store(gpa, self.slots.load(gpa), 8)
+        value, size = self._operand
+        return self.mmu.emulate_store(gpa, value, size)
+
+
+def _refuse_bits(register: str, bits: int) -> None:
+    if bits:
+        raise InputError(
+            f"the guest set bits {bits:#x} of {register}, which this CPU does not have: it would"
+            " take #GP; offer them in the cpu section, or leave them clear"
+        )
+
+
+def _no_handler(pfec: int) -> Resume:
+    raise InputError(f"the guest took a page fault ({pf.describe(pfec)}) and has no handler for it")
+
+
+def _no_canonical(gva: int) -> Resume:
+    raise InputError(f"an access to {gva:#x}, which is no canonical address: the guest takes #GP")

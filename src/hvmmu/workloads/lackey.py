@@ -1,0 +1,246 @@
+"""The memory trace of a real program as a workload: what valgrind's lackey tool printed.
+
+A line is either valgrind's own (``==3367== ...``) or one reference: a kind, a hexadecimal address,
+a decimal size. Programs repeat themselves, so each distinct line is parsed once and then looked up;
+memory stays the same however long the trace is.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from typing import TYPE_CHECKING
+
+import attrs
+
+from hvmmu.arch import pfec as pf
+from hvmmu.errors import TraceError
+from hvmmu.guest.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Step
+from hvmmu.params import plain
+from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gva
+from hvmmu.workloads.codec import blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+BATCH = 1 << 16
+"""Accesses in one step, at most."""
+
+USER_START, USER_END = 1 << 12, (1 << 47) - PAGE_SIZE
+"""Where Linux lets a program map pages: not page zero, not the last page of the lower half."""
+
+# A modify reads and writes one address in one instruction. x86 translates it once, as a write,
+# so it is one access and faults once: SDM "Page-Fault Exceptions", error code bit W/R.
+_KIND = {
+    b"I ": pf.U | pf.ID,
+    b" L": pf.U,
+    b" S": pf.U | pf.W,
+    b" M": pf.U | pf.W,
+}
+_SPLIT = 0x80
+"""Set in a parsed line's kind: the reference goes on in the next page."""
+_SILENT = 0xFF
+"""Stands for the kind of a line that is no reference."""
+_ODD = re.compile(b"[^%s]" % re.escape(bytes(sorted(set(_KIND.values())))))
+
+# One reference never spans three pages. lackey's own bound is 512 bytes.
+_MOST_SIZE = PAGE_SIZE
+_REFERENCE = re.compile(rb"(I | [SLM]) ([0-9a-f]+),([0-9]+)")
+_SAID = re.compile(rb"(==|--|\*\*)([0-9:.]+ )?[0-9]+\1( .*)?")
+_LONGEST = 256
+"""Bytes of the longest reference line that is looked at."""
+# Only "Command:" can be long: as long as one argument may be on Linux.
+_LONGEST_SAID = 128 << 10
+_SEEN = 1 << 16
+"""Distinct lines remembered before they are forgotten and parsed anew."""
+
+_AGAIN = "the trace is damaged: record it again"
+_MIXED = (
+    "if the program's own output got in, record with valgrind's --log-file=FILE or `hvmmu record`"
+)
+_CUT = "cut the trace before this line"
+
+
+class _LineError(Exception):
+    """A line lackey never prints, blamed on its line number by the reader."""
+
+    def __init__(self, line: bytes, what: str, todo: str) -> None:
+        self.line, self.what, self.todo = line, what, todo
+
+
+class _Lines(dict[bytes, int]):
+    """Address by line, parsed at the first lookup; `kinds` holds the kind of the same lines."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[bytes, int] = {}
+
+    def __missing__(self, line: bytes) -> int:
+        match = _REFERENCE.fullmatch(line)
+        if match is None and _SAID.fullmatch(line):
+            gva, kind = 0, _SILENT
+        elif match is None or len(line) > _LONGEST:
+            raise _LineError(line, *_blame(line))
+        else:
+            gva, size = _checked(line, int(match[2], 16), int(match[3]))
+            crosses = gva % PAGE_SIZE + size > PAGE_SIZE
+            kind = _KIND[match[1]] | (_SPLIT if crosses else 0)
+        self[line], self.kinds[line] = gva, kind
+        return gva
+
+    def forget(self, line: bytes) -> None:
+        """Drop a line; valgrind's own may be long and come once."""
+        self.pop(line, None)
+        self.kinds.pop(line, None)
+
+    def forget_all(self) -> None:
+        """Start again, so that memory is bounded."""
+        self.clear()
+        self.kinds.clear()
+
+
+def _checked(line: bytes, gva: int, size: int) -> tuple[int, int]:
+    if not 0 < size <= _MOST_SIZE:
+        what = f"a reference of {size} bytes (1 to {_MOST_SIZE} can be)"
+        raise _LineError(line, what, _AGAIN)
+    if gva >> 64:
+        raise _LineError(line, "an address of more than 64 bits", _AGAIN)
+    if 1 << 47 <= gva < (1 << 64) - (1 << 47):
+        raise _LineError(line, f"the address {gva:#x} is not canonical", _AGAIN)
+    if gva < USER_START:
+        what = f"the address {gva:#x} is in page zero, which Linux maps for nobody"
+        raise _LineError(line, what, f"the program may have crashed here: {_CUT}")
+    if gva + size > USER_END:
+        # Among them the vsyscall page: the kernel's mapping, so not a page of the program's own.
+        what = f"the address {gva:#x} is not in the user half"
+        raise _LineError(line, what, f"only a program's own pages are simulated: {_CUT}")
+    return gva, size
+
+
+def _blame(line: bytes) -> tuple[str, str]:
+    """Say what is wrong with a line that is no reference and not valgrind's own."""
+    text = line[:40].decode("ascii", "replace")
+    if not text.isprintable() or not text.isascii():
+        return "not text that lackey prints", "give the output of valgrind --tool=lackey"
+    dots = "..." if len(line) > len(text) else ""
+    return f"lackey never prints '{text}{dots}'", _MIXED
+
+
+@attrs.frozen
+class LackeyTrace:
+    """The lackey trace in the file *path*, plain or compressed, up to *limit* references."""
+
+    path: Path
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the file's name, without the folders it lies in."""
+        return self.path.name
+
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """Return what identifies the workload, for the result document."""
+        facts: dict[str, str | int | float | bool] = {"name": self.name, "kind": "trace"}
+        return facts if self.limit is None else facts | {"limit": self.limit}
+
+    def check(self) -> None:
+        """Read as far as the first batch; raise TraceError if this is no trace."""
+        steps = self._accesses()
+        next(steps, None)
+        steps.close()
+
+    def steps(self) -> Iterator[Step]:
+        """Yield one mapping of the whole user half, then the accesses in order.
+
+        Raise TraceError at the first line that lackey never prints, naming its number.
+        """
+        pages = (USER_END - USER_START) >> PAGE_SHIFT
+        prot = PROT_READ | PROT_WRITE | PROT_EXEC
+        yield Mmap(Gva(USER_START), pages, prot, Backing.INFERRED)
+        yield from self._accesses()
+
+    def _accesses(self) -> Generator[Accesses, None, None]:
+        seen, number, left = _Lines(), 1, self.limit
+        empty = True
+        for lines in _lines(self.path):
+            if left is not None:
+                del lines[_end_of(lines, left) :]
+            gva, kind = self._parsed(lines, number, seen)
+            references = len(kind) - kind.count(_SILENT)
+            empty = empty and not references
+            yield from _batches(*_spliced(gva, kind, lines, seen))
+            number += len(lines)
+            if left is not None:
+                left -= references
+                if not left:
+                    return
+            if len(seen) > _SEEN:
+                seen.forget_all()
+        if empty:
+            todo = "record with valgrind --tool=lackey --trace-mem=yes, or `hvmmu record`"
+            raise TraceError(plain(str(self.path)), None, "holds no memory references", todo)
+
+    def _parsed(self, lines: list[bytes], number: int, seen: _Lines) -> tuple[array[int], bytes]:
+        try:
+            gva = array("Q", map(seen.__getitem__, lines))
+        except _LineError as error:
+            at = number + lines.index(error.line)
+            raise TraceError(plain(str(self.path)), at, error.what, error.todo) from None
+        return gva, bytes(map(seen.kinds.__getitem__, lines))
+
+
+def _lines(path: Path) -> Iterator[list[bytes]]:
+    """Yield the lines of each block; one that goes on in the next block is kept for it."""
+    number, tail = 1, b""
+    for block in blocks(path):
+        lines = (tail + block).split(b"\n")
+        tail = lines.pop()
+        number += len(lines)
+        if len(tail) > (_LONGEST_SAID if _SAID.match(tail) else _LONGEST):
+            what, todo = _blame(tail)
+            raise TraceError(
+                plain(str(path)), number, f"a line of over {_LONGEST} bytes: {what}", todo
+            )
+        yield lines
+    if tail:
+        what, todo = "the last line is cut off", "remove that line, or record again"
+        if not tail.startswith((b"I", b" ", b"=", b"-", b"*")):
+            what, todo = _blame(tail)
+        raise TraceError(plain(str(path)), number, what, todo)
+
+
+def _end_of(lines: list[bytes], references: int) -> int:
+    """Return the index after the first *references* references, or the number of lines."""
+    if len(lines) <= references:
+        return len(lines)
+    for index, line in enumerate(lines):
+        if not references:
+            return index
+        references -= line[:2] in _KIND
+    return len(lines)
+
+
+def _spliced(
+    gva: array[int], kind: bytes, lines: list[bytes], seen: _Lines
+) -> tuple[array[int], array[int]]:
+    """Drop valgrind's own lines, and make two accesses of a reference that crosses pages."""
+    whole_gva, whole_kind, start = array("Q"), bytearray(), 0
+    for match in _ODD.finditer(kind):
+        index = match.start()
+        whole_gva += gva[start:index]
+        whole_kind += kind[start:index]
+        start = index + 1
+        if kind[index] == _SILENT:
+            seen.forget(lines[index])
+            continue
+        first = gva[index]
+        whole_gva.extend((first, (first | (PAGE_SIZE - 1)) + 1))
+        whole_kind += bytes((kind[index] & ~_SPLIT,)) * 2
+    whole_gva += gva[start:]
+    whole_kind += kind[start:]
+    return whole_gva, array("B", bytes(whole_kind))
+
+
+def _batches(gva: array[int], kind: array[int]) -> Iterator[Accesses]:
+    for start in range(0, len(gva), BATCH):
+        yield Accesses(gva[start : start + BATCH], kind[start : start + BATCH])

@@ -1,0 +1,139 @@
+"""The command line to run, and a result document small enough to check by eye."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from hvmmu.cli import main
+from hvmmu.costs import MODELS, estimate
+from hvmmu.report.document import Document, document
+
+
+class FakeResult:
+    """A run's result, given as its JSON."""
+
+    def __init__(self, run: dict[str, Any]) -> None:
+        """Keep it."""
+        self.run = run
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it."""
+        return self.run
+
+
+def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, int]) -> FakeResult:
+    """Return a run of 161 guest faults; what did not bypass was injected if anything exited."""
+    counters = {
+        "accesses": 2_345_678,
+        "guest_faults": 161,
+        "guest_faults_bypassed": bypassed,
+        "guest_faults_injected": 161 - bypassed,
+        "host_faults": 321 if exits else 0,
+        "pt_writes_emulated": 330 if exits else 0,
+        "invlpg": 12,
+        "cr3_loads": 1,
+        "exits": {"total": sum(exits.values()), "by_reason": exits},
+        "tlb_misses": 23_456,
+        "walk_refs": 93_824,
+        "shadow_pages": 23 if exits else 0,
+        "routes": [
+            {"route": "INJECT", "cause": "not present", "pfec": 6, "level": 1, "count": 161},
+            {"route": "SPURIOUS", "cause": "none", "pfec": None, "level": None, "count": 1},
+        ],
+    }
+    cycles = {"model": "nehalem", **estimate(MODELS["nehalem"], counters)}
+    guest = {"faults": 161, "fault_log_sha256": "ab" * 32, "page_tables_sha256": "cd" * 32}
+    return FakeResult(
+        {
+            "backend": backend,
+            "params": params,
+            "engine": "readable",
+            "counters": counters,
+            "cycles": cycles,
+            "guest": guest,
+        }
+    )
+
+
+@pytest.fixture
+def compared() -> Document:
+    """Return a comparison of a baseline and of one backend both ways."""
+    runs = [
+        run("bare", {}, 161, {}),
+        run("left", {"filter_faults": False}, 0, {"FAULT": 799, "INVLPG": 13}),
+        run("left", {"filter_faults": True}, 143, {"FAULT": 656, "INVLPG": 13}),
+    ]
+    return document(
+        workload={"name": "some", "kind": "synthetic", "pages": 12},
+        config={},
+        asked={"mmu.flood": {"value": 4, "source": "hvmmu.toml"}},
+        runs=runs,
+        model=MODELS["nehalem"],
+    )
+
+
+@attrs.frozen
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def problems(self) -> list[str]:
+        """Return the lines of stderr; each must be an error's, and stdout empty, with code 2."""
+        assert self.code == 2
+        assert self.out == ""
+        lines = self.err.splitlines()
+        assert lines
+        assert all(line.startswith("hvmmu: error: ") for line in lines)
+        return [line.removeprefix("hvmmu: error: ") for line in lines]
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def hvmmu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run the command line in an empty directory, with none of the user's settings."""
+    monkeypatch.chdir(tmp_path)
+    for variable in os.environ:
+        if variable.startswith("HVMMU_"):
+            monkeypatch.delenv(variable)
+
+    def command(*argv: str) -> Ended:
+        code = main(argv)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Command:
+    """Run `python -m hvmmu` for real; *environ* is added to what is left of the environment."""
+
+    def command(*argv: str, **environ: str) -> Ended:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("HVMMU_")}
+        ended = subprocess.run(
+            [sys.executable, "-m", "hvmmu", *argv],
+            cwd=tmp_path,
+            env=clean | environ,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    return command

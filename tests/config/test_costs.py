@@ -1,0 +1,55 @@
+"""Cost models: every number sourced, and the arithmetic."""
+
+import pytest
+
+from hvmmu.costs import MODELS, cost_model, estimate
+from hvmmu.errors import InputError
+
+# Round trips in cycles as Agesen et al. 2012 list them, and two of PVM's world switches.
+EXITS = {
+    "sandy-bridge": 784,
+    "westmere": 761,
+    "nehalem": 1009,
+    "penryn": 1266,
+    "merom": 1579,
+    "prescott": 3963,
+    "pvm-xeon": 525,
+}
+
+
+def test_the_models_are_those_with_a_source() -> None:
+    """A model prices exits with a number that its source does not have."""
+    assert {name: model.cycles("exits") for name, model in MODELS.items()} == EXITS
+    assert next(iter(MODELS)) == "sandy-bridge"
+
+
+@pytest.mark.parametrize("name", EXITS)
+def test_every_number_has_its_source(name: str) -> None:
+    """A number is printed that nobody can check, or one from memory without its label."""
+    model = MODELS[name]
+    assert model.name == name
+    assert "not costed" in model.description
+    assert [cost.name for cost in model.costs] == ["exits", "guest_faults", "walks"]
+    for cost in model.costs:
+        assert cost.cycles > 0
+        assert cost.source
+        assert ("ATC 2012" in cost.source or "ASPLOS 2006" in cost.source) == (
+            "[approx]" in cost.source
+        )
+
+
+def test_cycles_are_counts_times_costs() -> None:
+    """A part is priced with another part's cost, or the total is not the sum."""
+    counters = {"exits": {"total": 10, "by_reason": {}}, "guest_faults": 3, "walk_refs": 100}
+    assert estimate(MODELS["nehalem"], counters) == {
+        "exits": 10_090,
+        "guest_faults": 3 * 1093,
+        "walks": 1400,
+        "total": 10_090 + 3 * 1093 + 1400,
+    }
+
+
+def test_an_unknown_model_is_met_with_the_known() -> None:
+    """A wrong name ends in a KeyError."""
+    with pytest.raises(InputError, match="no cost model 'x'; there are sandy-bridge, westmere"):
+        cost_model("x")

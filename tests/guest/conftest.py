@@ -1,0 +1,269 @@
+"""A bare machine for the guest: nothing but memory, a walker, and a TLB that never forgets.
+
+The TLB keeps every translation, and every way to a page table, until the guest flushes it (or a
+fault on the page drops it): a flush the guest forgot shows as a wrong value read or written.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+import pytest
+
+from hvmmu.arch import pfec as pf
+from hvmmu.arch import pte
+from hvmmu.arch.regs import CR0_PG, CR0_WP, CR4_PAE, EFER_LMA, EFER_NXE, CpuFeatures
+from hvmmu.guest.layout import KERNEL_BASE, ROOT_LEVEL, shift, slot
+from hvmmu.guest.os import GuestOs
+from hvmmu.guest.params import PagerPolicy
+from hvmmu.guest.steps import Accesses, Backing, Fork, Mmap, Mprotect, Munmap, Switch
+from hvmmu.types import ENTRIES, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hvmmu.vcpu import Resume
+
+BASE = 0x7F00_0000_0000
+
+
+class BareVcpu:
+    """What a Vcpu promises the guest, over a dict of pages."""
+
+    def __init__(self, memory: int = 16 << 20, *, nx: bool = True) -> None:
+        self.guest_memory = memory
+        self.cpu = CpuFeatures(maxphyaddr=40, nx=nx)
+        self.cr0 = self.cr2 = self.cr3 = self.cr4 = self.efer = 0
+        self.page_fault: Callable[[int], Resume] | None = None
+        self.pages: dict[int, array[int]] = {}
+        self.tlb: dict[int, int] = {}
+        self.paths: dict[int, int] = {}
+        """Paging-structure cache: which page table translates a 2 MiB block."""
+        self.log: list[tuple[str, int]] = []
+        """Every operation a hypervisor would see: (name, operand)."""
+        self.reads: list[int] = []
+        """The value each user-mode read met; each write leaves its own number behind."""
+        self.written = 0
+
+    def peek(self, gpa: int) -> int:
+        """Return the eight bytes at *gpa*, behind the guest's back."""
+        page = self.pages.get(gpa >> 12)
+        return page[(gpa >> 3) % ENTRIES] if page else 0
+
+    def poke(self, gpa: int, value: int) -> None:
+        """Set the eight bytes at *gpa*."""
+        assert 0 <= gpa < self.guest_memory
+        self.pages.setdefault(gpa >> 12, array("Q", bytes(PAGE_SIZE)))[(gpa >> 3) % ENTRIES] = value
+
+    def boot_store(self, gpa: int, value: int) -> None:
+        """Set memory before paging is on."""
+        assert not self.cr0 & CR0_PG
+        self.poke(gpa, value)
+
+    def write_cr0(self, value: int) -> None:
+        """Turn paging on."""
+        assert self.cr3
+        self.cr0 = value
+
+    def write_cr4(self, value: int) -> None:
+        """Set CR4."""
+        self.cr4 = value
+
+    def write_efer(self, value: int) -> None:
+        """Set EFER, after CR4.PAE."""
+        assert self.cr4 & CR4_PAE
+        assert value & EFER_LMA
+        self.efer = value
+
+    def write_cr3(self, value: int) -> None:
+        """Load CR3: forget everything that is not global."""
+        self.log.append(("cr3", value))
+        self.cr3 = value
+        self.tlb = {gva: entry for gva, entry in self.tlb.items() if entry & pte.G}
+        self.paths.clear()
+
+    def invlpg(self, gva: int) -> None:
+        """Forget one page, and all ways to page tables."""
+        self.log.append(("invlpg", gva))
+        self.tlb.pop(gva >> 12, None)
+        self.paths.clear()
+
+    def load(self, gva: int, size: int = 8) -> int:
+        """Read as the kernel."""
+        assert size == 8
+        return self.peek(self.translate(gva, pf.READ))
+
+    def store(self, gva: int, value: int, size: int = 8) -> None:
+        """Write as the kernel."""
+        assert size == 8
+        self.log.append(("store", gva))
+        self.poke(self.translate(gva, pf.WRITE), value)
+
+    def clear_page(self, gva: int) -> None:
+        """Zero a page."""
+        self.log.append(("clear_page", gva))
+        self.pages.pop(self.translate(gva, pf.WRITE) >> 12, None)
+
+    def copy_page(self, dst_gva: int, src_gva: int) -> None:
+        """Copy a page."""
+        self.log.append(("copy_page", dst_gva))
+        source = self.pages.get(self.translate(src_gva, pf.READ) >> 12, bytes(PAGE_SIZE))
+        self.pages[self.translate(dst_gva, pf.WRITE) >> 12] = array("Q", bytes(source))
+
+    def run(self, gva: array[int], kind: array[int]) -> None:
+        """Access as the user: a write leaves its number, a read notes what it met."""
+        for address, access in zip(gva, kind, strict=True):
+            gpa = self.translate(address, access)
+            if access & pf.W:
+                self.written += 1
+                self.poke(gpa, self.written)
+            else:
+                self.reads.append(self.peek(gpa))
+
+    def translate(self, gva: int, kind: int) -> int:
+        """Return the gpa, handing faults to the guest until the access succeeds."""
+        while True:
+            entry, pfec = self.walk(gva, kind)
+            if pfec is None:
+                return (entry & pte.ADDRESS) + gva % PAGE_SIZE
+            self.tlb.pop(gva >> 12, None)  # SDM: a fault drops what is cached for its address
+            self.paths.clear()
+            self.cr2 = gva
+            assert self.page_fault
+            self.page_fault(pfec | kind)
+
+    def walk(self, gva: int, kind: int) -> tuple[int, int | None]:
+        """Return (4 KiB entry, None), or (0, the P and RSVD bits of the fault)."""
+        entry = self.tlb.get(gva >> 12)
+        if entry is None or (kind & pf.W and not entry & pte.D and self.allows(entry, kind)):
+            entry = self.fill(gva, kind)
+        if not entry & pte.P:
+            return 0, 0
+        return (entry, None) if self.allows(entry, kind) else (0, pf.P)
+
+    def allows(self, entry: int, kind: int) -> bool:
+        """Say whether a leaf *entry* allows *kind*; no level above it takes rights away."""
+        assert self.cr0 & CR0_WP
+        return (
+            not (kind & pf.W and not entry & pte.W)
+            and not (kind & pf.U and not entry & pte.U)
+            and not (kind & pf.ID and entry & pte.NX)
+        )
+
+    def fill(self, gva: int, kind: int) -> int:
+        """Walk the tables, from a cached page table if there is one; cache what is allowed."""
+        level, table = ROOT_LEVEL, self.cr3
+        if gva >> 21 in self.paths:
+            level, table = 1, self.paths[gva >> 21]
+        while True:
+            at = slot(table, gva, level)
+            entry = self.peek(at)
+            if not entry & pte.P:
+                return 0
+            # No present entry may have a reserved bit: MAXPHYADDR up to 51, and NX without NXE.
+            assert not entry & pte.ADDRESS & -(1 << self.cpu.maxphyaddr)
+            assert self.efer & EFER_NXE or not entry & pte.NX
+            assert entry & pte.ADDRESS < self.guest_memory
+            if level == 1 or entry & pte.PS:
+                break
+            self.poke(at, entry | pte.A)
+            table, level = entry & pte.ADDRESS, level - 1
+            if level == 1:
+                self.paths[gva >> 21] = table
+        if self.allows(entry, kind):
+            entry |= pte.A | (pte.D if kind & pf.W else 0)
+            self.poke(at, entry)
+            small = (entry & pte.ADDRESS) + (gva % (1 << shift(level)) & -PAGE_SIZE)
+            entry = entry & ~pte.ADDRESS | small
+            self.tlb[gva >> 12] = entry
+        return entry
+
+
+@attrs.define
+class Guest:
+    """A booted guest on a bare vCPU, and short ways to ask it for things."""
+
+    READ: ClassVar[int] = pf.U
+    WRITE: ClassVar[int] = pf.U | pf.W
+    FETCH: ClassVar[int] = pf.U | pf.ID
+
+    vcpu: BareVcpu
+    os: GuestOs
+
+    def mmap(
+        self, pages: int, prot: int = 3, backing: Backing = Backing.ANONYMOUS, page: int = 0
+    ) -> None:
+        """Map pages from the given page of BASE on."""
+        self.os.step(Mmap(BASE + page * PAGE_SIZE, pages, prot, backing))
+
+    def munmap(self, pages: int, page: int = 0) -> None:
+        """Unmap pages."""
+        self.os.step(Munmap(BASE + page * PAGE_SIZE, pages))
+
+    def mprotect(self, pages: int, prot: int, page: int = 0) -> None:
+        """Protect pages."""
+        self.os.step(Mprotect(BASE + page * PAGE_SIZE, pages, prot))
+
+    def touch(self, kind: int, *pages: int) -> list[int]:
+        """Access each page once; return what the reads met."""
+        met = len(self.vcpu.reads)
+        gva = array("Q", [BASE + page * PAGE_SIZE for page in pages])
+        self.os.step(Accesses(gva, array("B", [kind] * len(pages))))
+        return self.vcpu.reads[met:]
+
+    def fork(self, child: int) -> None:
+        """Fork the current process."""
+        self.os.step(Fork(child))
+
+    def switch(self, pid: int) -> None:
+        """Switch to a process."""
+        self.os.step(Switch(pid))
+
+    def entry(self, page: int = 0) -> int:
+        """Return the leaf entry of a page of the loaded process, 0 if it has no table."""
+        table = self.vcpu.cr3
+        for level in range(ROOT_LEVEL, 0, -1):
+            entry = self.vcpu.peek(slot(table, BASE + page * PAGE_SIZE, level))
+            if not entry:
+                return 0
+            table = entry & pte.ADDRESS
+        return entry
+
+    def causes(self) -> dict[str, int]:
+        """Return the fault causes that occurred."""
+        return {cause: count for cause, count in self.os.counters.items() if count}
+
+    def operations(self, name: str) -> int:
+        """Count the vCPU operations of one name."""
+        return sum(operation == name for operation, _ in self.vcpu.log)
+
+    def table_stores(self) -> int:
+        """Count the stores to the page-table zone."""
+        border = KERNEL_BASE + self.os.frames.tables.end
+        return sum(name == "store" and at < border for name, at in self.vcpu.log)
+
+    def in_use(self) -> tuple[int, int]:
+        """Return how many (table, data) frames are in use."""
+        return self.os.frames.tables.in_use, self.os.frames.data.in_use
+
+
+def start(*, nx: bool = True, memory: int = 16 << 20, accessed_dirty: bool = True) -> Guest:
+    """Boot a guest and forget what booting did."""
+    vcpu = BareVcpu(memory, nx=nx)
+    guest = Guest(vcpu, GuestOs(vcpu, policy=PagerPolicy(set_accessed_dirty=accessed_dirty)))
+    vcpu.log.clear()
+    return guest
+
+
+@pytest.fixture(scope="session")
+def boot() -> Callable[..., Guest]:
+    """Return the function that boots a guest, for tests that need several or another kind."""
+    return start
+
+
+@pytest.fixture
+def guest() -> Guest:
+    """Return a freshly booted guest."""
+    return start()
