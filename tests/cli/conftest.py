@@ -13,21 +13,10 @@ import pytest
 from hvmmu.cli import main
 from hvmmu.costs import MODELS, estimate
 from hvmmu.report.document import Document, document
+from hvmmu.results import RunResult
 
 
-class FakeResult:
-    """A run's result, given as its JSON."""
-
-    def __init__(self, run: dict[str, Any]) -> None:
-        """Keep it."""
-        self.run = run
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it."""
-        return self.run
-
-
-def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, int]) -> FakeResult:
+def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, int]) -> RunResult:
     """Return a run of 161 guest faults; what did not bypass was injected if anything exited."""
     counters = {
         "accesses": 2_345_678,
@@ -42,6 +31,18 @@ def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, in
         "tlb_misses": 23_456,
         "walk_refs": 93_824,
         "shadow_pages": 23 if exits else 0,
+        **dict.fromkeys(
+            (
+                "other_writes_emulated",
+                "mmio",
+                "spurious_faults",
+                "tlb_flushes",
+                "shadow_pages_zapped",
+                "tlb_misses_instruction",
+                "tlb_misses_data",
+            ),
+            0,
+        ),
         "routes": [
             {"route": "INJECT", "cause": "not present", "pfec": 6, "level": 1, "count": 161},
             {"route": "SPURIOUS", "cause": "none", "pfec": None, "level": None, "count": 1},
@@ -49,16 +50,7 @@ def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, in
     }
     cycles = {"model": "nehalem", **estimate(MODELS["nehalem"], counters)}
     guest = {"faults": 161, "fault_log_sha256": "ab" * 32, "page_tables_sha256": "cd" * 32}
-    return FakeResult(
-        {
-            "backend": backend,
-            "params": params,
-            "engine": "readable",
-            "counters": counters,
-            "cycles": cycles,
-            "guest": guest,
-        }
-    )
+    return RunResult(backend, params, "readable", counters, cycles, guest)
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ hypervisor
     INVLPG                      ·         13         13
   exits per page fault       0.00       5.04       4.16
 hardware
-  TLB misses               23,456     23,456     23,456
   walk references          93,824     93,824     93,824
+  TLB misses               23,456     23,456     23,456
 cycles (nehalem)
   exits                         0    819,308    675,021
   guest faults            175,973    175,973    175,973
@@ -43,8 +43,8 @@ cycles (nehalem)
   total                 1,489,509  2,308,817  2,164,530
   of bare                   1.00x      1.55x      1.45x
 
-The guest saw the same in all 3 runs: 161 faults, log abababababab, page tables
-cdcdcdcdcdcd.
+The guest saw the same in all 3 runs: 161 faults since boot, log abababababab,
+page tables cdcdcdcdcdcd.
 filter_faults=1 kept 143 of 161 guest faults from exiting: 812 → 669 exits
 (-17.6%); estimated cycles -6.2%.
 

@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from hvmmu.params import plain
+
 _PATIENCE = 1.0  # seconds without a word
 _EVERY = 0.1  # seconds between two updates
 
@@ -14,7 +16,7 @@ class Progress:
 
     def __init__(self, what: str, total: int | None = None) -> None:
         """Say what is counted, and how many there will be if that is known."""
-        self._what, self._total = what, total
+        self._what, self._total = plain(what), total
         self._is_watched = sys.stderr is not None and sys.stderr.isatty()
         self._next = time.monotonic() + _PATIENCE
         self._shown: Any = None
@@ -38,7 +40,7 @@ class Progress:
         from rich.console import Console  # noqa: PLC0415 - the same
 
         columns = [
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.TextColumn("{task.completed:,.0f}"),
             progress.TimeElapsedColumn(),
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import click
+import structlog
 
 from hvmmu.cli import logs
 from hvmmu.config import Config, Known, resolve
@@ -91,6 +92,9 @@ def open_session(
 ) -> Session:
     """Load the plugins and resolve the configuration; raise ConfigError with every problem."""
     registry = open_registry(ctx)
+    log = structlog.get_logger()
+    for problem in registry.problems:
+        log.warning("plugin_not_loaded", plugin=problem.plugin, cause=problem.cause)
     known = known_settings(registry)
     config = resolve(
         known,

@@ -1,6 +1,7 @@
 """`hvmmu backends`, `hvmmu params`, `hvmmu config`: what is there, and how it is set."""
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -21,14 +22,22 @@ def backends(ctx: click.Context) -> None:
 
     registry = open_registry(ctx)
     rows = [
-        (name, registry.origin(name), made.summary, listing.capabilities(made))
+        (name, _versioned(registry.origin(name)), made.summary, listing.capabilities(made))
         for name, made in known_settings(registry).backends.items()
     ]
     lines = [
-        f"broken: {problem.plugin} (from {problem.distribution}): {plain(problem.cause)}"
-        for problem in registry.problems
+        f"broken: {broken.plugin} (from {_versioned(broken.distribution)}): {plain(broken.cause)}"
+        for broken in registry.problems
     ]
     say(rendered([listing.backends(rows), *([""] if lines else []), *lines], width()))
+
+
+def _versioned(distribution: str) -> str:
+    """Return a distribution's name with its version; what is built in has none."""
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        return distribution
 
 
 @click.command(short_help="List the parameters, as modinfo does.")

@@ -99,7 +99,8 @@ class ReadableEngine:
         """Look in the whole TLB, then walk; None if the access stops, with the reason in *core*.
 
         A cached entry that does not allow the access is no fault yet: the tables are walked again,
-        so that a permission raised without a flush is seen at once.
+        so that a permission raised without a flush is seen at once. If the walk faults as well, the
+        entry is dropped: SDM "Operations that Invalidate TLBs and Paging-Structure Caches".
         """
         fetch = bool(kind & pf.ID)
         entry = self.tlb.find(va, fetch=fetch)
@@ -113,6 +114,8 @@ class ReadableEngine:
         result = walk(self._memory, core.regs, self._formats, va, kind)
         core.walk_refs += len(result.path)
         if result.outcome is not Outcome.OK or result.pa >= self._memory.size:
+            if entry is not None and result.outcome is Outcome.PAGE_FAULT:
+                self.tlb.flush(Scope.PAGE, va)
             self._stop(core, result, va, kind)
             return None
         fresh = _entry_for(va, result)

@@ -14,7 +14,16 @@ import attrs
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LEGACY32, PAE, Formats, Level
-from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE, Regs
+from hvmmu.arch.regs import (
+    CR0_WP,
+    CR4_PGE,
+    CR4_PKE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_NXE,
+    Regs,
+)
 from hvmmu.memory import Space
 
 ALL_ACCESS = pf.W | pf.U | pf.ID
@@ -131,7 +140,8 @@ def walk(space: Space, regs: Regs, formats: Formats, va: int, kind: int) -> Walk
     dirty = bool(entry & pte.D or kind & pf.W)
     _set_accessed_dirty(space, formats, path, kind)
     pa = _frame(entry, level, formats) | va & (level.span - 1)
-    return Walk(Outcome.OK, 0, path, pa, access, dirty, bool(entry & pte.G), pkey)
+    is_global = bool(entry & pte.G and regs.cr4 & CR4_PGE)
+    return Walk(Outcome.OK, 0, path, pa, access, dirty, is_global, pkey)
 
 
 def _root(cr3: int, formats: Formats) -> int:

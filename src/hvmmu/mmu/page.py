@@ -34,6 +34,8 @@ class Role:
     """Entries may be left for the guest alone to fault on: hardware's error code is the guest's."""
     pkey: int = 0
     """Of a direct page: the protection key of the large page."""
+    dirty: bool = False
+    """Of a direct page: the large page's D, without which nothing in it may be writable."""
 
 
 @attrs.frozen
@@ -60,8 +62,15 @@ class RegsRole:
             quiet=not hides_fetches(regs),
         )
 
-    def role(self, level: int, access: int, *, direct: bool = False, pkey: int = 0) -> Role:
-        """Complete it to the role of one shadow page."""
+    def role(self, level: int, access: int) -> Role:
+        """Complete it to the role of the shadow of a guest table."""
+        return self._role(level, access, direct=False, pkey=0, dirty=False)
+
+    def direct(self, level: int, access: int, *, pkey: int, dirty: bool) -> Role:
+        """Complete it to the role of a page that maps a guest large page in pieces."""
+        return self._role(level, access, direct=True, pkey=pkey, dirty=dirty)
+
+    def _role(self, level: int, access: int, *, direct: bool, pkey: int, dirty: bool) -> Role:
         return Role(
             level,
             direct,
@@ -73,6 +82,7 @@ class RegsRole:
             self.pke,
             self.quiet,
             pkey,
+            dirty,
         )
 
 

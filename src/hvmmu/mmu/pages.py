@@ -64,6 +64,11 @@ class ShadowPages:
         """Return the entry at *sptep*."""
         return self._memory.u64[sptep >> 3]
 
+    def entries(self, page: ShadowPage) -> list[int]:
+        """Return the 512 entries of *page*."""
+        first = page.hpa >> 3
+        return self._memory.u64[first : first + ENTRIES].tolist()
+
     def child(self, sptep: int) -> ShadowPage | None:
         """Return the shadow page that the entry at *sptep* links to, None if it links to none."""
         spte = self.entry(sptep)
@@ -168,8 +173,7 @@ class ShadowPages:
 
     def zap_page(self, page: ShadowPage) -> Flush:
         """Give a shadow page up: its entries, the links to it, its frame."""
-        first = page.hpa >> 3
-        for at, spte in enumerate(self._memory.u64[first : first + ENTRIES]):
+        for at, spte in enumerate(self.entries(page)):
             if self.nonpresent.is_present(spte):
                 self._forget(page.hpa + 8 * at, spte)
         for sptep in list(page.parents):

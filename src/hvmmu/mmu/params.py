@@ -24,6 +24,6 @@ class MmuParams:
     shadow_pages: int = param(
         default=65536,
         doc="shadow pages kept at most; beyond it the oldest is zapped",
-        least=64,
+        least=8,
         most=(1 << 18) - 1,
     )

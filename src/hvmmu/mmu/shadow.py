@@ -117,8 +117,8 @@ class ShadowMmu:
     def _install(self, fault: PageFault, found: Walk) -> tuple[Handled, Flush]:
         """Bring the shadow up to what the guest's tables say of this access."""
         flush = self._make_room(ROOT_LEVEL)
-        page, linked = self._descend(fault.gva, found)
-        flush = flush.then(linked)
+        page, relinked, owed = self._descend(fault.gva, found)
+        flush = flush.then(owed)
         level = page.role.level
         sptep = page.hpa + 8 * _index(fault.gva, level)
         gfn = (found.pa & -(1 << _SHIFT[level])) >> PAGE_SHIFT
@@ -131,10 +131,11 @@ class ShadowMmu:
             self.pages.set_leaf(sptep, spte, gfn, level)
             if old & pte.P and self.pages.nonpresent.is_present(old):
                 flush = flush.then(Flush(Scope.ALL))
-        return self._settled(fault, found, spte, was_leaf=was_leaf, same=same), flush
+        spurious = same and not relinked
+        return self._settled(fault, found, spte, was_leaf=was_leaf, spurious=spurious), flush
 
     def _settled(
-        self, fault: PageFault, found: Walk, spte: int, *, was_leaf: bool, same: bool
+        self, fault: PageFault, found: Walk, spte: int, *, was_leaf: bool, spurious: bool
     ) -> Handled:
         """Name the route, now that the entry is written."""
         pkey = found.pkey if self._regs_role.pke else 0
@@ -143,7 +144,7 @@ class ShadowMmu:
             table = self.pages.is_table(found.pa >> PAGE_SHIFT)
             cause = Cause.TABLE_WRITE if table else Cause.WRITE_PROTECT_OFF
             return self._handled(Route.EMULATE, cause, fault, found)
-        if same:
+        if spurious:
             return self._handled(Route.SPURIOUS, Cause.STALE, fault, found)
         if was_leaf and fault.kind & pf.W:
             cause = Cause.DIRTY if not found.path[-1].entry & pte.D else Cause.WRITE_PROTECT_OFF
@@ -186,15 +187,17 @@ class ShadowMmu:
             pkey=found.pkey if self._regs_role.pke else 0,
         )
 
-    def _descend(self, gva: int, found: Walk) -> tuple[ShadowPage, Flush]:
-        """Follow the shadow from its root to the page that holds the leaf, linking what is missing.
+    def _descend(self, gva: int, found: Walk) -> tuple[ShadowPage, bool, Flush]:
+        """Follow the shadow from its root to the page that holds the leaf.
+
+        Return the page, and whether a link on the way had to be made.
 
         Whether a large leaf will do is asked on arrival: shadowing the tables on the way may have
         put one of them into the very page.
         """
         if self._root is None:
             raise InvariantError("there is no shadow root to build on")
-        page, flush = self._root, Flush.nothing()
+        page, relinked, flush = self._root, False, Flush.nothing()
         page.write_flooding = 0
         for level in range(ROOT_LEVEL, 1, -1):
             if level == 2 and self._leaf_level(found) == 2:
@@ -207,24 +210,25 @@ class ShadowMmu:
                 child, made = self.pages.get(gfn, role)
                 flush = flush.then(made)
                 self.pages.link(sptep, child)
+                relinked = True
             page = child
             page.write_flooding = 0
-        return page, flush
+        return page, relinked, flush
 
     def _below(self, found: Walk, level: int) -> tuple[int, Role]:
         """Return what the entry at *level* must link to: guest frame and role.
 
-        Below a guest large page that is a direct page. It carries no write permission while the
-        large page's D is clear, so that no writable leaf survives in it when the guest clears D.
+        Below a guest large page that is a direct page, another one while the large page's D is
+        clear: nothing writable must survive in it when the guest clears D.
         """
         if level > found.level:
             step = next(s for s in found.path if s.level == level)
             gfn = (step.entry & pte.ADDRESS) >> PAGE_SHIFT
             return gfn, self._regs_role.role(level - 1, step.access)
-        access = found.access if found.dirty else found.access & ~pf.W
         pkey = found.pkey if self._regs_role.pke else 0
         gfn = (found.pa & -(1 << _SHIFT[level])) >> PAGE_SHIFT
-        return gfn, self._regs_role.role(level - 1, access, direct=True, pkey=pkey)
+        role = self._regs_role.direct(level - 1, found.access, pkey=pkey, dirty=found.dirty)
+        return gfn, role
 
     def _make_room(self, pages: int) -> Flush:
         """Zap the oldest shadow pages until *pages* more fit, so that none goes while it is used."""

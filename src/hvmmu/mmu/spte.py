@@ -7,7 +7,7 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
-from hvmmu.arch.regs import CR0_WP, CR4_SMEP, EFER_NXE, Regs
+from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
 
 
 @attrs.frozen
@@ -66,12 +66,15 @@ def lift_write_protection(access: int, kind: int, regs: Regs) -> int:
     A supervisor write to a read-only user page is legal while the guest's CR0.WP is clear: the page
     becomes a writable supervisor page, not executable if SMEP would have forbidden the kernel to
     run it. The user's next access faults and takes the page back. Where NX is not to be had the
-    access is left as it is, and the write will be emulated.
+    access is left as it is, and the write will be emulated. So it is where SMAP or protection keys
+    guard user pages: AC and PKRU change unseen, and would guard a supervisor page no longer.
     """
     if regs.cr0 & CR0_WP or kind & (pf.U | pf.ID) or not kind & pf.W or access & pf.W:
         return access
     lifted = access | pf.W
     if access & pf.U:
+        if regs.cr4 & (CR4_SMAP | CR4_PKE):
+            return access
         lifted &= ~pf.U
         if regs.cr4 & CR4_SMEP:
             if not regs.efer & EFER_NXE:

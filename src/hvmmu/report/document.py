@@ -6,12 +6,13 @@ Its schema is `schema.json` beside this module. Same runs, same bytes.
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
 from hvmmu.costs import CostModel
 from hvmmu.params import declared
+from hvmmu.results import RunResult
 
 SCHEMA = 1
 """Raised when a reader of the old documents could misread a new one."""
@@ -19,20 +20,12 @@ SCHEMA = 1
 Document = dict[str, Any]
 
 
-class Result(Protocol):
-    """What the report asks of a run's result."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the run as the schema's `run`."""
-        ...
-
-
 def document(
     *,
     workload: Mapping[str, Any],
     config: Mapping[str, Any],
     asked: Mapping[str, Mapping[str, Any]],
-    runs: Sequence[Result],
+    runs: Sequence[RunResult],
     model: CostModel,
 ) -> Document:
     """Return the result document of *runs* of one workload.

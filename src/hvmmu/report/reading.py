@@ -53,7 +53,7 @@ def verdict(document: Document) -> str:
     log, tables = guest["fault_log_sha256"][:12], guest["page_tables_sha256"][:12]
     where = f"the same in all {len(runs)} runs" if len(runs) > 1 else "this"
     faults = _count(guest["faults"], "fault")
-    return f"The guest saw {where}: {faults}, log {log}, page tables {tables}."
+    return f"The guest saw {where}: {faults} since boot, log {log}, page tables {tables}."
 
 
 def effects(document: Document) -> Iterator[str]:

@@ -29,7 +29,18 @@ HYPERVISOR = {
     "page-table writes": "pt_writes_emulated",
     "shadow pages": "shadow_pages",
 }
-HARDWARE = {"TLB misses": "tlb_misses", "walk references": "walk_refs"}
+HARDWARE = {"walk references": "walk_refs", "TLB misses": "tlb_misses"}
+IN_DEPTH = {
+    "  zapped": "shadow_pages_zapped",
+    "other writes emulated": "other_writes_emulated",
+    "MMIO": "mmio",
+    "spurious faults": "spurious_faults",
+    "TLB flushes": "tlb_flushes",
+}
+MISSES = {
+    "  first level, fetches": "tlb_misses_instruction",
+    "  first level, others": "tlb_misses_data",
+}
 PARTS = {"exits": "exits", "guest faults": "guest_faults", "walks": "walks", "total": "total"}
 
 
@@ -43,15 +54,19 @@ class Line:
 
 
 def lines(document: Document, baseline: str) -> Iterator[Line]:
-    """Yield the rows of the table; *baseline* is the backend that cycles are related to."""
+    """Yield the rows of the table; *baseline* is the backend that cycles are related to.
+
+    A single run is shown with counters that would make a comparison too long.
+    """
     runs = document["runs"]
+    is_single = len(runs) == 1
     yield Line("guest")
     yield from _counters(runs, GUEST)
     yield Line("hypervisor")
-    yield from _counters(runs, HYPERVISOR)
+    yield from _counters(runs, HYPERVISOR | IN_DEPTH if is_single else HYPERVISOR)
     yield from _exits(runs)
     yield Line("hardware")
-    yield from _counters(runs, HARDWARE)
+    yield from _counters(runs, HARDWARE | MISSES if is_single else HARDWARE)
     yield Line(f"cycles ({document['cost_model']['name']})")
     for label, part in PARTS.items():
         yield Line(f"  {label}", tuple(f"{run['cycles'][part]:,}" for run in runs), part == "total")

@@ -1,0 +1,269 @@
+"""Programs for a guest with no operating system: table writes, control registers, accesses.
+
+A program flushes as the manuals demand, and for the rest writes what it likes into its page tables:
+wrong levels, reserved bits, holes, tables that map themselves. What it sees after each step is its
+outcome, and that must not depend on what the machine is made of.
+"""
+
+from array import array
+from collections.abc import Iterable
+
+import attrs
+
+from hvmmu.arch import pfec as pf
+from hvmmu.arch import pte
+from hvmmu.arch.paging import LONG4
+from hvmmu.arch.regs import (
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_PAE,
+    CR4_PGE,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NXE,
+)
+from hvmmu.hw.engine import NOT_LANDED
+from hvmmu.machine import Platform
+from hvmmu.types import PAGE_SHIFT
+from hvmmu.vcpu import Resume
+
+RAM = 8 << 20
+"""Guest RAM of a program, four 2 MiB regions: tables lie in the first, and some in the second."""
+
+KERNEL = 0xFFFF_FF80_0000_0000
+"""Where all RAM is mapped for the program's own table writes: the last slot of either root."""
+
+KERNEL_TABLES = (1, 2)
+ROOTS = (3, 4)
+TABLES = (16, 17, 18, 19, 20, 21, 22, 23, 24, 513, 514, 515)
+"""The frames a program may use as tables, at whatever level it likes."""
+
+DATA = (600, 601, 1024, 1025)
+INDICES = (0, 1, 2)
+"""The entries of a table that a program writes."""
+
+WRITABLE = (*ROOTS, *TABLES)
+ADDRESSES = tuple(
+    four << 39 | three << 30 | two << 21 | one << 12
+    for four in (0, 1)
+    for three in (0, 1)
+    for two in (0, 1, 2)
+    for one in INDICES
+)
+"""The pages a program accesses."""
+
+
+@attrs.frozen
+class SetEntry:
+    """Write *value* to entry *index* of the table in frame *table*, then flush if it must."""
+
+    table: int
+    index: int
+    value: int
+    by_page: bool
+    """Flush page by page with INVLPG, not all at once."""
+
+
+@attrs.frozen
+class Access:
+    """Access *gva* with *kind*."""
+
+    gva: int
+    kind: int
+
+
+@attrs.frozen
+class Poke:
+    """Store *value* at *gva* as a supervisor, if that reaches an entry the program may write."""
+
+    gva: int
+    value: int
+
+
+@attrs.frozen
+class Invlpg:
+    """Drop the translation of *gva*."""
+
+    gva: int
+
+
+@attrs.frozen
+class LoadRoot:
+    """Load CR3 with root 0 or 1."""
+
+    root: int
+
+
+@attrs.frozen
+class Toggle:
+    """Flip bits of a register: cr0, cr4, efer, pkru or rflags_ac."""
+
+    register: str
+    bits: int
+
+
+Operation = SetEntry | Access | Poke | Invlpg | LoadRoot | Toggle
+
+
+@attrs.frozen
+class Outcome:
+    """What one operation showed the guest."""
+
+    landed: tuple[int, ...]
+    """Guest-physical address of each access, NOT_LANDED for one that faulted."""
+    faults: tuple[tuple[int, int], ...]
+    """CR2 and error code of each fault, in order."""
+    tables: bytes
+    """All page tables, accessed and dirty bits included."""
+
+    def differences(self, other: "Outcome") -> str:
+        """Say in words how *other* differs from this outcome, which is the right one."""
+        told = []
+        if self.faults != other.faults:
+            told.append(f"faults {_faults(other)} instead of {_faults(self)}")
+        if self.landed != other.landed:
+            told.append(f"landed at {_hex(other.landed)} instead of {_hex(self.landed)}")
+        for at in range(0, len(self.tables), 8):
+            mine, theirs = self.tables[at : at + 8], other.tables[at : at + 8]
+            if mine != theirs:
+                frame = (*KERNEL_TABLES, *WRITABLE)[at >> PAGE_SHIFT]
+                values = _hex(int.from_bytes(entry, "little") for entry in (theirs, mine))
+                told.append(f"frame {frame} entry {at % 4096 // 8} (is, should be) {values}")
+        return "; ".join(told)
+
+
+def _hex(numbers: Iterable[int]) -> str:
+    return ", ".join(map(hex, numbers)) or "nothing"
+
+
+def _faults(outcome: Outcome) -> str:
+    return ", ".join(f"{gva:#x} {pf.describe(pfec)}" for gva, pfec in outcome.faults) or "none"
+
+
+def needs_flush(old: int, new: int) -> bool:
+    """Say whether going from *old* to *new* obliges the guest to flush.
+
+    SDM "Recommended Invalidation" and "Optional Invalidation": not if the old entry was not present,
+    or if the new one only allows more.
+    """
+    if not old & pte.P:
+        return False
+    more = pte.W | pte.U | pte.A | pte.D
+    return (old ^ new) & ~(more | pte.NX) != 0 or bool(old & ~new & more or new & ~old & pte.NX)
+
+
+class Guest:
+    """A program's guest on one machine; the same operations on another must show the same."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._vcpu = platform.vcpu
+        self._faults: list[tuple[int, int]] = []
+        self._vcpu.page_fault = self._page_fault
+        self._boot()
+
+    def _boot(self) -> None:
+        vcpu = self._vcpu
+        upper = pte.P | pte.W | pte.A
+        page = upper | pte.D | pte.PS | pte.G
+        pdpt, pd = (frame << PAGE_SHIFT for frame in KERNEL_TABLES)
+        for region in range(RAM >> 21):
+            vcpu.boot_store(pd + 8 * region, region << 21 | page)
+        vcpu.boot_store(pdpt, pd | upper)
+        for root in ROOTS:
+            vcpu.boot_store((root << PAGE_SHIFT) + 8 * 511, pdpt | upper)
+        vcpu.write_cr4(CR4_PAE | CR4_PGE)
+        vcpu.write_efer(EFER_LME | EFER_LMA | EFER_NXE)
+        vcpu.write_cr3(ROOTS[0] << PAGE_SHIFT)
+        vcpu.write_cr0(CR0_PE | CR0_WP | CR0_PG)
+
+    def _page_fault(self, pfec: int) -> Resume:
+        self._faults.append((self._vcpu.cr2, pfec))
+        return Resume.SKIP
+
+    def do(self, operation: Operation) -> Outcome:
+        """Perform one operation; return what the guest sees of it."""
+        self._faults = []
+        landed: tuple[int, ...] = ()
+        match operation:
+            case SetEntry():
+                self._set(operation)
+            case Access():
+                landed = (self._access(operation.gva, operation.kind),)
+            case Poke():
+                landed = (self._poke(operation),)
+            case Invlpg():
+                self._vcpu.invlpg(operation.gva)
+            case LoadRoot():
+                self._vcpu.write_cr3(ROOTS[operation.root] << PAGE_SHIFT)
+                self._flush_all()  # global pages differ between the roots
+            case Toggle():
+                self._toggle(operation)
+        return Outcome(landed, tuple(self._faults), self._tables())
+
+    def _set(self, operation: SetEntry) -> None:
+        gpa = (operation.table << PAGE_SHIFT) + 8 * operation.index
+        old = self._vcpu.peek(gpa)
+        self._vcpu.store(KERNEL + gpa, operation.value)
+        self._flush_if_needed(old, operation.value, by_page=operation.by_page)
+
+    def _flush_if_needed(self, old: int, new: int, *, by_page: bool) -> None:
+        if not needs_flush(old, new):
+            return
+        if by_page:
+            for gva in ADDRESSES:
+                self._vcpu.invlpg(gva)
+        else:
+            self._flush_all()
+
+    def _flush_all(self) -> None:
+        """Drop every translation, global ones too, as the manual offers it."""
+        if self._vcpu.cr4 & CR4_PGE:
+            self._vcpu.write_cr4(self._vcpu.cr4 ^ CR4_PGE)
+            self._vcpu.write_cr4(self._vcpu.cr4 ^ CR4_PGE)
+        else:
+            self._vcpu.write_cr3(self._vcpu.cr3)
+
+    def _access(self, gva: int, kind: int) -> int:
+        landed = array("Q", [NOT_LANDED])
+        self._vcpu.run(array("Q", [gva]), bytes([kind]), landed)
+        return landed[0]
+
+    def _poke(self, operation: Poke) -> int:
+        """Find out where the store goes by a write first; make it if that is fair game."""
+        gpa = self._access(operation.gva, pf.WRITE)
+        fair = gpa >> PAGE_SHIFT in WRITABLE and (gpa & 0xFFF) // 8 in INDICES
+        if fair:
+            old = self._vcpu.peek(gpa)
+            self._vcpu.store(operation.gva, operation.value)
+            self._flush_if_needed(old, operation.value, by_page=False)
+        return gpa
+
+    def _toggle(self, operation: Toggle) -> None:
+        vcpu, bits = self._vcpu, operation.bits
+        match operation.register:
+            case "cr0":
+                vcpu.write_cr0(vcpu.cr0 ^ bits)
+            case "cr4":
+                vcpu.write_cr4(vcpu.cr4 ^ bits)
+            case "efer":
+                vcpu.write_efer(vcpu.efer ^ bits)
+                self._flush_all()  # NX may be cached from before
+            case "pkru":
+                vcpu.write_pkru(vcpu.regs.pkru ^ bits)
+            case _:
+                vcpu.write_rflags_ac(vcpu.regs.rflags_ac ^ bits)
+
+    def _tables(self) -> bytes:
+        peek = self._vcpu.slots
+        frames = (*KERNEL_TABLES, *WRITABLE)
+        ram = self._vcpu.memory.bytes
+        starts = [peek.hpa(frame << PAGE_SHIFT) or 0 for frame in frames]
+        return b"".join(bytes(ram[hpa : hpa + 4096]) for hpa in starts)
+
+
+def natural_level(frame: int) -> int:
+    """Return the level at which a well-formed program uses a table frame."""
+    if frame in ROOTS:
+        return len(LONG4.levels)
+    return 3 if TABLES.index(frame) < 3 else 2 if TABLES.index(frame) < 6 else 1

@@ -1,0 +1,55 @@
+"""The test matrix itself: what is not declared is refused, and what CI runs is what README says."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def tox(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run tox with a work folder of its own."""
+    pytest.importorskip("tox", reason="tox is installed where both plugins are")
+    return subprocess.run(
+        [sys.executable, "-m", "tox", *arguments, "--workdir", str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+PYTHON = f"py3{sys.version_info.minor}"
+
+
+@pytest.mark.parametrize("name", ["nosuch", f"{PYTHON}-nosuch", PYTHON, f"{PYTHON}-vmx-svm"])
+def test_an_undeclared_environment_is_refused(name: str, tmp_path: Path) -> None:
+    """A name with a slip in it runs no test and is congratulated."""
+    ended = tox(tmp_path, "run", "-e", name)
+    said = " ".join((ended.stdout + ended.stderr).split())
+    assert ended.returncode > 0
+    assert f"not found in configuration file: {name}" in said or f"{name}: no such" in said
+
+
+def test_every_supported_python_is_tested() -> None:
+    """A Python that pip would install hvmmu on is in no environment, or the other way round."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = int(project["requires-python"].removeprefix(">=3."))
+    declared = re.findall(r"py\{([\d,]+)\}-", (ROOT / "tox.ini").read_text(encoding="utf-8"))
+    assert len(set(declared)) == 1
+    minors = [int(version[1:]) for version in declared[0].split(",")]
+    assert minors == list(range(oldest, minors[-1] + 1))
+
+
+def test_ci_runs_what_readme_says() -> None:
+    """CI passes with a test command that is not the one users are told."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "install tox && .venv/bin/tox\n" in readme
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.findall(r"-m tox\b(.*?)2>&1", script) == [' --discover "${discover[@]}" ']
