@@ -166,7 +166,7 @@ class Backend(Protocol, Generic[C]):
         ...
 
     def inject_page_fault(self, control: C, registers: Registers, gva: int, pfec: int) -> None:
-        """Have the guest take a page fault at its next entry; CR2 is not loaded by the injection."""
+        """Have the guest take a page fault at its next entry, which by itself loads no CR2."""
         ...
 
     def flush_tlb(self, control: C, scope: Scope, gva: int) -> None:

@@ -24,7 +24,7 @@ class TraceError(InputError):
     """A trace that cannot be read: which file, which line, what is wrong, what to do."""
 
     def __init__(self, path: str, line: int | None, what: str, todo: str) -> None:
-        """Name the file, the line counted from 1 (None: no one line is to blame), and the remedy."""
+        """Name the file, the line from 1 (None: no one line is to blame), and the remedy."""
         self.path, self.line, self.what, self.todo = path, line, what, todo
         where = path if line is None else f"{path}:{line}"
         super().__init__(f"{where}: {what}; {todo}")

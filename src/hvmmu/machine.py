@@ -34,9 +34,9 @@ class MachineConfig:
 
     backend: type[Backend[Any]]
     backend_params: Any
-    mmu: MmuParams = MmuParams()
-    cpu: CpuParams = CpuParams()
-    guest: GuestParams = GuestParams()
+    mmu: MmuParams = attrs.field(factory=MmuParams)
+    cpu: CpuParams = attrs.field(factory=CpuParams)
+    guest: GuestParams = attrs.field(factory=GuestParams)
     asked: frozenset[str] = frozenset()
     """Names of the backend's parameters that somebody set."""
 
@@ -61,23 +61,14 @@ def build(backend: Backend[Any], cpu: CpuFeatures, params: MmuParams, ram: int) 
     slots = Memslots(memory, (Memslot(0, ram, base),))
     engine = ReadableEngine(memory)
     core = Core(cpu)
-    shadow = None if bare else _shadow(memory, slots, engine, backend, core, params)
+    shadow = None
+    if not bare:
+        pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
+        pages = ShadowPages(memory, slots, engine, pool, backend.nonpresent())
+        shadow = ShadowMmu(slots, pages, cpu, params)
     mmu: Mmu = BareMmu() if shadow is None else shadow
-    vcpu = Vcpu(core, engine, backend, mmu, memory, slots)
+    vcpu = Vcpu(core=core, engine=engine, backend=backend, mmu=mmu, memory=memory, slots=slots)
     return Platform(memory, engine, backend, vcpu, shadow)
-
-
-def _shadow(
-    memory: Memory,
-    slots: Memslots,
-    engine: ReadableEngine,
-    backend: Backend[Any],
-    core: Core,
-    params: MmuParams,
-) -> ShadowMmu:
-    pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
-    pages = ShadowPages(memory, slots, engine, pool, backend.nonpresent())
-    return ShadowMmu(slots, pages, core.cpu, params)
 
 
 class Machine:

@@ -14,7 +14,6 @@ from hvmmu.errors import GuestMemoryError, InvariantError
 from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gpa, Hpa, Pfn
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
-_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class Space(Protocol):
@@ -30,19 +29,24 @@ class Space(Protocol):
 
 
 class Memory:
-    """Host-physical memory of *size* bytes, hpa 0 upwards, little-endian, committed when touched."""
+    """Host-physical memory of *size* bytes from hpa 0 up, little-endian, committed when touched."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
         self._mapping = mmap.mmap(-1, size, flags=flags)
         self.bytes = memoryview(self._mapping)
-        self._views = {width: self.bytes.cast(code) for width, code in _FORMATS.items()}
+        self._views: dict[int, memoryview[int]] = {
+            1: self.bytes.cast("B"),
+            2: self.bytes.cast("H"),
+            4: self.bytes.cast("I"),
+            8: self.bytes.cast("Q"),
+        }
         self.u64 = self._views[8]
         """The whole memory as 64-bit entries: the entry at *hpa* is ``u64[hpa >> 3]``."""
 
     def load(self, pa: int, size: int = 8) -> int:
-        """Return *size* bytes (1, 2, 4, 8) at the naturally aligned *pa*; all ones beyond the end."""
+        """Return *size* bytes (1, 2, 4, 8) at the aligned *pa*; all ones beyond the end."""
         if pa + size > self.size:
             return (1 << (8 * size)) - 1
         return self._views[size][pa // size]
@@ -118,7 +122,7 @@ class FramePool:
 
     def __init__(self, memory: Memory, first: Pfn, frames: int) -> None:
         self._memory = memory
-        self._next, self._end = first, first + frames
+        self._next, self._end = int(first), int(first) + frames
         self._free: list[int] = []
 
     def take(self) -> Hpa:

@@ -6,8 +6,7 @@ straight from hardware or by injection, through the same entry.
 
 import enum
 from array import array
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -43,6 +42,9 @@ from hvmmu.memory import Memory, Memslots
 from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
 from hvmmu.mmu.flush import Flush
 from hvmmu.types import PAGE_SIZE, Buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IA32_EFER = 0xC000_0080
 _CR_INTERCEPTS = {0: Intercept.CR0_WRITE, 3: Intercept.CR3_WRITE, 4: Intercept.CR4_WRITE}
@@ -86,6 +88,7 @@ class Vcpu:
 
     def __init__(
         self,
+        *,
         core: Core,
         engine: Engine,
         backend: Backend[Any],
@@ -175,7 +178,7 @@ class Vcpu:
         if landed is not None and hosts is not None:
             out = memoryview(landed)
             for i, hpa in enumerate(hosts):
-                out[i] = finished.get(i) if hpa == NOT_LANDED else self.slots.gpa(hpa)
+                out[i] = finished[i] if i in finished else self.slots.gpa(hpa)
 
     def load(self, gva: int, size: int = 8) -> int:
         """Return *size* bytes (1, 2, 4, 8) at the naturally aligned *gva*, read as a supervisor.
@@ -192,7 +195,7 @@ class Vcpu:
             self.memory.store(hpa, value, size)
 
     def clear_page(self, gva: int) -> None:
-        """Zero a 4 KiB page as REP STOSQ does: one access where the translation holds throughout."""
+        """Zero a 4 KiB page as REP STOSQ does: one access where one translation does."""
         self._fill_page(gva, None)
 
     def copy_page(self, gva: int, source: int) -> None:
@@ -216,7 +219,7 @@ class Vcpu:
         return None
 
     def _single(self, gva: int, kind: int, size: int, value: int = 0) -> int:
-        """Make one access; return its hpa, or NOT_LANDED if somebody else completed or skipped it."""
+        """Make one access; return its hpa, NOT_LANDED if it was completed otherwise or skipped."""
         if gva % size:
             raise InputError(f"{size} bytes at {gva:#x} are not aligned; split the access")
         vas, kinds, landed = array("Q", [gva]), bytes([kind]), array("Q", [NOT_LANDED])

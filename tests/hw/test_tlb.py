@@ -25,7 +25,8 @@ SIZES = st.sampled_from([0, 0, 0, 1, 2])
 def entry_for(va: int, size: int, *, is_global: bool = False) -> Entry:
     """Make an entry that translates *va* to itself, all allowed."""
     mask = (1 << SHIFTS[size]) - 1
-    return Entry(tag_of(va, size), va & ~mask, mask, 0x16, 0, dirty=True, is_global=is_global)
+    tag = tag_of(va, size)
+    return Entry(tag, va & ~mask, mask=mask, access=0x16, pkey=0, dirty=True, is_global=is_global)
 
 
 @attrs.define

@@ -112,15 +112,20 @@ def test_inject_names_the_level_that_decided(bench: Bench, level: int) -> None:
     """If wrong, the ledger puts a fault at another level of the guest's tables."""
     bench.map(VA, 0, level=level)
     seen = bench.access(VA, bench.READ)
-    assert seen.handled == (Handled(Route.INJECT, Cause.NOT_PRESENT, pf.U, level),)
+    assert seen.pfec == pf.U
+    if seen.bypassed:  # the root's shadow is there from the start, so its absent entries are known
+        assert (level, bench.core.level) == (4, 4)
+    else:
+        assert seen.handled == (Handled(Route.INJECT, Cause.NOT_PRESENT, pf.U, level),)
 
 
 def test_a_fault_is_not_bypassed_before_its_leaf_page_is_built(marked: Bench) -> None:
-    """If wrong, P=0 upper entries let faults through for ever, and nothing is ever built."""
+    """If wrong, a path with tables counts as absent, or injecting builds shadow pages."""
     bench = marked
+    bench.map(NEXT, OTHER | RW | USED)
     for _ in range(2):
         assert bench.access(VA, bench.WRITE).routes == [Route.INJECT]
-    warm(bench)
+    bench.access(NEXT, bench.READ)
     seen = bench.access(VA, bench.WRITE)
     assert seen.bypassed
     assert seen.pfec == pf.W | pf.U
@@ -230,8 +235,9 @@ def test_a_mapping_of_a_page_that_becomes_a_table(bench: Bench) -> None:
     bench.map(far, table | RW | USED)
     assert bench.access(far, bench.WRITE).last == (Route.INSTALL, Cause.UNBUILT)
     assert bench.access(far, bench.WRITE).handled == ()
+    del bench.flushes[:]
     bench.access(VA, bench.READ)
-    assert bench.flushes[-1] is Scope.ALL  # hardware may have cached it as writable
+    assert Scope.ALL in bench.flushes  # hardware may have cached it as writable
     assert not bench.spte(far) & pte.W
     assert bench.access(far, bench.WRITE).last == (Route.EMULATE, Cause.TABLE_WRITE)
 
@@ -373,11 +379,11 @@ def test_paging_off_again(bench: Bench) -> None:
 
 def test_broken_promises_are_our_bug(bench: Bench) -> None:
     """If wrong, a caller that breaks the MMU's rules corrupts the shadow in silence."""
+    bench.map(VA, FRAME | RW)
     bench.load()
     found = Walk(Outcome.OK, 0, [], pa=HOLE)
     with pytest.raises(InvariantError, match="found in a memslot, and is in none"):
         bench.mmu._leaf(found, pf.READ, HOLE >> 12, 1)
-    bench.map(VA, FRAME | RW)
     root, bench.mmu._root = bench.mmu._root, None
     with pytest.raises(InvariantError, match="no shadow root"):
         bench.mmu.handle(PageFault(VA, pf.U))

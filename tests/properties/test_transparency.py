@@ -120,12 +120,14 @@ class Programs:
         below = {level: [f for f in TABLES if natural_level(f) == level] for level in (3, 2, 1)}
         below[0] = list(DATA)
         chance = self.random.random
-        made = []
+        made = [toggle for toggle in TOGGLES if chance() < 0.3]
         for table in WRITABLE:
             frames = below[natural_level(table) - 1]
             for index in INDICES:
                 gpte = frames[(table + index) % len(frames)] << 12 | pte.P | pte.U
-                gpte |= pte.W * (chance() < 0.9) | pte.A * (chance() < 0.6) | pte.D * (chance() < 0.5)
+                gpte |= (
+                    pte.W * (chance() < 0.9) | pte.A * (chance() < 0.6) | pte.D * (chance() < 0.5)
+                )
                 if chance() < 0.9:
                     made.append(SetEntry(table, index, gpte, by_page=True))
         return made
@@ -134,7 +136,7 @@ class Programs:
         """Return one operation."""
         choose = self.random.choice
         match self.one_of(
-            (10, "access"), (7, "set"), (2, "poke"), (1, "page"), (1, "root"), (2, "")
+            (10, "access"), (7, "set"), (2, "poke"), (1, "page"), (1, "root"), (1, "")
         ):
             case "access":
                 return Access(self.address(), choose(KINDS))

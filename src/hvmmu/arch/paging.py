@@ -1,13 +1,22 @@
 """The paging modes as tables: one walker reads them all.
 
-SDM "Hierarchical Paging Structures: An Overview" and "Reserved Bits"; levels count as KVM does,
-level 1 being the one that maps 4 KiB pages.
+SDM "Hierarchical Paging Structures: An Overview", "Reserved Bits"; levels count as KVM does, level
+1 being the one that maps 4 KiB pages.
 """
 
 import attrs
 
 from hvmmu.arch import pte
-from hvmmu.arch.regs import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA, EFER_NXE, CpuFeatures, Regs
+from hvmmu.arch.regs import (
+    CR0_PG,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PSE,
+    EFER_LMA,
+    EFER_NXE,
+    CpuFeatures,
+    Regs,
+)
 
 
 @attrs.frozen
@@ -53,14 +62,12 @@ LEGACY32 = PagingMode("legacy32", (Level(2, 22, 10, large=True), Level(1, 12, 10
 PAE = PagingMode("pae", (Level(3, 30, 2), Level(2, 21, 9, large=True), Level(1, 12, 9)), 8, 32)
 _LONG = (Level(3, 30, 9, large=True), Level(2, 21, 9, large=True), Level(1, 12, 9))
 LONG4 = PagingMode("long4", (Level(4, 39, 9), *_LONG), 8, 48, sign_extended=True)
-LONG5 = PagingMode(
-    "long5", (Level(5, 48, 9), Level(4, 39, 9), *_LONG), 8, 57, sign_extended=True
-)
+LONG5 = PagingMode("long5", (Level(5, 48, 9), Level(4, 39, 9), *_LONG), 8, 57, sign_extended=True)
 MODES = (LEGACY32, PAE, LONG4, LONG5)
 
 
 def mode_of(regs: Regs) -> PagingMode | None:
-    """Return the mode that the registers select, None when paging is off: SDM "Paging-Mode Enabling"."""
+    """Return the mode in force, None when paging is off: SDM "Paging-Mode Enabling"."""
     if not regs.cr0 & CR0_PG:
         return None
     if not regs.cr4 & CR4_PAE:

@@ -26,7 +26,16 @@ KIND = W | U | ID
 READ, WRITE, FETCH = 0, W, ID
 """Supervisor kinds; add U for user mode."""
 
-_NAMES = ((P, "P"), (W, "W"), (U, "U"), (RSVD, "RSVD"), (ID, "ID"), (PK, "PK"), (SS, "SS"), (SGX, "SGX"))
+_NAMES = (
+    (P, "P"),
+    (W, "W"),
+    (U, "U"),
+    (RSVD, "RSVD"),
+    (ID, "ID"),
+    (PK, "PK"),
+    (SS, "SS"),
+    (SGX, "SGX"),
+)
 
 
 def describe(pfec: int) -> str:

@@ -146,9 +146,9 @@ def _entry_for(va: int, result: Walk) -> Entry:
     return Entry(
         tag_of(va, size),
         result.pa & ~mask,
-        mask,
-        result.access,
-        result.pkey,
+        mask=mask,
+        access=result.access,
+        pkey=result.pkey,
         dirty=result.dirty,
         is_global=result.is_global,
     )

@@ -48,7 +48,15 @@ class Entry:
     __slots__ = ("access", "base", "dirty", "is_global", "mask", "pkey", "tag")
 
     def __init__(
-        self, tag: int, base: int, mask: int, access: int, pkey: int, *, dirty: bool, is_global: bool
+        self,
+        tag: int,
+        base: int,
+        *,
+        mask: int,
+        access: int,
+        pkey: int,
+        dirty: bool,
+        is_global: bool,
     ) -> None:
         self.tag = tag
         self.base = base
@@ -61,7 +69,7 @@ class Entry:
         self.is_global = is_global
 
 
-type_of_sets = list[list[Entry]]
+Sets = list[list[Entry]]
 
 
 def tag_of(va: int, size: int) -> int:
@@ -73,9 +81,9 @@ class Tlb:
     """Instruction and data first levels over one second level."""
 
     def __init__(self, geometry: TlbGeometry) -> None:
-        self.instruction: type_of_sets = [[] for _ in range(geometry.instruction.sets)]
-        self.data: type_of_sets = [[] for _ in range(geometry.data.sets)]
-        self._second: type_of_sets = [[] for _ in range(geometry.second.sets)]
+        self.instruction: Sets = [[] for _ in range(geometry.instruction.sets)]
+        self.data: Sets = [[] for _ in range(geometry.data.sets)]
+        self._second: Sets = [[] for _ in range(geometry.second.sets)]
         self._ways = geometry.instruction.ways, geometry.data.ways
         self._second_ways = geometry.second.ways
         self._sizes = [0]
@@ -138,11 +146,11 @@ class Tlb:
             yield from ways
 
 
-def _ways_of(sets: type_of_sets, tag: int) -> list[Entry]:
+def _ways_of(sets: Sets, tag: int) -> list[Entry]:
     return sets[(tag >> 2) & (len(sets) - 1)]
 
 
-def _take(sets: type_of_sets, tag: int) -> Entry | None:
+def _take(sets: Sets, tag: int) -> Entry | None:
     """Find *tag* and move it to the front of its set."""
     ways = _ways_of(sets, tag)
     for at, entry in enumerate(ways):
@@ -154,7 +162,7 @@ def _take(sets: type_of_sets, tag: int) -> Entry | None:
     return None
 
 
-def _insert(sets: type_of_sets, limit: int, entry: Entry) -> None:
+def _insert(sets: Sets, limit: int, entry: Entry) -> None:
     """Put *entry* in front, in place of an older one of its tag, else of the least recent."""
     _drop(sets, entry.tag)
     ways = _ways_of(sets, entry.tag)
@@ -163,6 +171,6 @@ def _insert(sets: type_of_sets, limit: int, entry: Entry) -> None:
     ways.insert(0, entry)
 
 
-def _drop(sets: type_of_sets, tag: int) -> None:
+def _drop(sets: Sets, tag: int) -> None:
     ways = _ways_of(sets, tag)
     ways[:] = [entry for entry in ways if entry.tag != tag]

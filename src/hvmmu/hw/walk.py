@@ -41,7 +41,7 @@ class Outcome(enum.Enum):
 
 @attrs.frozen
 class Step:
-    """One entry that a walk read: where it lies, what it held before, what the path allows so far."""
+    """One entry that a walk read: where it lies, what it held, what the path allows so far."""
 
     level: int
     pa: int
@@ -72,22 +72,22 @@ class Walk:
 
 
 def permission_fault(access: int, pkey: int, kind: int, regs: Regs) -> int:
-    """Return 0 if *kind* is allowed by *access*, else the error-code bits P and PK that say why not.
+    """Return 0 if *access* allows *kind*, else the error-code bits P and PK that say why not.
 
     SDM "Access Rights", "Protection Keys".
     """
     user, write, fetch = kind & pf.U, kind & pf.W, kind & pf.ID
     user_page = access & pf.U
     wp = regs.cr0 & CR0_WP
-    denied = fetch and not access & pf.ID
+    denied = bool(fetch and not access & pf.ID)
     if user:
-        denied = denied or not user_page or (write and not access & pf.W)
+        denied |= not user_page or bool(write and not access & pf.W)
     else:
-        denied = denied or (write and wp and not access & pf.W)
+        denied |= bool(write and wp and not access & pf.W)
         if user_page and fetch:
-            denied = denied or regs.cr4 & CR4_SMEP
+            denied |= bool(regs.cr4 & CR4_SMEP)
         elif user_page:
-            denied = denied or (regs.cr4 & CR4_SMAP and not regs.rflags_ac)
+            denied |= bool(regs.cr4 & CR4_SMAP and not regs.rflags_ac)
     if user_page and not fetch and regs.cr4 & CR4_PKE and regs.efer & EFER_LMA:
         rights = regs.pkru >> (2 * pkey)
         if rights & 1 or (rights & 2 and write and (user or wp)):
@@ -163,7 +163,7 @@ def _frame(entry: int, level: Level, formats: Formats) -> int:
 
 
 def _set_accessed_dirty(space: Space, formats: Formats, path: list[Step], kind: int) -> None:
-    """Set A in every entry used and D in the leaf of a write, touching memory only if they change."""
+    """Set A in every entry used, D in the leaf of a write; store only what changes."""
     for step in path:
         if formats.mode is PAE and step.level == 3:
             continue

@@ -1,1 +1,1 @@
-"""The MMU a hypervisor builds in software: faults routed, shadow tables owned, flushes accounted."""
+"""The MMU a hypervisor builds in software: routes faults, owns shadow tables, owes flushes."""

@@ -32,7 +32,7 @@ class _Promise:
 
 
 def audit(mmu: ShadowMmu, slots: Memslots) -> None:
-    """Raise InvariantError, naming entry and rule, if the shadow says what the guest's tables don't."""
+    """Raise InvariantError, naming entry and rule, where the shadow breaks a promise."""
     _Audit(mmu, slots).run()
 
 

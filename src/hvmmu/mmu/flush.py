@@ -23,7 +23,7 @@ def wider(one: Part, other: Part) -> Part:
 
 
 class Flush:
-    """What must leave the TLB after an update; dropping it unperformed warns with ResourceWarning."""
+    """What must leave the TLB after an update; dropping it undone emits ResourceWarning."""
 
     __slots__ = ("_owed", "_scope", "gva")
 

@@ -88,7 +88,7 @@ class RegsRole:
 
 @attrs.define(eq=False)
 class ShadowPage:
-    """One shadow table: 512 entries at *hpa* that stand for the guest's table *gfn* under *role*."""
+    """One shadow table: 512 entries at *hpa* that stand for guest table *gfn* under *role*."""
 
     gfn: int
     role: Role

@@ -43,9 +43,11 @@ class ShadowPages:
         return iter(self._pages.values())
 
     def __len__(self) -> int:
+        """Count the shadow pages."""
         return len(self._pages)
 
     def __contains__(self, page: ShadowPage) -> bool:
+        """Say whether *page* is still in use."""
         return self._by_frame.get(page.hpa) is page
 
     def shadows_of(self, gfn: int) -> list[ShadowPage]:
@@ -62,7 +64,8 @@ class ShadowPages:
 
     def entry(self, sptep: int) -> int:
         """Return the entry at *sptep*."""
-        return self._memory.u64[sptep >> 3]
+        spte: int = self._memory.u64[sptep >> 3]
+        return spte
 
     def entries(self, page: ShadowPage) -> list[int]:
         """Return the 512 entries of *page*."""

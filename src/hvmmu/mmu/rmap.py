@@ -34,4 +34,5 @@ class Rmap:
                 yield gfn, sptep, level
 
     def __len__(self) -> int:
+        """Count the leaves."""
         return len(self._by_sptep)

@@ -31,7 +31,7 @@ def _index(gva: int, level: int) -> int:
 
 
 class ShadowMmu:
-    """Shadow paging of a 4-level guest, 4 KiB and 2 MiB (larger pages are mapped in such pieces)."""
+    """Shadow paging of a 4-level guest; a 1 GiB page is mapped in pieces of 2 MiB or 4 KiB."""
 
     def __init__(
         self, slots: Memslots, pages: ShadowPages, cpu: CpuFeatures, params: MmuParams
@@ -74,7 +74,7 @@ class ShadowMmu:
         return self.reload()
 
     def reload(self) -> tuple[Regs, Flush]:
-        """Return the registers for hardware once more, with a new root if the old one was zapped."""
+        """Return hardware's registers once more, with a new root if the old one was zapped."""
         regs, flush = self._regs, Flush.nothing()
         if self._formats is None:
             return regs, flush
@@ -231,7 +231,7 @@ class ShadowMmu:
         return gfn, role
 
     def _make_room(self, pages: int) -> Flush:
-        """Zap the oldest shadow pages until *pages* more fit, so that none goes while it is used."""
+        """Zap the oldest shadow pages until *pages* more fit: none may go while it is used."""
         flush = Flush.nothing()
         while len(self.pages) + pages > self.params.shadow_pages:
             oldest = next(page for page in self.pages if page is not self._root)
@@ -239,7 +239,7 @@ class ShadowMmu:
         return flush
 
     def invlpg(self, gva: int) -> Flush:
-        """Do what the guest's INVLPG asks: the shadow is in step with the tables, hardware is not."""
+        """Return the flush INVLPG is: the shadow is in step with the guest's tables anyway."""
         return Flush(Scope.PAGE, gva)
 
     def emulate_store(self, gpa: int, value: int, size: int) -> Flush:
@@ -286,7 +286,7 @@ class ShadowMmu:
         return flush
 
     def _update_on_write(self, page: ShadowPage, sptep: int, gpte: int) -> None:
-        """Build the leaf at once, if its page belongs to the registers in force and it maps memory."""
+        """Build the leaf at once, if the page goes with the registers in force."""
         role = page.role
         mine = self._regs_role.role(1, role.access)
         if self._formats is None or role != mine or gpte & self._formats.reserved[1]:

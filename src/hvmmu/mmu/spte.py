@@ -30,7 +30,7 @@ class Nonpresent:
 
 
 LINK = pte.P | pte.W | pte.U | pte.A
-"""An entry above the leaf allows everything: what the guest's path allows is in the child's role."""
+"""An entry above the leaf allows everything: what the path allows is in the child's role."""
 
 
 def make_link(table: int) -> int:

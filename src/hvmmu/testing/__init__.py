@@ -1,1 +1,1 @@
-"""What it takes to show that a backend is right: programs for a bare guest, run on machines alike."""
+"""What it takes to show that a backend is right: programs for a bare guest."""

@@ -36,19 +36,19 @@ KERNEL = 0xFFFF_FF80_0000_0000
 
 KERNEL_TABLES = (1, 2)
 ROOTS = (3, 4)
-TABLES = (16, 17, 18, 19, 20, 21, 22, 23, 24, 513, 514, 515)
+TABLES = (16, 17, 18, 19, 20, 21, 513, 514)
 """The frames a program may use as tables, at whatever level it likes."""
 
 DATA = (600, 601, 1024, 1025)
-INDICES = (0, 1, 2)
+INDICES = (0, 1)
 """The entries of a table that a program writes."""
 
 WRITABLE = (*ROOTS, *TABLES)
 ADDRESSES = tuple(
     four << 39 | three << 30 | two << 21 | one << 12
-    for four in (0, 1)
-    for three in (0, 1)
-    for two in (0, 1, 2)
+    for four in INDICES
+    for three in INDICES[:1]
+    for two in INDICES
     for one in INDICES
 )
 """The pages a program accesses."""
@@ -144,8 +144,8 @@ def _faults(outcome: Outcome) -> str:
 def needs_flush(old: int, new: int) -> bool:
     """Say whether going from *old* to *new* obliges the guest to flush.
 
-    SDM "Recommended Invalidation" and "Optional Invalidation": not if the old entry was not present,
-    or if the new one only allows more.
+    SDM "Recommended Invalidation", "Optional Invalidation": not if the old entry was not
+    present, or if the new one only allows more.
     """
     if not old & pte.P:
         return False
@@ -266,4 +266,4 @@ def natural_level(frame: int) -> int:
     """Return the level at which a well-formed program uses a table frame."""
     if frame in ROOTS:
         return len(LONG4.levels)
-    return 3 if TABLES.index(frame) < 3 else 2 if TABLES.index(frame) < 6 else 1
+    return 3 if TABLES.index(frame) < 2 else 2 if TABLES.index(frame) < 4 else 1

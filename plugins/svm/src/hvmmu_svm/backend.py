@@ -103,8 +103,21 @@ class SvmBackend:
         return EXIT_ALWAYS if on else EXIT_NEVER
 
     def intercepts(self, control: SvmVcpu) -> Intercept:
-        """Return what shadow paging must see: every CR write, EFER and INVLPG."""
-        return ~Intercept.NONE
+        """Return what shadow paging must see, as the intercept bits have it."""
+        misc, writes = (
+            control.vmcb.read(field) for field in (Field.INTERCEPT_MISC1, Field.INTERCEPT_CR_WRITE)
+        )
+        found = Intercept.NONE
+        for bits, bit, operation in (
+            (writes, 1 << 0, Intercept.CR0_WRITE),
+            (writes, 1 << 3, Intercept.CR3_WRITE),
+            (writes, 1 << 4, Intercept.CR4_WRITE),
+            (misc, MSR_BIT, Intercept.EFER_WRITE),
+            (misc, INVLPG_BIT, Intercept.INVLPG),
+        ):
+            if bits & bit:
+                found |= operation
+        return found
 
     def record_exit(self, control: SvmVcpu, registers: Registers, what: Exit) -> None:
         """Fill the exit code and EXITINFO, with decode assists, and save RAX and CR2."""
@@ -159,9 +172,7 @@ class SvmBackend:
             case ExitCode.VMEXIT_EXCP14:
                 return PageFault(read(Field.EXITINFO2), first)
             case (
-                ExitCode.VMEXIT_CR0_WRITE
-                | ExitCode.VMEXIT_CR3_WRITE
-                | ExitCode.VMEXIT_CR4_WRITE
+                ExitCode.VMEXIT_CR0_WRITE | ExitCode.VMEXIT_CR3_WRITE | ExitCode.VMEXIT_CR4_WRITE
             ) as code:
                 register = first & 0xF
                 value = rax if register == RAX else registers.gprs[register]
@@ -181,6 +192,7 @@ class SvmBackend:
         self, control: SvmVcpu, registers: Registers, gva: int, pfec: int
     ) -> None:
         """Inject #PF at the next entry, which loads CR2 from the VMCB: the hypervisor writes it."""
+        del registers  # CR2 is loaded over them
         control.vmcb.write(Field.CR2, gva)
         control.vmcb.write(Field.EVENTINJ, EVENT_PAGE_FAULT | pfec << 32)
 

@@ -1,7 +1,7 @@
 """The VMX backend: the hypervisor is told only of the page faults it must handle.
 
-Hardware filters page faults by error code, and unbuilt shadow entries are marked with reserved bits.
-A not-present fault can then only be the guest's own, and is left to the guest.
+Hardware filters page faults by error code, and unbuilt shadow entries have reserved bits set. A
+not-present fault can then only be the guest's own, and is left to the guest.
 """
 
 from collections.abc import Mapping
@@ -118,7 +118,7 @@ class VmxBackend:
             read(Field.EXCEPTION_BITMAP),
         )
 
-    def intercepts(self, control: VmxVcpu) -> Intercept:
+    def intercepts(self, control: VmxVcpu) -> Intercept:  # noqa: ARG002 - the same on every vCPU
         """Return what shadow paging must see: every CR write, EFER and INVLPG."""
         return ~Intercept.NONE
 
@@ -145,6 +145,7 @@ class VmxBackend:
 
     def enter(self, control: VmxVcpu, registers: Registers) -> Entry:
         """Invalidate what was asked for, everything without VPID, and take the injected event."""
+        del registers  # what they hold is in the CPU already
         scope, gva = control.flush, control.gva
         control.flush = None
         if not control.vmcs.read(Field.VIRTUAL_PROCESSOR_ID):

@@ -1,4 +1,4 @@
-"""The page-fault filter: which error codes exit, SDM "Exceptions" under "Other Causes of VM Exits"."""
+"""The page-fault filter: which error codes exit, SDM "Other Causes of VM Exits"."""
 
 from hvmmu.hw.engine import FILTER_BITS
 
