@@ -11,7 +11,7 @@ from typing import Protocol
 import attrs
 
 from hvmmu.errors import GuestMemoryError, InvariantError
-from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gpa, Hpa, Pfn
+from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE, Gpa, Hpa, Pfn
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -109,6 +109,13 @@ class Memslots:
         """Read guest-physical memory; all ones in a hole."""
         hpa = self.hpa(pa)
         return (1 << (8 * size)) - 1 if hpa is None else self.memory.load(hpa, size)
+
+    def table(self, gfn: int) -> list[int]:
+        """Return the frame *gfn* as 512 entries; all ones in a hole."""
+        hpa = self.hpa(gfn << PAGE_SHIFT)
+        if hpa is None:
+            return [(1 << 64) - 1] * ENTRIES
+        return self.memory.u64[hpa >> 3 : (hpa >> 3) + ENTRIES].tolist()
 
     def store(self, pa: int, value: int, size: int = 8) -> None:
         """Write guest-physical memory; lost in a hole."""

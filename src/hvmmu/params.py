@@ -138,7 +138,9 @@ def shown(given: object) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing."""
     spelt = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(name[:_SHOWN].lower(), list(spelt), n=1, cutoff=0.5)
+    typed = name[:_SHOWN].lower()
+    begun = [one for one in spelt if typed and one.startswith(typed)]
+    near = begun or difflib.get_close_matches(typed, list(spelt), n=1, cutoff=0.5)
     return f"; did you mean {spelt[near[0]]!r}?" if near else ""
 
 

@@ -12,7 +12,7 @@ from hvmmu.workloads import descriptions
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-CITED = re.compile(r'\b(?:SDM|APM)\s+((?:"[^"]+"(?:\s+(?:and|under)\s+)?)+)')
+CITED = re.compile(r'\b(?:SDM|APM)\s+((?:"[^"]+"(?:,\s+|\s+(?:and|under)\s+)?)+)')
 TITLE = re.compile(r'"([^"]+)"')
 
 

@@ -181,12 +181,13 @@ def test_accessed_bits_of_upper_entries(bench: Bench) -> None:
     assert not any(bench.gpte(VA, level) & pte.D for level in (4, 3, 2, 1))
 
 
-def test_a_link_made_again_is_an_install(bench: Bench) -> None:
-    """If wrong, a path that was cut above a leaf counts as a fault for nothing."""
+@pytest.mark.parametrize("kind", [pf.U, pf.U | pf.W])
+def test_a_link_made_again_is_an_install(bench: Bench, kind: int) -> None:
+    """If wrong, a path that was cut above a leaf counts as a fault for nothing, or for D."""
     bench.map(VA, FRAME | RW | USED)
     bench.access(VA, bench.READ)
     bench.store(bench.slot(VA, 2), bench.gpte(VA, 2))
-    seen = bench.access(VA, bench.READ)
+    seen = bench.access(VA, kind)
     assert [(one.route, one.cause) for one in seen.handled] == [(Route.INSTALL, Cause.UNBUILT)]
 
 

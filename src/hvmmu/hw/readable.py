@@ -1,5 +1,7 @@
 """The readable engine: the reference walk behind a TLB, in plain Python."""
 
+import attrs
+
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.paging import Formats, formats, mode_of
 from hvmmu.arch.regs import CR4_PKE, Regs
@@ -45,10 +47,11 @@ class ReadableEngine:
 
     def load_regs(self, core: Core, regs: Regs) -> None:
         """Put *regs* in force; flushes nothing."""
+        if attrs.evolve(core.regs, cr3=regs.cr3) != regs:  # more than the root has changed
+            mode = mode_of(regs)
+            self._formats = None if mode is None else formats(mode, regs, core.cpu)
+            self._allowed = allowed_kinds(regs)
         core.regs = regs
-        mode = mode_of(regs)
-        self._formats = None if mode is None else formats(mode, regs, core.cpu)
-        self._allowed = allowed_kinds(regs)
 
     def write_pte(self, hpa: int, value: int) -> None:
         """Store a 64-bit entry; flushes nothing."""

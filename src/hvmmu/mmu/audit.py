@@ -47,45 +47,46 @@ class _Audit:
 
     def run(self) -> None:
         for page in self._pages:
-            if not page.role.direct and not self._pages.is_table(page.gfn):
-                self._fail(page.hpa, "its page is not among the shadows of its table")
-            for at, spte in enumerate(self._pages.entries(page)):
-                if spte != self._nonpresent.trap:
-                    self._check(page, page.hpa + 8 * at, spte)
+            self._page(page)
         for page in self._pages:
             if set(page.parents) != self._parents[page.hpa]:
                 self._fail(page.hpa, "the parents noted are not the entries that link to the page")
         if set(self._pages.rmap.items()) != self._leaves:
             self._fail(0, "the reverse map does not name exactly the leaves there are")
 
-    def _check(self, page: ShadowPage, sptep: int, spte: int) -> None:
-        if spte == self._nonpresent.notrap:
-            self._notrap(page, sptep)
-            return
-        promise = self._promise(page, sptep)
+    def _page(self, page: ShadowPage) -> None:
+        trap, notrap = self._nonpresent.trap, self._nonpresent.notrap
+        if not page.role.direct and not self._pages.is_table(page.gfn):
+            self._fail(page.hpa, "its page is not among the shadows of its table")
+        guest_only = page.role.quiet and not page.role.direct
+        pairs = zip(self._pages.entries(page), self._slots.table(page.gfn), strict=True)
+        for at, (spte, gpte) in enumerate(pairs):
+            if spte == trap:
+                continue
+            sptep = page.hpa + 8 * at
+            if spte != notrap:
+                self._present(page, sptep, spte, gpte)
+            elif gpte & pte.P or not guest_only:
+                self._fail(
+                    sptep,
+                    f"notrap, and the guest's entry is {gpte:#x}: the guest must not"
+                    " see this fault, or not its error code",
+                )
+
+    def _present(self, page: ShadowPage, sptep: int, spte: int, gpte: int) -> None:
+        promise = self._promise(page, sptep, gpte)
         child = self._pages.child(sptep)
         if child is None:
             self._leaf(page, sptep, spte, promise)
         else:
             self._link(page.role, sptep, spte, child, promise)
 
-    def _notrap(self, page: ShadowPage, sptep: int) -> None:
-        """Hold it against the guest's entry: only a not-present one may be the guest's alone."""
-        if page.role.direct or not page.role.quiet:
-            self._fail(sptep, "notrap where the guest has no entry of its own, or must not see it")
-        if self._gpte(page, sptep) & pte.P:
-            self._fail(sptep, "notrap, though the guest's entry is present")
-
-    def _gpte(self, page: ShadowPage, sptep: int) -> int:
-        return self._slots.load((page.gfn << PAGE_SHIFT) + (sptep & 0xFFF))
-
-    def _promise(self, page: ShadowPage, sptep: int) -> _Promise:
+    def _promise(self, page: ShadowPage, sptep: int, gpte: int) -> _Promise:
         at = (sptep & 0xFFF) // 8
         role = page.role
         if role.direct:
             gfn = page.gfn + at * _FRAMES[role.level]
             return _Promise(gfn, role.access, dirty=role.dirty, leaf=True, pkey=role.pkey)
-        gpte = self._gpte(page, sptep)
         if not gpte & pte.P or not gpte & pte.A:
             self._fail(sptep, "present, though the guest's entry is not present or not accessed")
         leaf = role.level == 1 or bool(gpte & pte.PS)

@@ -16,7 +16,7 @@ from hvmmu.mmu.flush import Flush
 from hvmmu.mmu.page import Role, ShadowPage
 from hvmmu.mmu.rmap import Rmap
 from hvmmu.mmu.spte import Nonpresent, make_link
-from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE
+from hvmmu.types import ENTRIES, PAGE_SIZE
 
 LARGE_FRAMES = 512
 """Guest frames in a 2 MiB page."""
@@ -105,11 +105,10 @@ class ShadowPages:
         trap, notrap = self.nonpresent.trap, self.nonpresent.notrap
         if not trap and not notrap:
             return  # the frame came zeroed
-        hpa = self._slots.hpa(page.gfn << PAGE_SHIFT)
-        if page.role.direct or not page.role.quiet or hpa is None:
+        if page.role.direct or not page.role.quiet:
             values = [trap] * ENTRIES
         else:
-            gptes = self._memory.u64[hpa >> 3 : (hpa + PAGE_SIZE) >> 3]
+            gptes = self._slots.table(page.gfn)
             values = [trap if gpte & pte.P else notrap for gpte in gptes]
         first = page.hpa >> 3
         self._memory.u64[first : first + ENTRIES] = memoryview(array("Q", values))

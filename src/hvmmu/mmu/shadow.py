@@ -131,11 +131,11 @@ class ShadowMmu:
             self.pages.set_leaf(sptep, spte, gfn, level)
             if old & pte.P and self.pages.nonpresent.is_present(old):
                 flush = flush.then(Flush(Scope.ALL))
-        spurious = same and not relinked
-        return self._settled(fault, found, spte, was_leaf=was_leaf, spurious=spurious), flush
+        spurious, changed = same and not relinked, was_leaf and not same
+        return self._settled(fault, found, spte, changed=changed, spurious=spurious), flush
 
     def _settled(
-        self, fault: PageFault, found: Walk, spte: int, *, was_leaf: bool, spurious: bool
+        self, fault: PageFault, found: Walk, spte: int, *, changed: bool, spurious: bool
     ) -> Handled:
         """Name the route, now that the entry is written."""
         pkey = found.pkey if self._regs_role.pke else 0
@@ -146,9 +146,11 @@ class ShadowMmu:
             return self._handled(Route.EMULATE, cause, fault, found)
         if spurious:
             return self._handled(Route.SPURIOUS, Cause.STALE, fault, found)
-        if was_leaf and fault.kind & pf.W:
-            cause = Cause.DIRTY if not found.path[-1].entry & pte.D else Cause.WRITE_PROTECT_OFF
-            return self._handled(Route.ACCESSED_DIRTY, cause, fault, found)
+        if changed and fault.kind & pf.W:
+            if not found.path[-1].entry & pte.D:
+                return self._handled(Route.ACCESSED_DIRTY, Cause.DIRTY, fault, found)
+            if not found.access & pf.W:
+                return self._handled(Route.ACCESSED_DIRTY, Cause.WRITE_PROTECT_OFF, fault, found)
         return self._handled(Route.INSTALL, Cause.UNBUILT, fault, found)
 
     def _hardware_view(self) -> Regs:
