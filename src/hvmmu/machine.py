@@ -10,7 +10,7 @@ from hvmmu.costs import CostModel, estimate
 from hvmmu.guest.os import GuestOs
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import Phase, Step
-from hvmmu.hw.engine import Core, TlbCounts
+from hvmmu.hw.engine import Core, Engine, TlbCounts
 from hvmmu.hw.params import CpuParams
 from hvmmu.hw.readable import ReadableEngine
 from hvmmu.ledger import Ledger
@@ -46,7 +46,7 @@ class Platform:
     """The machine without a guest on it."""
 
     memory: Memory
-    engine: ReadableEngine
+    engine: Engine
     backend: Backend[Any]
     vcpu: Vcpu
     shadow: ShadowMmu | None

@@ -102,6 +102,8 @@ class Kernel:
             store(self.PD + 8 * nth, table | self.LINK)
         for page in range(512):
             store(self.PT + 8 * page, page << 12 | self.KERNEL)
+        self.no_handler = self.vcpu.page_fault
+        """The handler that a vCPU has before anybody sets one."""
         self.vcpu.page_fault = self._page_fault
         self.boot()
 

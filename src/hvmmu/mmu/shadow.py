@@ -5,6 +5,8 @@ Either the guest's tables forbid the access, and the fault is the guest's; or th
 shadow is brought up to them, along the same path.
 """
 
+import attrs
+
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LONG4, Formats, formats, mode_of
@@ -83,15 +85,18 @@ class ShadowMmu:
             role = self._regs_role.role(ROOT_LEVEL, ALL_ACCESS)
             self._root, made = self.pages.get((regs.cr3 & pte.ADDRESS) >> PAGE_SHIFT, role)
             flush = flush.then(made).then(Flush(Scope.ALL))
-        shown = Regs(
+        return self._hardware(self._root.hpa), flush
+
+    def _hardware(self, root: int) -> Regs:
+        """Return the guest's registers as hardware must have them, with the shadow root."""
+        regs = self._regs
+        return attrs.evolve(
+            regs,
             cr0=regs.cr0 | CR0_WP,
-            cr3=self._root.hpa,
+            cr3=root,
             cr4=regs.cr4 & ~CR4_PGE,
             efer=regs.efer | (EFER_NXE if hides_fetches(regs) else 0),
-            pkru=regs.pkru,
-            rflags_ac=regs.rflags_ac,
         )
-        return shown, flush
 
     def handle(self, fault: PageFault) -> tuple[Handled, Flush]:
         """Route one fault that exited.
@@ -124,12 +129,13 @@ class ShadowMmu:
         gfn = (found.pa & -(1 << _SHIFT[level])) >> PAGE_SHIFT
         spte = self._leaf(found, fault.kind, gfn, level)
         old = self.pages.entry(sptep)
-        was_leaf = self.pages.nonpresent.is_present(old) and self.pages.child(sptep) is None
+        was_present = self.pages.nonpresent.is_present(old)
+        was_leaf = was_present and self.pages.child(sptep) is None
         same = was_leaf and old & ~(pte.A | pte.D) == spte
         if not same:
             self.pages.zap_entry(sptep).forgo("the page is flushed below if it was mapped")
             self.pages.set_leaf(sptep, spte, gfn, level)
-            if old & pte.P and self.pages.nonpresent.is_present(old):
+            if was_present:
                 flush = flush.then(Flush(Scope.ALL))
         spurious, changed = same and not relinked, was_leaf and not same
         return self._settled(fault, found, spte, changed=changed, spurious=spurious), flush
@@ -139,8 +145,7 @@ class ShadowMmu:
     ) -> Handled:
         """Name the route, now that the entry is written."""
         pkey = found.pkey if self._regs_role.pke else 0
-        hardware = self._hardware_view()
-        if permission_fault(access_of(spte), pkey, fault.kind, hardware):
+        if permission_fault(access_of(spte), pkey, fault.kind, self._hardware(root=0)):
             table = self.pages.is_table(found.pa >> PAGE_SHIFT)
             cause = Cause.TABLE_WRITE if table else Cause.WRITE_PROTECT_OFF
             return self._handled(Route.EMULATE, cause, fault, found)
@@ -152,16 +157,6 @@ class ShadowMmu:
             if not found.access & pf.W:
                 return self._handled(Route.ACCESSED_DIRTY, Cause.WRITE_PROTECT_OFF, fault, found)
         return self._handled(Route.INSTALL, Cause.UNBUILT, fault, found)
-
-    def _hardware_view(self) -> Regs:
-        regs = self._regs
-        return Regs(
-            cr0=regs.cr0 | CR0_WP,
-            cr4=regs.cr4,
-            efer=regs.efer,
-            pkru=regs.pkru,
-            rflags_ac=regs.rflags_ac,
-        )
 
     def _leaf_level(self, found: Walk) -> int:
         """Return 2 if one large entry may map the page, else 1.
