@@ -1,6 +1,7 @@
 """How many random programs the tests run: a few, always the same ones, or very many.
 
-`HYPOTHESIS_PROFILE=nightly` asks for the many, and for other ones each time.
+`HYPOTHESIS_PROFILE=nightly` asks for the many, and for other ones each time; `traced` for the first
+of the few, where coverage makes a step take seven times as long.
 """
 
 import os
@@ -15,6 +16,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("traced", settings.get_profile("default"), max_examples=5)
 settings.register_profile(
     "nightly", settings.get_profile("default"), derandomize=False, max_examples=2_000
 )

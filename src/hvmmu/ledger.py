@@ -29,6 +29,12 @@ class Ledger:
     cr3_loads: int = 0
     tlb_flushes: int = 0
 
+    def clear(self) -> None:
+        """Start again from zero."""
+        self.faults.clear()
+        self.exits.clear()
+        self.accesses = self.invlpg = self.cr3_loads = self.tlb_flushes = 0
+
     def record(self, handled: Handled) -> None:
         """Count one fault."""
         row = Row(handled.route.value, handled.cause.value, handled.pfec, handled.level)

@@ -13,7 +13,6 @@ from hvmmu.guest.steps import Phase, Step
 from hvmmu.hw.engine import Core, Engine, TlbCounts
 from hvmmu.hw.params import CpuParams
 from hvmmu.hw.readable import ReadableEngine
-from hvmmu.ledger import Ledger
 from hvmmu.memory import FramePool, Memory, Memslot, Memslots
 from hvmmu.mmu.bare import BareMmu
 from hvmmu.mmu.pages import ShadowPages
@@ -89,7 +88,7 @@ class Machine:
         """Have the guest perform one step; a phase starts the ledger again."""
         self.guest.step(step)
         if isinstance(step, Phase):
-            self.vcpu.ledger = Ledger()
+            self.vcpu.ledger.clear()
             self._since = self._hardware()
 
     def _hardware(self) -> tuple[TlbCounts, int, int, int]:

@@ -1,6 +1,6 @@
 """The registry: plugins loaded one by one, so that a broken one costs only itself."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
@@ -73,8 +73,8 @@ class _Loader:
                 [p for p in self._plugins.get_plugins() if p is not plugin],
             )
             offered = [backend for backends in hook() for backend in backends]
-            for backend in offered:
-                self._check(backend)
+            for nth, backend in enumerate(offered):
+                self._check(backend, offered[:nth])
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything on import
@@ -84,12 +84,14 @@ class _Loader:
             self.backends[backend.name] = backend
             self.origins[backend.name] = distribution
 
-    def _check(self, backend: type[Backend[Any]]) -> None:
+    def _check(self, backend: type[Backend[Any]], before: Sequence[type[Backend[Any]]]) -> None:
         if backend.api_version != API_VERSION:
             raise ValueError(
                 f"backend {backend.name!r} is for interface {backend.api_version}, and this is"
                 f" {API_VERSION}"
             )
+        if backend.name in (other.name for other in before):
+            raise ValueError(f"backend {backend.name!r} is offered twice")
         if backend.name in self.backends:
             raise ValueError(
                 f"backend {backend.name!r} is there already, from {self.origins[backend.name]}"

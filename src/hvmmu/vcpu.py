@@ -28,11 +28,9 @@ from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Backend,
     CrWrite,
-    Exit,
     Intercept,
     Invlpg,
     MsrWrite,
-    Paging,
 )
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.hw.engine import NOT_LANDED, Core, Engine, Event
@@ -41,6 +39,7 @@ from hvmmu.ledger import Ledger
 from hvmmu.memory import Memory, Memslots
 from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
 from hvmmu.mmu.flush import Flush
+from hvmmu.switch import WorldSwitch
 from hvmmu.types import PAGE_SIZE, Buffer
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
 
 IA32_EFER = 0xC000_0080
 _CR_INTERCEPTS = {0: Intercept.CR0_WRITE, 3: Intercept.CR3_WRITE, 4: Intercept.CR4_WRITE}
+MOST_TRIES = 100
+"""How often one access may stop; a guest and a hypervisor need a handful between them."""
 _CR0_ALLOWED = CR0_PE | CR0_WP | CR0_PG
 
 
@@ -57,6 +58,14 @@ class Resume(enum.Enum):
     RETRY = "retry"
     SKIP = "skip"
     """The next access: the guest moved its instruction pointer on."""
+
+
+@attrs.frozen
+class Operand:
+    """What a store writes: *size* bytes of *value*."""
+
+    value: int
+    size: int
 
 
 class Mmu(Protocol):
@@ -99,17 +108,13 @@ class Vcpu:
         self.core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
         self.memory, self.slots = memory, slots
         self.ledger = Ledger()
-        self.control = backend.create_vcpu(0)
+        self.switch = WorldSwitch(core, engine, backend, self.ledger)
         self.page_fault: Callable[[int], Resume] = _no_handler
         """The guest's page-fault handler: takes the error code, finds the address in cr2."""
         self.general_protection: Callable[[int], Resume] = _no_canonical
         """The guest's handler for non-canonical addresses: takes the address."""
         self.regs = Regs()
         """The guest's own view of its registers."""
-        self._operand: tuple[int, int] | None = None
-        self._hypervised = backend.caps.paging is not Paging.BARE
-        self._intercepts = backend.intercepts(self.control)
-        core.exit_filter = backend.exit_filter(self.control)
 
     # What the guest sees of itself.
 
@@ -169,9 +174,12 @@ class Vcpu:
         hosts = None if landed is None else array("Q", [NOT_LANDED]) * len(vas)
         self.ledger.accesses += len(vas)
         finished: dict[int, int] = {}
-        at = 0
+        at, last, tries = 0, -1, 0
         while (at := self.engine.run(self.core, gva, kind, at, hosts)) < len(vas):
-            gpa = self._stopped()
+            tries = tries + 1 if at == last else 0
+            last = at
+            self._refuse_to_hang(tries)
+            gpa = self._stopped(None)
             if gpa is not None:
                 finished[at] = gpa
                 at += 1
@@ -185,11 +193,13 @@ class Vcpu:
 
         All ones come from where no memory is, or where the guest's handler skipped the access.
         """
+        self.ledger.accesses += 1
         hpa = self._single(gva, pf.READ, size)
         return (1 << (8 * size)) - 1 if hpa == NOT_LANDED else self.memory.load(hpa, size)
 
     def store(self, gva: int, value: int, size: int = 8) -> None:
         """Write *size* bytes (1, 2, 4, 8) at the naturally aligned *gva* as a supervisor."""
+        self.ledger.accesses += 1
         hpa = self._single(gva, pf.WRITE, size, value)
         if hpa != NOT_LANDED:
             self.memory.store(hpa, value, size)
@@ -200,12 +210,14 @@ class Vcpu:
 
     def copy_page(self, gva: int, source: int) -> None:
         """Copy the 4 KiB page at *source* to *gva* as REP MOVSQ does."""
+        self.ledger.accesses += 1
         hpa = self._single(source, pf.READ, 8)
         if hpa == NOT_LANDED:
             raise InvariantError(f"the guest copies a page from {source:#x}, where nothing is")
         self._fill_page(gva, hpa)
 
     def _fill_page(self, gva: int, source: int | None) -> None:
+        self.ledger.accesses += 1  # the guest's one, in however many pieces it is carried out
         done = 0
         while done < PAGE_SIZE:
             value = 0 if source is None else self.memory.load(source + done)
@@ -223,38 +235,43 @@ class Vcpu:
         if gva % size:
             raise InputError(f"{size} bytes at {gva:#x} are not aligned; split the access")
         vas, kinds, landed = array("Q", [gva]), bytes([kind]), array("Q", [NOT_LANDED])
-        self.ledger.accesses += 1
+        operand, tries = Operand(value, size), 0
         while not self.engine.run(self.core, vas, kinds, 0, landed):
-            self._operand = (value, size)
-            done = self._stopped()
-            self._operand = None
-            if done is not None:
+            tries += 1
+            self._refuse_to_hang(tries)
+            if self._stopped(operand) is not None:
                 return NOT_LANDED
         return landed[0]
+
+    def _refuse_to_hang(self, tries: int) -> None:
+        """Give up on an access that all sides claim to have made possible, and that still stops."""
+        if tries > MOST_TRIES:
+            gva, event = self.core.gva, self.core.event
+            raise InvariantError(f"the access to {gva:#x} stopped {tries} times in a row: {event}")
 
     # Privileged operations.
 
     def invlpg(self, gva: int) -> None:
         """Drop cached translations of one address."""
         self.ledger.invlpg += 1
-        if Intercept.INVLPG in self._intercepts:
-            what = self._exit(Invlpg(gva))
-            assert isinstance(what, Invlpg)
-            gva = what.gva
-        self._perform(self.mmu.invlpg(gva))
-        self._enter(Intercept.INVLPG)
+        exits = Intercept.INVLPG in self.switch.intercepts
+        if exits:
+            gva = self.switch.leave(Invlpg(gva)).gva
+        self.switch.perform(self.mmu.invlpg(gva))
+        if exits:
+            self.switch.enter()
 
     def write_cr0(self, value: int) -> None:
         """Set CR0: PE, WP and PG."""
         _refuse_bits("CR0", value & ~_CR0_ALLOWED)
         scope = Scope.ALL if (value ^ self.regs.cr0) & CR0_PG else None
-        self._write_cr(0, value, attrs.evolve(self.regs, cr0=value), scope)
+        self._write_cr(0, value, scope)
 
     def write_cr3(self, value: int) -> None:
         """Set CR3: the guest-physical address of the root table."""
         _refuse_bits("CR3", value >> self.cpu.maxphyaddr << self.cpu.maxphyaddr)
         self.ledger.cr3_loads += 1
-        self._write_cr(3, value, attrs.evolve(self.regs, cr3=value), Scope.NON_GLOBAL)
+        self._write_cr(3, value, Scope.NON_GLOBAL)
 
     def write_cr4(self, value: int) -> None:
         """Set CR4: the bits that the CPU model offers."""
@@ -262,18 +279,18 @@ class Vcpu:
         changed = value ^ self.regs.cr4
         flushes = changed & (CR4_PGE | CR4_PAE) or changed & value & CR4_SMEP
         scope = Scope.ALL if flushes else None
-        self._write_cr(4, value, attrs.evolve(self.regs, cr4=value), scope)
+        self._write_cr(4, value, scope)
 
     def write_efer(self, value: int) -> None:
         """Set IA32_EFER: LME, LMA and NXE. Flushes nothing: SDM leaves that to the guest."""
         offered = EFER_LME | EFER_LMA | (EFER_NXE if self.cpu.nx else 0)
         _refuse_bits("IA32_EFER", value & ~offered)
-        if Intercept.EFER_WRITE in self._intercepts:
-            what = self._exit(MsrWrite(IA32_EFER, value))
-            assert isinstance(what, MsrWrite)
-            value = what.value
+        exits = Intercept.EFER_WRITE in self.switch.intercepts
+        if exits:
+            value = self.switch.leave(MsrWrite(IA32_EFER, value)).value
         self._load_guest(attrs.evolve(self.regs, efer=value), None)
-        self._enter(Intercept.EFER_WRITE)
+        if exits:
+            self.switch.enter()
 
     def write_pkru(self, value: int) -> None:
         """Set PKRU, which no vendor intercepts."""
@@ -283,59 +300,24 @@ class Vcpu:
         """Set or clear EFLAGS.AC as STAC and CLAC do, which no vendor intercepts."""
         self._load_guest(attrs.evolve(self.regs, rflags_ac=value), None)
 
-    def _write_cr(self, cr: int, value: int, regs: Regs, scope: Scope | None) -> None:
-        if _CR_INTERCEPTS[cr] in self._intercepts:
-            what = self._exit(CrWrite(cr, value))
-            assert isinstance(what, CrWrite)
-            regs = attrs.evolve(self.regs, **{f"cr{what.cr}": what.value})
-        self._load_guest(regs, scope)
-        self._enter(_CR_INTERCEPTS[cr])
+    def _write_cr(self, cr: int, value: int, scope: Scope | None) -> None:
+        exits = _CR_INTERCEPTS[cr] in self.switch.intercepts
+        if exits:
+            what = self.switch.leave(CrWrite(cr, value))
+            cr, value = what.cr, what.value
+        self._load_guest(attrs.evolve(self.regs, **{f"cr{cr}": value}), scope)
+        if exits:
+            self.switch.enter()
 
     def _load_guest(self, regs: Regs, scope: Scope | None) -> None:
         self.regs = regs
         hardware, flush = self.mmu.load_guest(regs)
-        self._load_hardware(hardware, flush.then(Flush(scope)))
+        self.switch.load(hardware, flush.then(Flush(scope)))
 
-    def _load_hardware(self, regs: Regs, flush: Flush) -> None:
-        if regs != self.core.regs:
-            self.engine.load_regs(self.core, regs)
-            self.backend.load_root(self.control, regs.cr3)
-        self._perform(flush)
+    # Stops.
 
-    # Exits and entries.
-
-    def _perform(self, flush: Flush) -> None:
-        flush.perform(self._request_flush)
-
-    def _request_flush(self, scope: Scope, gva: int) -> None:
-        if self._hypervised:
-            self.backend.flush_tlb(self.control, scope, gva)
-        else:
-            self._flush(scope, gva)
-
-    def _flush(self, scope: Scope, gva: int) -> None:
-        self.ledger.tlb_flushes += 1
-        self.engine.flush(scope, gva)
-
-    def _exit(self, what: Exit) -> Exit:
-        """Leave the guest and read back why: all that passes is in the control structure."""
-        self.backend.record_exit(self.control, self.core, what)
-        self.ledger.exits[self.backend.exit_reason(self.control)] += 1
-        return self.backend.decode_exit(self.control, self.core)
-
-    def _enter(self, after: Intercept | None) -> Resume:
-        """Enter the guest again, if the operation made it exit at all."""
-        if after is not None and after not in self._intercepts:
-            return Resume.RETRY
-        entry = self.backend.enter(self.control, self.core)
-        if entry.flush is not None:
-            self._flush(entry.flush, entry.gva)
-        if entry.vector == PAGE_FAULT_VECTOR:
-            return self.page_fault(entry.error_code)
-        return Resume.RETRY
-
-    def _stopped(self) -> int | None:
-        """Take a stop to whoever must handle it.
+    def _stopped(self, operand: Operand | None) -> int | None:
+        """Take a stop to whoever must handle it; *operand* is what the access stores, if known.
 
         Return None if the access is to be tried again, its guest-physical address if it was
         completed in software, NOT_LANDED if the guest skipped it.
@@ -343,42 +325,42 @@ class Vcpu:
         core = self.core
         match core.event:
             case Event.EXIT:
-                return self._page_fault_exit()
+                return self._page_fault_exit(operand)
             case Event.DELIVERED:
                 cause = guest_cause(core.pfec, core.access, core.kind, core.regs)
                 self.ledger.record(Handled(Route.BYPASS, cause, core.pfec, core.level))
                 resume = self.page_fault(core.pfec)
             case Event.GENERAL_PROTECTION:
                 resume = self.general_protection(core.gva)
-            case Event.PHYSICAL if not self._hypervised:
+            case Event.PHYSICAL if not self.switch.hypervised:
                 self.ledger.record(Handled(Route.MMIO, Cause.NO_MEMORY, 0, core.level))
                 return core.pa
             case _:
                 raise InvariantError(f"the engine stopped at {core.gva:#x} with {core.event}")
         return None if resume is Resume.RETRY else NOT_LANDED
 
-    def _page_fault_exit(self) -> int | None:
-        fault = self._exit(PageFault(self.core.gva, self.core.pfec))
-        assert isinstance(fault, PageFault)
+    def _page_fault_exit(self, operand: Operand | None) -> int | None:
+        fault = self.switch.leave(PageFault(self.core.gva, self.core.pfec))
         handled, flush = self.mmu.handle(fault)
         self.ledger.record(handled)
         done = handled.gpa if handled.route in (Route.EMULATE, Route.MMIO) else None
         if handled.route is Route.EMULATE:
-            flush = flush.then(self._emulate(handled.gpa))
+            flush = flush.then(self._emulate(handled.gpa, operand))
         elif handled.route is Route.INJECT:
-            self.backend.inject_page_fault(self.control, self.core, fault.gva, handled.pfec)
+            self.switch.inject_page_fault(fault.gva, handled.pfec)
         hardware, made = self.mmu.reload()
-        self._load_hardware(hardware, flush.then(made))
-        resume = self._enter(None)
-        return done if resume is Resume.RETRY else NOT_LANDED
+        self.switch.load(hardware, flush.then(made))
+        entry = self.switch.enter()
+        if entry.vector != PAGE_FAULT_VECTOR:
+            return done
+        return None if self.page_fault(entry.error_code) is Resume.RETRY else NOT_LANDED
 
-    def _emulate(self, gpa: int) -> Flush:
+    def _emulate(self, gpa: int, operand: Operand | None) -> Flush:
         """Complete a store; an access with no operand, as a trace has it, writes what was there."""
-        if self._operand is None:
+        if operand is None:
             gpa &= ~7
-            return self.mmu.emulate_store(gpa, self.slots.load(gpa), 8)
-        value, size = self._operand
-        return self.mmu.emulate_store(gpa, value, size)
+            operand = Operand(self.slots.load(gpa), 8)
+        return self.mmu.emulate_store(gpa, operand.value, operand.size)
 
 
 def _refuse_bits(register: str, bits: int) -> None:

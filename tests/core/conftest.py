@@ -20,7 +20,6 @@ from hvmmu.arch.regs import (
     CpuFeatures,
 )
 from hvmmu.backend import Backend, Paging
-from hvmmu.ledger import Ledger
 from hvmmu.machine import Platform, build
 from hvmmu.mmu.audit import audit
 from hvmmu.mmu.params import MmuParams
@@ -45,7 +44,7 @@ class Variant:
         return self.backend.caps.paging is not Paging.BARE
 
 
-def variants() -> Iterator[pytest.ParameterSet]:
+def variants() -> Iterator[Any]:
     """Yield every installed backend, with each boolean it is compared over off and on."""
     for name, backend in plugins.load().backends.items():
         if not backend.compare_over:
@@ -113,7 +112,7 @@ class Kernel:
         self.vcpu.write_efer(EFER_LME | EFER_LMA | efer)
         self.vcpu.write_cr3(self.PML4)
         self.vcpu.write_cr0(CR0_PE | CR0_PG | cr0)
-        self.vcpu.ledger = Ledger()
+        self.vcpu.ledger.clear()
 
     def _page_fault(self, pfec: int) -> Resume:
         self.faults.append((self.vcpu.cr2, pfec))

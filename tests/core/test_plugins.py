@@ -122,7 +122,7 @@ BROKEN = [
     ),
     pytest.param(
         offering("twice", "twice"),
-        "ValueError: backend 'twice' is there already",
+        "ValueError: backend 'twice' is offered twice",
         id="the same name twice",
     ),
 ]

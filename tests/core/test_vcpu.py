@@ -268,7 +268,9 @@ def test_whole_pages_over_a_table(
     entries = [kernel.FREE + (n << 12) | kernel.RO for n in reversed(range(512))]
     for n, entry in enumerate(entries):
         kernel.vcpu.boot_store(new + 8 * n, entry)
+    before = kernel.vcpu.ledger.accesses
     kernel.vcpu.copy_page(kernel.USER_PT, new)
+    assert kernel.vcpu.ledger.accesses == before + 2  # on every backend: a load and a store
     kernel.vcpu.write_cr3(kernel.PML4)
     assert contents(kernel, kernel.USER_PT) == entries
     assert run(kernel, (kernel.user(511), READ)) == [kernel.FREE]
@@ -516,7 +518,7 @@ def test_an_event_that_cannot_be_is_our_bug(
     for event in (Event.PHYSICAL, None):
         vcpu.core.event = event
         with pytest.raises(InvariantError, match="the engine stopped at"):
-            vcpu._stopped()
+            vcpu._stopped(None)
 
 
 def test_before_paging(boot: Callable[..., Kernel], variant: Variant) -> None:

@@ -31,17 +31,23 @@ def entry_for(va: int, size: int, *, is_global: bool = False) -> Entry:
 
 @attrs.define
 class Level:
-    """One level of the model: who is in it, and when each was last used."""
+    """One level of the model: who is in it, when each was last used, and which are global.
+
+    A page may be global in one level and not in another, if its entry changed in between.
+    """
 
     geometry: Geometry
     used: dict[int, int] = attrs.field(factory=dict)
+    globals: set[int] = attrs.field(factory=set)
 
-    def insert(self, tag: int, now: int) -> None:
+    def insert(self, tag: int, now: int, *, is_global: bool) -> None:
         """Put *tag* in, in place of the one of its set that was used longest ago."""
         mates = [other for other in self.used if self.set_of(other) == self.set_of(tag)]
         if tag not in self.used and len(mates) == self.geometry.ways:
             del self.used[min(mates, key=self.used.__getitem__)]
         self.used[tag] = now
+        self.globals.discard(tag)
+        self.globals |= {tag} if is_global else set()
 
     def set_of(self, tag: int) -> int:
         """Return which set *tag* belongs in: the low bits of its page number."""
@@ -56,7 +62,7 @@ class TlbAgainstModel(RuleBasedStateMachine):
         self.tlb = Tlb(TlbGeometry(INSTRUCTION, DATA, SECOND))
         self.first = [Level(DATA), Level(INSTRUCTION)]
         self.second = Level(SECOND)
-        self.globals: set[int] = set()
+        self.levels = (*self.first, self.second)
         self.clock = count()
         self.fills = [0, 0]
         self.walks = 0
@@ -66,25 +72,20 @@ class TlbAgainstModel(RuleBasedStateMachine):
         """Look *va* up, and fill it after a miss, as an engine does."""
         now, first = next(self.clock), self.first[fetch]
         tags = [tag_of(va, one) for one in range(3)]
-        hit = next(
-            (tag for level in (first, self.second) for tag in tags if tag in level.used), None
-        )
+        levels = (first, self.second)
+        hit = next((tag for level in levels for tag in tags if tag in level.used), None)
         found = self.tlb.find(va, fetch=fetch)
         assert (found and found.tag) == hit
-        if hit is None:
-            entry = entry_for(va, size, is_global=is_global)
-            self.tlb.fill(va, entry, fetch=fetch)
-            self.globals.discard(entry.tag)
-            self.globals |= {entry.tag} if is_global else set()
-            self.walks += 1
-            self.second.insert(entry.tag, now)
-            hit = entry.tag
-        elif hit in first.used:
+        if hit is not None and hit in first.used:
             first.used[hit] = now
             return
-        else:
-            self.second.used[hit] = now
-        first.insert(hit, now)
+        if hit is None:
+            hit = tag_of(va, size)
+            self.tlb.fill(va, entry_for(va, size, is_global=is_global), fetch=fetch)
+            self.second.insert(hit, now, is_global=is_global)
+            self.walks += 1
+        self.second.used[hit] = now
+        first.insert(hit, now, is_global=hit in self.second.globals)
         self.fills[not fetch] += 1
 
     @precondition(lambda self: self.walks)
@@ -92,26 +93,26 @@ class TlbAgainstModel(RuleBasedStateMachine):
     def invlpg(self, va: int) -> None:
         """Drop one page."""
         self.tlb.flush(Scope.PAGE, va)
-        self.keep(lambda tag: tag not in [tag_of(va, size) for size in range(3)])
+        self.keep(lambda _, tag: tag not in [tag_of(va, size) for size in range(3)])
 
     @precondition(lambda self: self.walks)
     @rule()
     def load_cr3(self) -> None:
         """Drop what is not global."""
         self.tlb.flush(Scope.NON_GLOBAL)
-        self.keep(self.globals.__contains__)
+        self.keep(lambda level, tag: tag in level.globals)
 
     @precondition(lambda self: self.walks > 8)
     @rule()
     def flush_all(self) -> None:
         """Drop everything."""
         self.tlb.flush(Scope.ALL)
-        self.keep(lambda _: False)
+        self.keep(lambda *_: False)
 
-    def keep(self, wanted: Callable[[int], bool]) -> None:
+    def keep(self, wanted: Callable[[Level, int], bool]) -> None:
         """Drop from the model what is not wanted."""
-        for level in (*self.first, self.second):
-            level.used = {tag: at for tag, at in level.used.items() if wanted(tag)}
+        for level in self.levels:
+            level.used = {tag: at for tag, at in level.used.items() if wanted(level, tag)}
 
     @invariant()
     def same(self) -> None:
@@ -125,7 +126,7 @@ class TlbAgainstModel(RuleBasedStateMachine):
                 assert [entry.tag for entry in ways] == latest_first
         assert self.tlb.first_misses == self.fills
         assert self.tlb.second_misses == self.walks
-        tags = sorted(tag for level in (*self.first, self.second) for tag in level.used)
+        tags = sorted(tag for level in self.levels for tag in level.used)
         assert sorted(entry.tag for entry in self.tlb.entries()) == tags
 
 

@@ -101,6 +101,8 @@ class Bench:
         self.pages = ShadowPages(self.memory, self.slots, self.engine, pool, self.nonpresent)
         self.mmu = ShadowMmu(self.slots, self.pages, cpu, params)
         self.flushes: list[object] = []
+        self.sound = True
+        """Nothing was broken on purpose, so the audit must find nothing."""
         self._loaded = False
         self._next_table = TABLES
 
@@ -246,7 +248,8 @@ def build() -> Iterator[Build]:
 
     yield make
     for bench in built:
-        bench.audit()
+        if bench.sound:
+            bench.audit()
         bench.memory.close()
 
 

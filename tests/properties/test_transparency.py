@@ -84,6 +84,8 @@ class Programs:
     def __init__(self, seed: str) -> None:
         """Begin from *seed*."""
         self.random = random.Random(seed)  # noqa: S311 - not for secrets
+        self.recent: list[int] = []
+        self.last: Operation | None = None
 
     def one_of(self, *weighted: tuple[int, str]) -> str:
         """Return one of (weight, value)."""
@@ -123,8 +125,11 @@ class Programs:
         return choose(below) << 12 | self.flags(usual)
 
     def address(self) -> int:
-        """Return an address the program uses."""
-        return self.random.choice(ADDRESSES) + self.random.choice((0, 8, 16))
+        """Return an address the program uses, rather one it has used lately."""
+        if self.recent and self.random.random() < 0.6:
+            return self.random.choice(self.recent[-3:])
+        self.recent.append(self.random.choice(ADDRESSES) + self.random.choice((0, 8, 16)))
+        return self.recent[-1]
 
     def start(self) -> list[Operation]:
         """Return writes that lead from either root to data, for a program to begin with."""
@@ -137,17 +142,26 @@ class Programs:
             for index in INDICES:
                 gpte = frames[(table + index) % len(frames)] << 12 | pte.P | pte.U
                 gpte |= (
-                    pte.W * (chance() < 0.9) | pte.A * (chance() < 0.6) | pte.D * (chance() < 0.5)
+                    pte.W * (chance() < 0.75) | pte.A * (chance() < 0.6) | pte.D * (chance() < 0.5)
                 )
                 if chance() < 0.9:
                     made.append(SetEntry(table, index, gpte, by_page=True))
         return made
 
     def operation(self) -> Operation:
-        """Return one operation."""
+        """Return one operation; after one that changes what is allowed, often a look at that."""
+        choose = self.random.choice
+        if self.recent and isinstance(self.last, (Toggle, SetEntry)) and self.random.random() < 0.6:
+            self.last = Access(choose(self.recent[-3:]), choose(KINDS))
+        else:
+            self.last = self.any_operation()
+        return self.last
+
+    def any_operation(self) -> Operation:
+        """Return one operation, whatever came before."""
         choose = self.random.choice
         match self.one_of(
-            (10, "access"), (7, "set"), (2, "poke"), (1, "page"), (1, "root"), (1, "")
+            (10, "access"), (7, "set"), (2, "poke"), (1, "page"), (1, "root"), (2, "")
         ):
             case "access":
                 return Access(self.address(), choose(KINDS))
@@ -168,7 +182,9 @@ class Programs:
 KINDS = [user | how for user in (0, pf.U) for how in (pf.READ, pf.WRITE, pf.FETCH)]
 TOGGLES = (
     Toggle("cr0", CR0_WP),
+    Toggle("cr0", CR0_WP),
     Toggle("cr4", CR4_SMEP),
+    Toggle("cr4", CR4_SMAP),
     Toggle("cr4", CR4_SMAP),
     Toggle("cr4", CR4_PGE),
     Toggle("cr4", CR4_PKE),

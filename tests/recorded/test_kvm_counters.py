@@ -10,6 +10,7 @@ import json
 import lzma
 from array import array
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -20,11 +21,13 @@ from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_PE, CR0_PG, CR0_WP, CR4_PAE, EFER_LMA, EFER_LME, CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.hw.engine import EXIT_ALWAYS
-from hvmmu.ledger import Ledger
 from hvmmu.machine import Platform, build
 from hvmmu.mmu.fault import Route
 from hvmmu.mmu.params import MmuParams
 from hvmmu.vcpu import Resume, Vcpu
+
+if TYPE_CHECKING:
+    from hvmmu.ledger import Ledger
 
 RECORDED = Path(__file__).with_name("linux-kvm-shadow-counters.jsonl.xz")
 CASES = 100
@@ -85,7 +88,8 @@ def variants() -> list[object]:
                 params = backend.params(**({over: on} if over else {}))
                 label = f"{name}-{over}={on:d}" if over else name
                 found.append(pytest.param(backend(params, CPU, frozenset()), id=label))
-    return found
+    none = pytest.mark.skip("no backend that shadows is installed")
+    return found or [pytest.param(None, marks=none)]
 
 
 def boot(backend: Backend, flags: str, params: MmuParams) -> Platform:
@@ -105,15 +109,15 @@ def boot(backend: Backend, flags: str, params: MmuParams) -> Platform:
     vcpu.write_cr3(PML4)
     vcpu.write_cr0(CR0_PE | CR0_WP | CR0_PG)
     vcpu.page_fault = lambda _: map_page(vcpu)
-    vcpu.ledger = Ledger()
+    vcpu.ledger.clear()
     return platform
 
 
 def map_page(vcpu: Vcpu) -> Resume:
     """Handle a fault as the recorded guest did: its store is emulated, and the exit is not ours."""
     page = vcpu.cr2 >> 12
-    vcpu._perform(vcpu.mmu.emulate_store(PT + 8 * page, page << 12 | LINK, 8))
-    vcpu._enter(None)
+    vcpu.switch.perform(vcpu.mmu.emulate_store(PT + 8 * page, page << 12 | LINK, 8))
+    vcpu.switch.enter()
     return Resume.RETRY
 
 
