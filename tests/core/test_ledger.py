@@ -52,6 +52,13 @@ def test_totals() -> None:
     assert made.total(*Route) == len(FAULTS)
 
 
+def test_clearing() -> None:
+    """If wrong, what was counted before a measurement is in it."""
+    made = ledger()
+    made.clear()
+    assert made == Ledger()
+
+
 def test_counters_of_a_run() -> None:
     """If wrong, a result document says something else than the ledger."""
     tlb = TlbCounts(instruction_misses=4, data_misses=6, misses=8)

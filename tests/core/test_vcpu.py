@@ -25,6 +25,7 @@ from hvmmu.arch.regs import (
     EFER_NXE,
     CpuFeatures,
 )
+from hvmmu.backend import Invlpg
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.hw.engine import NOT_LANDED, Event
 from hvmmu.mmu.fault import Cause, Route
@@ -146,6 +147,48 @@ def test_a_fault_in_the_handler(kernel: Kernel) -> None:
     assert kernel.faults == [(outer, pf.W), (inner, pf.W)]
     assert kernel.vcpu.peek(kernel.FREE) == 0x1234
     assert kernel.vcpu.peek(kernel.FREE + 0x1000) == 0x5678
+
+
+def test_user_code_in_the_middle_of_a_kernels_store(kernel: Kernel) -> None:
+    """If wrong, an emulated store writes what another access in between had."""
+    outer = kernel.user(2) + 8 * 7
+
+    def answer() -> Resume:
+        if kernel.vcpu.cr2 == outer:
+            kernel.vcpu.store(kernel.slot(2), kernel.USER_PT | kernel.RW)
+            run(kernel, (kernel.user(1), WRITE))
+        else:
+            kernel.vcpu.store(kernel.slot(1), kernel.FREE | kernel.RW)
+        return Resume.RETRY
+
+    kernel.answer = answer
+    kernel.vcpu.store(outer, kernel.FREE + 0x7000 | kernel.RW)
+    assert kernel.vcpu.peek(kernel.slot(7)) == kernel.FREE + 0x7000 | kernel.RW
+    assert run(kernel, (kernel.user(7), WRITE)) == [kernel.FREE + 0x7000]
+
+
+def test_many_faults_in_a_batch(kernel: Kernel) -> None:
+    """If wrong, a batch with many faults counts as one access that never gets through."""
+    accesses = [(kernel.user(page), WRITE) for page in range(300)]
+
+    def answer() -> Resume:
+        page = kernel.vcpu.cr2 - kernel.USER >> 12
+        kernel.vcpu.store(kernel.slot(page), kernel.FREE + (page << 12) | kernel.RW)
+        return Resume.RETRY
+
+    kernel.answer = answer
+    assert run(kernel, *accesses) == [kernel.FREE + (page << 12) for page in range(300)]
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_handler_that_resolves_nothing(kernel: Kernel, single: bool) -> None:
+    """If wrong, an access that never gets through hangs the tool instead of ending it."""
+    kernel.answer = lambda: Resume.RETRY
+    user = kernel.user(1)
+    access = (lambda: kernel.vcpu.load(user)) if single else (lambda: run(kernel, (user, READ)))
+    with pytest.raises(InvariantError, match=r"the access to 0x201000 stopped 101 times in a row"):
+        access()
+    assert len(kernel.faults) in (100, 101)
 
 
 def test_present_faults(kernel: Kernel) -> None:
@@ -387,6 +430,39 @@ def test_what_nobody_intercepts_is_obeyed(kernel: Kernel, guard: int) -> None:
 # Flushes.
 
 
+def cached(kernel: Kernel) -> set[int]:
+    """Return the pages that the TLB holds."""
+    return {entry.tag >> 2 << 12 for entry in kernel.platform.engine.tlb.entries()}
+
+
+@pytest.mark.parametrize("register", ["cr0", "cr3", "cr4"])
+def test_a_flush_happens_before_the_guest_runs_on(kernel: Kernel, register: str) -> None:
+    """If wrong, a flush waits for an exit that may be long in coming, or is not counted."""
+    kernel.map(1, kernel.FREE | kernel.RW)
+    run(kernel, (kernel.user(1), READ), (kernel.user(1), FETCH))
+    before = kernel.vcpu.ledger.tlb_flushes
+    kernel.vcpu.invlpg(kernel.user(1))
+    assert kernel.vcpu.ledger.tlb_flushes == before + 1
+    assert kernel.user(1) not in cached(kernel)
+    run(kernel, (kernel.user(1), READ))
+    flip = {"cr0": CR0_PG, "cr3": 0, "cr4": CR4_PGE}[register]
+    write = getattr(kernel.vcpu, f"write_{register}")
+    write(getattr(kernel.vcpu, register) ^ flip)
+    assert kernel.vcpu.ledger.tlb_flushes == before + 2
+    assert cached(kernel) == set()
+
+
+@pytest.mark.parametrize("register", ["cr0", "cr4", "efer"])
+def test_a_registers_own_value_flushes_nothing(kernel: Kernel, register: str) -> None:
+    """If wrong, a write that changes nothing empties the TLB; only CR3's does."""
+    kernel.map(1, kernel.FREE | kernel.RW)
+    run(kernel, (kernel.user(1), READ))
+    before = kernel.vcpu.ledger.tlb_flushes
+    getattr(kernel.vcpu, f"write_{register}")(getattr(kernel.vcpu, register))
+    assert kernel.vcpu.ledger.tlb_flushes == before
+    assert kernel.user(1) in cached(kernel)
+
+
 def test_invlpg(kernel: Kernel) -> None:
     """If wrong, a page unmapped and flushed is still there."""
     kernel.map(1, kernel.FREE | kernel.RW)
@@ -508,6 +584,28 @@ def test_bypass_needs_no_exit(boot: Callable[..., Kernel], hypervised: Variant) 
     assert kernel.vcpu.ledger.exits.total() == before + (not nonpresent.differ)
     route = Route.BYPASS if nonpresent.differ else Route.INJECT
     assert kernel.vcpu.ledger.total(route, cause=Cause.NOT_PRESENT) == 1
+
+
+def test_an_exit_that_is_read_as_another(boot: Callable[..., Kernel], hypervised: Variant) -> None:
+    """If wrong, a plugin whose two halves disagree makes the guest do what it never asked for."""
+    backend = hypervised.backend
+    liar = type("Liar", (backend,), {"decode_exit": lambda *_: Invlpg(0)})
+    with pytest.raises(InvariantError, match=rf"{backend.name} recorded CrWrite\(.* read back Inv"):
+        boot(attrs.evolve(hypervised, backend=liar))
+
+
+def test_a_traces_write_to_a_table_is_still_a_write(
+    boot: Callable[..., Kernel], hypervised: Variant
+) -> None:
+    """If wrong, the MMU follows it at another address, or does not see a flood of such writes."""
+    kernel = boot(hypervised, flood_threshold=1)
+    shadow = kernel.platform.shadow
+    assert shadow is not None
+    kernel.map(0, kernel.USER_PT | kernel.RW)
+    run(kernel, (kernel.user(0), READ))
+    assert shadow.pages.is_table(kernel.USER_PT >> 12)
+    run(kernel, (kernel.user(0) + 12, WRITE))
+    assert not shadow.pages.is_table(kernel.USER_PT >> 12)
 
 
 def test_an_event_that_cannot_be_is_our_bug(

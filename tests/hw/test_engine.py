@@ -117,9 +117,9 @@ def test_a_frame_beyond_memory(hw: Hardware) -> None:
     """If wrong, an access to no memory lands in some, or is cached as if it had."""
     end = hw.memory.size
     hw.map(VA, end | RW)
-    for _ in range(2):
-        assert hw.access(VA + 8, WRITE) is Event.PHYSICAL
-        assert (hw.core.pa, hw.core.level) == (end + 8, 1)
+    for at in (0, 8, 8):
+        assert hw.access(VA + at, WRITE) is Event.PHYSICAL
+        assert (hw.core.pa, hw.core.level) == (end + at, 1)
     assert list(hw.engine.tlb.entries()) == []
     hw.map(VA, end - 0x1000 | RW)
     assert hw.access(VA + 8, WRITE) == end - 0x1000 + 8
@@ -408,6 +408,14 @@ def test_counts(build: Callable[..., Hardware]) -> None:
     assert hw.core.walk_refs == 12
     hw.run((0x1000, FETCH), (0x1000, FETCH))
     assert hw.engine.counts() == TlbCounts(instruction_misses=1, data_misses=9, misses=3)
+
+
+def test_fetches_and_data_miss_apart(hw: Hardware) -> None:
+    """If wrong, a fetch is served by what a read has cached, as no split first level does."""
+    hw.map(VA, FRAME | RW)
+    for nth, kind in enumerate((READ, FETCH, READ, FETCH)):
+        hw.access(VA, kind)
+        assert hw.engine.counts() == TlbCounts(min(nth, 1), 1, 1)
 
 
 def test_a_fault_that_is_retried_misses_once(hw: Hardware) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvmmu.arch import pfec as pf
-from hvmmu.arch.regs import CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
+from hvmmu.arch.regs import CR0_WP, CR4_PGE, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
 from hvmmu.errors import InvariantError
 from hvmmu.hw.tlb import Scope
 from hvmmu.mmu.bare import BareMmu
@@ -35,6 +35,7 @@ def test_kind(pfec: int, kind: int) -> None:
         (pf.P | U | W, U | X, U | W, 0, Cause.READ_ONLY),
         (pf.P | U | W, X, U | W, 0, Cause.SUPERVISOR_PAGE),
         (pf.P | U, W | X, U, 0, Cause.SUPERVISOR_PAGE),
+        (pf.P | U, W, U, 0, Cause.SUPERVISOR_PAGE),
         (pf.P | X, U | W | X, X, CR4_SMEP, Cause.SMEP),
         (pf.P, U | W | X, 0, CR4_SMAP, Cause.SMAP),
         (pf.P | W, U | X, W, CR4_SMAP, Cause.SMAP),
@@ -69,6 +70,30 @@ def test_where_error_codes_hide_fetches(cr4: int, efer: int, hidden: bool) -> No
     regs = Regs(cr4=cr4, efer=efer)
     assert hides_fetches(regs) is hidden
     assert RegsRole.of(regs).quiet is not hidden
+
+
+@pytest.mark.parametrize(
+    ("regs", "same"),
+    [
+        (Regs(CR0_WP), False),
+        (Regs(efer=EFER_NXE), False),
+        (Regs(cr4=CR4_SMEP), False),
+        (Regs(cr4=CR4_SMAP), False),
+        (Regs(cr4=CR4_PKE), False),
+        (Regs(cr3=0x1000, pkru=7, rflags_ac=1), True),
+        (Regs(cr4=CR4_PGE), True),
+    ],
+)
+def test_roles_tell_registers_apart(regs: Regs, same: bool) -> None:
+    """If wrong, a page made for other registers is used, or one that would do is made again."""
+    assert (RegsRole.of(regs) == RegsRole.of(Regs())) is same
+
+
+def test_smep_and_smap_make_no_role_while_wp_is_set() -> None:
+    """If wrong, shadow pages are made twice for what hardware checks by itself."""
+    plain = Regs(CR0_WP, efer=EFER_NXE)
+    guarded = Regs(CR0_WP, cr4=CR4_SMEP | CR4_SMAP, efer=EFER_NXE)
+    assert RegsRole.of(guarded) == RegsRole.of(plain)
 
 
 def test_a_bare_machine_passes_registers_through() -> None:

@@ -155,6 +155,16 @@ def test_every_mapping_of_a_table_is_write_protected(bench: Bench) -> None:
         assert bench.access(va, bench.WRITE).last == (Route.EMULATE, Cause.TABLE_WRITE)
 
 
+def test_a_table_that_nobody_could_write_owes_no_flush(bench: Bench) -> None:
+    """If wrong, every new shadow page empties the TLB, whether it must or not."""
+    far = 0x6000_0000_0000
+    bench.map(far, 0x50_0000 | RO | USED)
+    bench.access(far, bench.READ)
+    page, flush = bench.pages.get(0x500, ROLE)
+    assert flush.scope is None
+    bench.perform(bench.pages.zap_page(page))
+
+
 def test_a_frame_that_is_no_table_any_more_becomes_writable(build: Callable[..., Bench]) -> None:
     """If wrong, data in what was once a table is written by emulation for ever."""
     bench = build(flood_threshold=0)
@@ -218,6 +228,19 @@ def test_a_resolved_fault_ends_the_flood(build: Callable[..., Bench]) -> None:
         flood(bench, 2, FRAME | RW)  # A clear: the next access is a fault
         assert bench.access(VA, bench.READ).routes == [Route.INSTALL]
     assert is_shadowed(bench)
+    assert bench.pages.zapped == 0
+
+
+def test_a_resolved_fault_ends_the_flood_of_a_root(build: Callable[..., Bench]) -> None:
+    """If wrong, an address space that is being built loses its root again and again."""
+    bench = build(flood_threshold=3)
+    bench.map(VA, FRAME | RW | USED)
+    bench.access(VA, bench.READ)
+    for _ in range(4):
+        bench.rewrite(VA, FRAME | RW)
+        for entry in (1, 2):
+            bench.store(bench.ROOT + 8 * entry, 0)
+        assert bench.access(VA, bench.READ).routes == [Route.INSTALL]
     assert bench.pages.zapped == 0
 
 

@@ -145,11 +145,12 @@ def needs_flush(old: int, new: int) -> bool:
     """Say whether going from *old* to *new* obliges the guest to flush.
 
     SDM "Recommended Invalidation", "Optional Invalidation": not if the old entry was not
-    present, or if the new one only allows more.
+    present, or if the new one only allows more. A page that becomes the user's allows less to the
+    supervisor, where SMEP, SMAP or protection keys are on or may be turned on: that is flushed.
     """
     if not old & pte.P:
         return False
-    more = pte.W | pte.U | pte.A | pte.D
+    more = pte.W | pte.A | pte.D
     return (old ^ new) & ~(more | pte.NX) != 0 or bool(old & ~new & more or new & ~old & pte.NX)
 
 
