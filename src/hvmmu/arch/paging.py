@@ -1,7 +1,7 @@
 """The paging modes as tables: one walker reads them all.
 
-SDM "Hierarchical Paging Structures: An Overview", "Reserved Bits"; levels count as KVM does, level
-1 being the one that maps 4 KiB pages.
+SDM "Hierarchical Paging Structures: An Overview"; which bits are reserved stands at the end of each
+mode's section. Levels count as KVM does, level 1 being the one that maps 4 KiB pages.
 """
 
 import attrs
