@@ -7,9 +7,11 @@ import attrs
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
+from hvmmu.errors import PluginError
 from hvmmu.guest.os import GuestOs
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import Phase, Step
+from hvmmu.hooks import RunHooks
 from hvmmu.hw.engine import Core, Engine, TlbCounts
 from hvmmu.hw.params import CpuParams
 from hvmmu.hw.readable import ReadableEngine
@@ -38,6 +40,8 @@ class MachineConfig:
     guest: GuestParams = attrs.field(factory=GuestParams)
     asked: frozenset[str] = frozenset()
     """Names of the backend's parameters that somebody set."""
+    hooks: RunHooks = attrs.field(factory=RunHooks, eq=False)
+    """What the plugins listen to."""
 
 
 @attrs.frozen
@@ -52,8 +56,15 @@ class Platform:
     """The shadow MMU, None on a bare machine."""
 
 
-def build(backend: Backend[Any], cpu: CpuFeatures, params: MmuParams, ram: int) -> Platform:
+def build(
+    backend: Backend[Any],
+    cpu: CpuFeatures,
+    params: MmuParams,
+    ram: int,
+    hooks: RunHooks | None = None,
+) -> Platform:
     """Put a machine of *ram* bytes of guest RAM together around a backend."""
+    hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
     memory = Memory(base + ram)
@@ -66,7 +77,19 @@ def build(backend: Backend[Any], cpu: CpuFeatures, params: MmuParams, ram: int) 
         pages = ShadowPages(memory, slots, engine, pool, backend.nonpresent())
         shadow = ShadowMmu(slots, pages, cpu, params)
     mmu: Mmu = BareMmu() if shadow is None else shadow
-    vcpu = Vcpu(core=core, engine=engine, backend=backend, mmu=mmu, memory=memory, slots=slots)
+    vcpu = Vcpu(
+        core=core,
+        engine=engine,
+        backend=backend,
+        mmu=mmu,
+        memory=memory,
+        slots=slots,
+        hooks=hooks,
+    )
+    if hooks.memslot_changed is not None:
+        hooks.memslot_changed(vcpu=vcpu, slots=slots)
+    if hooks.vm_created is not None:
+        hooks.vm_created(vcpu=vcpu)
     return Platform(memory, engine, backend, vcpu, shadow)
 
 
@@ -79,7 +102,8 @@ class Machine:
     def __init__(self, config: MachineConfig) -> None:
         cpu = config.cpu.features
         backend = config.backend(config.backend_params, cpu, config.asked)
-        self._platform = build(backend, cpu, config.mmu, config.guest.memory)
+        self._hooks = config.hooks
+        self._platform = build(backend, cpu, config.mmu, config.guest.memory, config.hooks)
         self.vcpu = self._platform.vcpu
         self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
         self._since = self._hardware()
@@ -114,7 +138,7 @@ class Machine:
             shadow_zapped=zapped - zapped0,
         )
         in_force = self._platform.backend.in_force
-        return RunResult(
+        result = RunResult(
             backend=self._platform.backend.name,
             params={p.name: getattr(in_force, p.name) for p in declared(type(in_force))},
             engine=self._platform.engine.name,
@@ -126,6 +150,17 @@ class Machine:
                 "page_tables_sha256": self.guest.page_tables_sha256(),
             },
         )
+        return result if self._hooks.report is None else self._reported(result)
+
+    def _reported(self, result: RunResult) -> RunResult:
+        """Add the counters that plugins report."""
+        counted = dict(result.counters)
+        for added in self._hooks.report(result=result) if self._hooks.report else ():
+            for name, count in added.items():
+                if name in counted:
+                    raise PluginError(f"hvmmu_report: there is a counter {name!r} already")
+                counted[name] = count
+        return attrs.evolve(result, counters=counted)
 
     def close(self) -> None:
         """Give the machine's memory back."""

@@ -3,15 +3,18 @@
 On a bare machine nothing is ever left, and what is asked of hardware is done at once.
 """
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hvmmu.arch.regs import Regs
 from hvmmu.backend import Backend, Entry, Exit, Paging
-from hvmmu.errors import InvariantError
+from hvmmu.errors import InvariantError, PluginError
 from hvmmu.hw.engine import Core, Engine
 from hvmmu.hw.tlb import Scope
 from hvmmu.ledger import Ledger
 from hvmmu.mmu.flush import Flush
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 E = TypeVar("E", bound=Exit)
 
@@ -25,6 +28,8 @@ class WorldSwitch:
         self.control = backend.create_vcpu(0)
         self.intercepts = backend.intercepts(self.control)
         core.exit_filter = backend.exit_filter(self.control)
+        self.on_exit: Callable[..., Exit | None] | None = None
+        """Sees each exit first (argument *what*), and may return another to act on."""
 
     def leave(self, what: E) -> E:
         """Exit, and read back why: all that passes is in the control structure."""
@@ -33,7 +38,14 @@ class WorldSwitch:
         read = self._backend.decode_exit(self.control, self._core)
         if type(read) is not type(what):
             raise InvariantError(f"{self._backend.name} recorded {what} and read back {read}")
-        return read
+        if self.on_exit is None:
+            return read
+        answer = self.on_exit(what=read)
+        if answer is None:
+            return read
+        if type(answer) is not type(what):
+            raise PluginError(f"hvmmu_handle_exit answered {what} with {answer}: another kind")
+        return answer
 
     def enter(self) -> Entry:
         """Enter the guest; return what hardware did, after the flush in it is done."""

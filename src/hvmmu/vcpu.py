@@ -6,24 +6,13 @@ straight from hardware or by injection, through the same entry.
 
 import enum
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from hvmmu.arch import pfec as pf
-from hvmmu.arch.regs import (
-    CR0_PE,
-    CR0_PG,
-    CR0_WP,
-    CR4_PAE,
-    CR4_PGE,
-    CR4_SMEP,
-    EFER_LMA,
-    EFER_LME,
-    EFER_NXE,
-    CpuFeatures,
-    Regs,
-)
+from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Backend,
@@ -33,6 +22,8 @@ from hvmmu.backend import (
     MsrWrite,
 )
 from hvmmu.errors import InputError, InvariantError
+from hvmmu.hooks import RunHooks
+from hvmmu.hw.control import flushed, missing_bits
 from hvmmu.hw.engine import NOT_LANDED, Core, Engine, Event
 from hvmmu.hw.tlb import Scope
 from hvmmu.ledger import Ledger
@@ -46,10 +37,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IA32_EFER = 0xC000_0080
-_CR_INTERCEPTS = {0: Intercept.CR0_WRITE, 3: Intercept.CR3_WRITE, 4: Intercept.CR4_WRITE}
+_NAMES = {"cr0": "CR0", "cr3": "CR3", "cr4": "CR4", "efer": "IA32_EFER"}
+_INTERCEPTS = {
+    "cr0": Intercept.CR0_WRITE,
+    "cr3": Intercept.CR3_WRITE,
+    "cr4": Intercept.CR4_WRITE,
+    "efer": Intercept.EFER_WRITE,
+}
 MOST_TRIES = 100
 """How often one access may stop; a guest and a hypervisor need a handful between them."""
-_CR0_ALLOWED = CR0_PE | CR0_WP | CR0_PG
 
 
 class Resume(enum.Enum):
@@ -104,11 +100,15 @@ class Vcpu:
         mmu: Mmu,
         memory: Memory,
         slots: Memslots,
+        hooks: RunHooks | None = None,
     ) -> None:
+        self._hooks = hooks or RunHooks()
         self.core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
         self.memory, self.slots = memory, slots
         self.ledger = Ledger()
         self.switch = WorldSwitch(core, engine, backend, self.ledger)
+        if self._hooks.handle_exit is not None:
+            self.switch.on_exit = partial(self._hooks.handle_exit, vcpu=self)
         self.page_fault: Callable[[int], Resume] = _no_handler
         """The guest's page-fault handler: takes the error code, finds the address in cr2."""
         self.general_protection: Callable[[int], Resume] = _no_canonical
@@ -263,34 +263,20 @@ class Vcpu:
 
     def write_cr0(self, value: int) -> None:
         """Set CR0: PE, WP and PG."""
-        _refuse_bits("CR0", value & ~_CR0_ALLOWED)
-        scope = Scope.ALL if (value ^ self.regs.cr0) & CR0_PG else None
-        self._write_cr(0, value, scope)
+        self._write("cr0", value)
 
     def write_cr3(self, value: int) -> None:
         """Set CR3: the guest-physical address of the root table."""
-        _refuse_bits("CR3", value >> self.cpu.maxphyaddr << self.cpu.maxphyaddr)
+        self._write("cr3", value)
         self.ledger.cr3_loads += 1
-        self._write_cr(3, value, Scope.NON_GLOBAL)
 
     def write_cr4(self, value: int) -> None:
         """Set CR4: the bits that the CPU model offers."""
-        _refuse_bits("CR4", value & ~self.cpu.cr4_allowed())
-        changed = value ^ self.regs.cr4
-        flushes = changed & (CR4_PGE | CR4_PAE) or changed & value & CR4_SMEP
-        scope = Scope.ALL if flushes else None
-        self._write_cr(4, value, scope)
+        self._write("cr4", value)
 
     def write_efer(self, value: int) -> None:
-        """Set IA32_EFER: LME, LMA and NXE. Flushes nothing: SDM leaves that to the guest."""
-        offered = EFER_LME | EFER_LMA | (EFER_NXE if self.cpu.nx else 0)
-        _refuse_bits("IA32_EFER", value & ~offered)
-        exits = Intercept.EFER_WRITE in self.switch.intercepts
-        if exits:
-            value = self.switch.leave(MsrWrite(IA32_EFER, value)).value
-        self._load_guest(attrs.evolve(self.regs, efer=value), None)
-        if exits:
-            self.switch.enter()
+        """Set IA32_EFER: LME, LMA and NXE. Flushes nothing: that is left to the guest."""
+        self._write("efer", value)
 
     def write_pkru(self, value: int) -> None:
         """Set PKRU, which no vendor intercepts."""
@@ -300,12 +286,22 @@ class Vcpu:
         """Set or clear EFLAGS.AC as STAC and CLAC do, which no vendor intercepts."""
         self._load_guest(attrs.evolve(self.regs, rflags_ac=value), None)
 
-    def _write_cr(self, cr: int, value: int, scope: Scope | None) -> None:
-        exits = _CR_INTERCEPTS[cr] in self.switch.intercepts
-        if exits:
-            what = self.switch.leave(CrWrite(cr, value))
-            cr, value = what.cr, what.value
-        self._load_guest(attrs.evolve(self.regs, **{f"cr{cr}": value}), scope)
+    def _write(self, register: str, value: int) -> None:
+        """Write a control register or IA32_EFER; raise InputError for bits it does not have."""
+        missing = missing_bits(register, value, self.cpu)
+        if missing:
+            raise InputError(
+                f"the guest set bits {missing:#x} of {_NAMES[register]}, which this CPU does not"
+                " have: it would take #GP; offer them in the cpu section, or leave them clear"
+            )
+        exits = _INTERCEPTS[register] in self.switch.intercepts
+        if exits and register == "efer":
+            value = self.switch.leave(MsrWrite(IA32_EFER, value)).value
+        elif exits:
+            what = self.switch.leave(CrWrite(int(register[2]), value))
+            register, value = f"cr{what.cr}", what.value
+        scope = flushed(register, getattr(self.regs, register), value)
+        self._load_guest(attrs.evolve(self.regs, **{register: value}), scope)
         if exits:
             self.switch.enter()
 
@@ -328,7 +324,8 @@ class Vcpu:
                 return self._page_fault_exit(operand)
             case Event.DELIVERED:
                 cause = guest_cause(core.pfec, core.access, core.kind, core.regs)
-                self.ledger.record(Handled(Route.BYPASS, cause, core.pfec, core.level))
+                handled = Handled(Route.BYPASS, cause, core.pfec, core.level)
+                self._record(PageFault(core.gva, core.pfec), handled)
                 resume = self.page_fault(core.pfec)
             case Event.GENERAL_PROTECTION:
                 resume = self.general_protection(core.gva)
@@ -341,8 +338,8 @@ class Vcpu:
 
     def _page_fault_exit(self, operand: Operand | None) -> int | None:
         fault = self.switch.leave(PageFault(self.core.gva, self.core.pfec))
-        handled, flush = self.mmu.handle(fault)
-        self.ledger.record(handled)
+        handled, flush = self._handle(fault)
+        self._record(fault, handled)
         done = handled.gpa if handled.route in (Route.EMULATE, Route.MMIO) else None
         if handled.route is Route.EMULATE:
             flush = flush.then(self._emulate(handled.gpa, operand))
@@ -355,20 +352,26 @@ class Vcpu:
             return done
         return None if self.page_fault(entry.error_code) is Resume.RETRY else NOT_LANDED
 
+    def _handle(self, fault: PageFault) -> tuple[Handled, Flush]:
+        """Ask the plugins who listen, and the core's own MMU last."""
+        if self._hooks.handle_fault is not None:
+            answer = self._hooks.handle_fault(vcpu=self, fault=fault)
+            if answer is not None:
+                handled, flush = answer
+                return handled, flush
+        return self.mmu.handle(fault)
+
+    def _record(self, fault: PageFault, handled: Handled) -> None:
+        self.ledger.record(handled)
+        if self._hooks.fault_handled is not None:
+            self._hooks.fault_handled(vcpu=self, fault=fault, handled=handled)
+
     def _emulate(self, gpa: int, operand: Operand | None) -> Flush:
         """Complete a store; an access with no operand, as a trace has it, writes what was there."""
         if operand is None:
             gpa &= ~7
             operand = Operand(self.slots.load(gpa), 8)
         return self.mmu.emulate_store(gpa, operand.value, operand.size)
-
-
-def _refuse_bits(register: str, bits: int) -> None:
-    if bits:
-        raise InputError(
-            f"the guest set bits {bits:#x} of {register}, which this CPU does not have: it would"
-            " take #GP; offer them in the cpu section, or leave them clear"
-        )
 
 
 def _no_handler(pfec: int) -> Resume:
