@@ -15,7 +15,7 @@ from hvmmu import cli
 from hvmmu.errors import GuestMemoryError, InvariantError, PluginError
 
 Command = Callable[..., Any]
-COMMANDS = ("compare", "run", "backends", "params", "config", "record")
+COMMANDS = ("compare", "run", "backends", "plugins", "params", "config", "record")
 
 
 def test_the_version(hvmmu: Command) -> None:
@@ -78,7 +78,7 @@ def test_how_each_failure_ends(
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr("hvmmu.cli.session.load", fail)
+    monkeypatch.setattr("hvmmu.cli.loading.load", fail)
     monkeypatch.setattr("hvmmu.cli.commands.drop_stdout", lambda: None)
     ended = hvmmu("backends")
     assert ended.code == code

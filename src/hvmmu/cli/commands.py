@@ -1,6 +1,7 @@
 """The commands of `hvmmu`, each in its own module, imported when it is called."""
 
 import errno
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +14,7 @@ _MODULES = {
     "compare": "compare",
     "run": "run",
     "backends": "show",
+    "plugins": "show",
     "params": "show",
     "config": "show",
     "record": "record",
@@ -55,9 +57,16 @@ class _OnDemand(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(version("hvmmu"), message="hvmmu %(version)s")
+@options.plugins
+@options.strict
 @options.verbose
 @click.pass_context
-def hvmmu(ctx: click.Context) -> None:
+def hvmmu(ctx: click.Context, *, plugins: Sequence[str], strict: bool) -> None:
     """Run real workloads on a hypervisor's MMU: who handled every page fault, at what cost."""
+    ctx.ensure_object(dict).update(plugins=plugins, strict=strict)
+    if (strict or plugins) and ctx.invoked_subcommand is not None:
+        from hvmmu.cli.loading import loaded  # noqa: PLC0415 - else a command loads what it needs
+
+        loaded(ctx)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

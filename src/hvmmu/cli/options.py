@@ -32,6 +32,17 @@ limit = click.option(
     help="Stop after N references of the workload.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+plugins = click.option(
+    "-P",
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="[no:]NAME",
+    help="Load this plugin or module besides; with no: leave that one out. See `hvmmu plugins`.",
+)
+strict = click.option(
+    "--strict", is_flag=True, help="Fail if any plugin is broken, duplicate or incompatible."
+)
 workload = click.argument("workload", required=False)
 
 

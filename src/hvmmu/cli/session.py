@@ -10,7 +10,7 @@ import attrs
 import click
 import structlog
 
-from hvmmu.cli import logs
+from hvmmu.cli.loading import loaded, tell
 from hvmmu.config import Config, Known, resolve
 from hvmmu.costs import MODELS
 from hvmmu.errors import InputError
@@ -18,7 +18,7 @@ from hvmmu.guest.params import GuestParams
 from hvmmu.hw.params import CpuParams
 from hvmmu.machine import MachineConfig
 from hvmmu.mmu.params import MmuParams
-from hvmmu.plugins import Registry, load
+from hvmmu.plugins import Registry
 
 BASELINE = "native"
 """The backend that others are compared with, and that runs first."""
@@ -51,6 +51,7 @@ class Session:
             cpu=sections["cpu"],
             guest=sections["guest"],
             asked=self.config.asked[backend],
+            hooks=self.registry.hooks,
         )
 
     def runs(self) -> Iterator[MachineConfig]:
@@ -77,9 +78,10 @@ class Session:
 
 
 def open_registry(ctx: click.Context) -> Registry:
-    """Start the log and load the plugins."""
-    logs.configure(verbose=ctx.ensure_object(dict).get("verbose", False))
-    return load()
+    """Start the log, load the plugins, and log which were slow or printed something."""
+    registry = loaded(ctx)
+    tell(registry)
+    return registry
 
 
 def open_session(
@@ -93,8 +95,10 @@ def open_session(
     """Load the plugins and resolve the configuration; raise ConfigError with every problem."""
     registry = open_registry(ctx)
     log = structlog.get_logger()
-    for problem in registry.problems:
-        log.warning("plugin_not_loaded", plugin=problem.plugin, cause=problem.cause)
+    for plugin in registry.unusable:
+        log.warning(
+            "plugin_not_loaded", plugin=plugin.name, state=plugin.state.value, cause=plugin.cause
+        )
     known = known_settings(registry)
     config = resolve(
         known,

@@ -1,4 +1,4 @@
-"""`hvmmu backends`, `hvmmu params`, `hvmmu config`: what is there, and how it is set."""
+"""`hvmmu backends`, `plugins`, `params` and `config`: what is there, and how it is set."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -26,8 +26,8 @@ def backends(ctx: click.Context) -> None:
         for name, made in known_settings(registry).backends.items()
     ]
     lines = [
-        f"broken: {broken.plugin} (from {_versioned(broken.distribution)}): {plain(broken.cause)}"
-        for broken in registry.problems
+        f"{plugin.state.value}: {plugin.name} (from {plugin.origin}): {plain(plugin.cause)}"
+        for plugin in registry.unusable
     ]
     say(rendered([listing.backends(rows), *([""] if lines else []), *lines], width()))
 
@@ -38,6 +38,25 @@ def _versioned(distribution: str) -> str:
         return f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
         return distribution
+
+
+@click.command(short_help="List the plugins, what each is for, and what is wrong with it.")
+@options.verbose
+@click.pass_context
+def plugins(ctx: click.Context) -> None:
+    """List every plugin: its distribution, its state, what it registered, and what is wrong.
+
+    With -v, stderr says what each printed while it was loaded.
+    """
+    from hvmmu.cli.session import open_registry  # noqa: PLC0415 - not for --help
+    from hvmmu.report import listing  # noqa: PLC0415 - as above
+    from hvmmu.report.terminal import rendered  # noqa: PLC0415 - as above
+
+    registry = open_registry(ctx)
+    if registry.plugins:
+        say(rendered([listing.plugins(registry.plugins)], width()))
+    else:
+        say("no plugin is installed\n")
 
 
 @click.command(short_help="List the parameters, as modinfo does.")

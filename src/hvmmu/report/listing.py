@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from hvmmu.config import DEFAULT, Known, Row
 from hvmmu.params import Param, declared, plain
+from hvmmu.plugins import Plugin
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 LABEL = 15  # modinfo's first column
+MOST_CELL = 800  # characters of a cell, which somebody else may have written
 
 
 def params(section: str, known: Known, rows: Sequence[Row]) -> Iterator[str]:
@@ -84,6 +86,17 @@ def backends(rows: Sequence[tuple[str, str, str, str]]) -> "Table":
     return _plain_table(("name", "from", "summary", "capabilities"), rows)
 
 
+def plugins(found: Sequence[Plugin]) -> "Table":
+    """Return the plugins as a table: name, distribution, state, what it registered, the cause."""
+    return _plain_table(
+        ("name", "from", "state", "registered", "cause"),
+        [
+            (one.name, one.origin, one.state.value, ", ".join(one.registered) or "-", one.cause)
+            for one in found
+        ],
+    )
+
+
 def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     from rich.table import Table  # noqa: PLC0415 - only where a table is printed
     from rich.text import Text  # noqa: PLC0415 - as above
@@ -92,7 +105,7 @@ def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table"
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(plain(text)) for text in row))
+        table.add_row(*(Text(plain(text, MOST_CELL)) for text in row))
     return table
 
 
