@@ -214,3 +214,18 @@ def test_closed_streams(tmp_path: Path, closed: str) -> None:
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_hooks_of_a_plugin_are_called(
+    process: Command, install: Callable[..., dict[str, str]]
+) -> None:
+    """A plugin that is listed with a hook is not heard in a run, or its failure names nobody."""
+    hook = "from hvmmu.hookspecs import hookimpl\n@hookimpl\ndef hvmmu_report(result): "
+    environ = install(count=hook + "return {'count.seen': 7}", sick=hook + "return 1 / 0")
+    (run,) = json.loads(process("-P", "no:sick", *RUN, **environ).out)["runs"]
+    assert run["counters"]["count.seen"] == 7
+    ended = process(*RUN, **environ)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == (
+        "hvmmu: error: plugin 'sick', in hvmmu_report: ZeroDivisionError: division by zero\n"
+    )
