@@ -1,7 +1,6 @@
 """What a write to a control register does in hardware: which bits exist, and what it flushes.
 
-SDM "MOV—Move to/from Control Registers" and "Operations that Invalidate TLBs and
-Paging-Structure Caches".
+SDM "Operations that Invalidate TLBs and Paging-Structure Caches".
 """
 
 from hvmmu.arch.regs import (
