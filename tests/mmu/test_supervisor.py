@@ -114,8 +114,8 @@ def test_pkru_is_looked_at_after_a_write(bench: Bench) -> None:
 
 def test_a_key_that_forbids_writes_binds_no_kernel_without_wp(bench: Bench) -> None:
     """If wrong, hardware's CR0.WP, which is always set, makes a key bind the kernel."""
-    bench.map(VA, FRAME | RW | USED)
-    bench.load(cr0=0, cr4=CR4_PKE, pkru=0b10)
+    bench.map(VA, FRAME | RW | USED | 1 << pte.PKEY_SHIFT)
+    bench.load(cr0=0, cr4=CR4_PKE, pkru=0b1000)
     seen = bench.access(VA, WRITE)
     assert (seen.gpa, seen.last) == (FRAME, (Route.EMULATE, Cause.WRITE_PROTECT_OFF))
     assert bench.access(VA, bench.WRITE).pfec == pf.P | pf.W | pf.U | pf.PK

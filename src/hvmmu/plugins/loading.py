@@ -118,7 +118,7 @@ def _module(point: EntryPoint) -> str:
     """Return the module that an entry point names, or nothing if it names none."""
     try:
         module: str = point.module
-    except (AttributeError, ValueError):  # which of them depends on the Python
+    except (AssertionError, AttributeError, ValueError):  # which of them depends on the Python
         return ""
     return module
 
