@@ -143,6 +143,10 @@ class Backend(Protocol, Generic[C]):
         """Return which privileged operations exit."""
         ...
 
+    def root(self, control: C) -> int:
+        """Return the host-physical address of the table that hardware walks from."""
+        ...
+
     def record_exit(self, control: C, registers: Registers, what: Exit) -> None:
         """Record an exit as silicon does."""
         ...

@@ -20,6 +20,9 @@ _PVM_SWITCH_PS = 105_000
 _PVM_MHZ = 2500
 
 
+_EXIT = "exits."
+
+
 @attrs.frozen
 class Cost:
     """One number of a model: cycles for one event of this name, and where it was read."""
@@ -31,7 +34,12 @@ class Cost:
 
 @attrs.frozen
 class CostModel:
-    """A named set of costs: `exits`, `guest_faults` and `walks`."""
+    """A named set of costs, each under the name of what it prices.
+
+    `exits`: an exit of any reason; `exits.REASON`: an exit of this one, in place of that price.
+    `guest_faults`: a fault that the guest handles. `walks`: an entry that a page walk of hardware's
+    reads. Any other name: one of the counter of that name, as a plugin reports it.
+    """
 
     name: str
     description: str
@@ -57,16 +65,23 @@ WALK = Cost(
 def estimate(model: CostModel, counters: Mapping[str, Any]) -> dict[str, int]:
     """Return estimated cycles by part, and their `total`, from a run's counters.
 
-    `exits`: exits of every reason x one round trip. `guest_faults`: faults the guest handled,
-    whoever delivered them, x exception delivery and return. `walks`: page-table references of
-    hardware walks x one figure for where they hit.
+    `exits`: exits x a round trip. `guest_faults`: faults the guest handled, whoever delivered them,
+    x exception delivery and return. `walks`: page-table references of hardware walks x one figure
+    for where they hit. Then a part for each counter of a plugin's that the model prices.
     """
-    counts = {
-        "exits": counters["exits"]["total"],
-        "guest_faults": counters["guest_faults"],
-        "walks": counters["walk_refs"],
+    prices = {cost.name: cost.cycles for cost in model.costs}
+    by_reason = counters["exits"]["by_reason"]
+    parts = {
+        "exits": sum(
+            count * prices.get(f"{_EXIT}{reason}", prices.get("exits", 0))
+            for reason, count in by_reason.items()
+        ),
+        "guest_faults": counters["guest_faults"] * prices.get("guest_faults", 0),
+        "walks": counters["walk_refs"] * prices.get("walks", 0),
     }
-    parts = {cost.name: counts[cost.name] * cost.cycles for cost in model.costs}
+    for name, cycles in prices.items():
+        if name not in parts and not name.startswith(_EXIT):
+            parts[name] = counters.get(name, 0) * cycles
     return {**parts, "total": sum(parts.values())}
 
 

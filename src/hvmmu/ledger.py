@@ -28,17 +28,21 @@ class Ledger:
     invlpg: int = 0
     cr3_loads: int = 0
     tlb_flushes: int = 0
+    guest_walk_refs: int = 0
+    """Entries of the guest's tables that the hypervisor's own walks read."""
 
     def clear(self) -> None:
         """Start again from zero."""
         self.faults.clear()
         self.exits.clear()
         self.accesses = self.invlpg = self.cr3_loads = self.tlb_flushes = 0
+        self.guest_walk_refs = 0
 
     def record(self, handled: Handled) -> None:
         """Count one fault."""
         row = Row(handled.route.value, handled.cause.value, handled.pfec, handled.level)
         self.faults[row] += 1
+        self.guest_walk_refs += handled.walk_refs
 
     def total(self, *routes: Route, cause: Cause | None = None) -> int:
         """Return how many faults took any of *routes*, of one cause if given."""

@@ -49,8 +49,13 @@ class NativeBackend:
         """Return none."""
         return Intercept.NONE
 
-    def load_root(self, control: None, root: int) -> None:
-        """Do nothing: the guest's CR3 is hardware's."""
+    def root(self, control: None) -> int:
+        """Refuse: the guest's CR3 is hardware's."""
+        raise InvariantError("the native machine has no root but the guest's CR3")
+
+    def load_root(self, control: None, root: int) -> NoReturn:
+        """Refuse likewise."""
+        raise InvariantError(f"nobody gives the native machine a root ({root:#x})")
 
     def record_exit(self, control: None, registers: Registers, what: Exit) -> NoReturn:
         """Refuse: a bare machine has nowhere to exit to."""

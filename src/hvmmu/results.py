@@ -60,6 +60,7 @@ def counters(
         "tlb_misses_instruction": tlb.instruction_misses,
         "tlb_misses_data": tlb.data_misses,
         "walk_refs": walk_refs,
+        "guest_walk_refs": ledger.guest_walk_refs,
         "shadow_pages": shadow_pages,
         "shadow_pages_zapped": shadow_zapped,
         "routes": [

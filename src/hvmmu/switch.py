@@ -5,6 +5,8 @@ On a bare machine nothing is ever left, and what is asked of hardware is done at
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
+
 from hvmmu.arch.regs import Regs
 from hvmmu.backend import Backend, Entry, Exit, Paging
 from hvmmu.errors import InvariantError, PluginError
@@ -56,9 +58,11 @@ class WorldSwitch:
 
     def load(self, regs: Regs, flush: Flush) -> None:
         """Put hardware's registers in force, and ask for the flush that goes with them."""
+        if self.hypervised and regs != self._core.regs:
+            self._backend.load_root(self.control, regs.cr3)
+            regs = attrs.evolve(regs, cr3=self._backend.root(self.control))
         if regs != self._core.regs:
             self._engine.load_regs(self._core, regs)
-            self._backend.load_root(self.control, regs.cr3)
         self.perform(flush)
 
     def inject_page_fault(self, gva: int, pfec: int) -> None:

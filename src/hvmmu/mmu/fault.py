@@ -76,6 +76,8 @@ class Handled:
     """Level of the entry that decided."""
     gpa: int = 0
     """Guest-physical address of the access, where the guest's tables give one."""
+    walk_refs: int = attrs.field(default=0, eq=False)
+    """Entries of the guest's tables that the hypervisor read to find out."""
 
 
 def guest_cause(pfec: int, access: int, kind: int, regs: Regs) -> Cause:

@@ -111,13 +111,15 @@ class ShadowMmu:
         if found.outcome is not WalkOutcome.OK:
             allowed = found.path[-1].access
             cause = guest_cause(found.pfec, allowed, fault.kind, self._regs)
-            return Handled(Route.INJECT, cause, found.pfec, found.level), Flush.nothing()
+            refs = len(found.path)
+            injected = Handled(Route.INJECT, cause, found.pfec, found.level, walk_refs=refs)
+            return injected, Flush.nothing()
         if self._slots.hpa(found.pa) is None:
             return self._handled(Route.MMIO, Cause.NO_MEMORY, fault, found), Flush.nothing()
         return self._install(fault, found)
 
     def _handled(self, route: Route, cause: Cause, fault: PageFault, found: Walk) -> Handled:
-        return Handled(route, cause, fault.pfec, found.level, found.pa)
+        return Handled(route, cause, fault.pfec, found.level, found.pa, len(found.path))
 
     def _install(self, fault: PageFault, found: Walk) -> tuple[Handled, Flush]:
         """Bring the shadow up to what the guest's tables say of this access."""

@@ -27,6 +27,7 @@ GUEST = {
 HYPERVISOR = {
     "host faults": "host_faults",
     "page-table writes": "pt_writes_emulated",
+    "guest-walk references": "guest_walk_refs",
     "shadow pages": "shadow_pages",
 }
 HARDWARE = {"walk references": "walk_refs", "TLB misses": "tlb_misses"}
@@ -68,12 +69,20 @@ def lines(document: Document, baseline: str) -> Iterator[Line]:
     yield Line("hardware")
     yield from _counters(runs, HARDWARE | MISSES if is_single else HARDWARE)
     yield Line(f"cycles ({document['cost_model']['name']})")
-    for label, part in PARTS.items():
+    for label, part in _parts(runs).items():
         yield Line(f"  {label}", tuple(f"{run['cycles'][part]:,}" for run in runs), part == "total")
     bases = [run["cycles"]["total"] for run in runs if run["backend"] == baseline]
     if bases and bases[0] and len(runs) > 1:
         ratios = tuple(f"{run['cycles']['total'] / bases[0]:.2f}x" for run in runs)
         yield Line(f"  of {baseline}", ratios)
+
+
+def _parts(runs: Sequence[Run]) -> dict[str, str]:
+    """Return label and name of each part of the cycles, those of plugins before the total."""
+    parts = dict(PARTS)
+    total = parts.popitem()
+    parts |= {name: name for name in runs[0]["cycles"] if name not in {"model", *PARTS.values()}}
+    return {**parts, total[0]: total[1]}
 
 
 def _counters(runs: Sequence[Run], rows: dict[str, str]) -> Iterator[Line]:

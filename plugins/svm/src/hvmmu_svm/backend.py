@@ -119,6 +119,10 @@ class SvmBackend:
                 found |= operation
         return found
 
+    def root(self, control: SvmVcpu) -> int:
+        """Return the guest's real CR3."""
+        return control.vmcb.read(Field.CR3)
+
     def record_exit(self, control: SvmVcpu, registers: Registers, what: Exit) -> None:
         """Fill the exit code and EXITINFO, with decode assists, and save RAX and CR2."""
         write = control.vmcb.write

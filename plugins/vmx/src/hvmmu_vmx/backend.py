@@ -122,6 +122,10 @@ class VmxBackend:
         """Return what shadow paging must see: every CR write, EFER and INVLPG."""
         return ~Intercept.NONE
 
+    def root(self, control: VmxVcpu) -> int:
+        """Return the guest's real CR3."""
+        return control.vmcs.read(Field.GUEST_CR3)
+
     def record_exit(self, control: VmxVcpu, registers: Registers, what: Exit) -> None:
         """Fill the exit-information fields: SDM "VM-Exit Information Fields"."""
         write = control.vmcs.write

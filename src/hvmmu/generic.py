@@ -1,0 +1,147 @@
+"""A backend in nobody's dialect, for those who only have data to set.
+
+A subclass has a name and a summary, and overrides what differs: which page faults exit, the entries
+that map nothing, parameters. What passes between hardware and hypervisor lies in one plain record.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import attrs
+
+from hvmmu.arch.regs import CpuFeatures
+from hvmmu.backend import (
+    API_VERSION,
+    PAGE_FAULT_VECTOR,
+    Caps,
+    CrWrite,
+    Entry,
+    Exit,
+    Intercept,
+    Invlpg,
+    MsrWrite,
+    Paging,
+    Registers,
+)
+from hvmmu.errors import InvariantError
+from hvmmu.hw.engine import EXIT_ALWAYS
+from hvmmu.hw.tlb import Scope
+from hvmmu.mmu.fault import PageFault
+from hvmmu.mmu.flush import wider
+from hvmmu.mmu.spte import Nonpresent
+
+
+@attrs.frozen
+class NoParams:
+    """No module parameters."""
+
+
+@attrs.define
+class Controls:
+    """A vCPU's control structure: controls, the last exit, and what the next entry is to do."""
+
+    page_faults: int
+    """The exit filter, a bit for each error code."""
+    intercepts: Intercept
+    root: int = 0
+    exit: Exit | None = None
+    event: int | None = None
+    """Error code of the page fault to deliver."""
+    flush: Scope | None = None
+    gva: int = 0
+
+
+class GenericBackend:
+    """Shadow paging on hardware where, unless a subclass says otherwise, every page fault exits."""
+
+    name: ClassVar[str]
+    api_version: ClassVar[int] = API_VERSION
+    summary: ClassVar[str]
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW)
+    params: ClassVar[type] = NoParams
+    refused: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    compare_over: ClassVar[tuple[str, ...]] = ()
+    reasons: ClassVar[Mapping[type, str]] = MappingProxyType(
+        {
+            PageFault: "PAGE_FAULT",
+            CrWrite: "CR_WRITE",
+            MsrWrite: "MSR_WRITE",
+            Invlpg: "INVLPG",
+        }
+    )
+    """What an exit is called in results."""
+
+    def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None:  # noqa: ANN401
+        """Take the parameters as they are; a subclass may look at the CPU, and raise."""
+        del cpu, asked
+        self.in_force = params
+
+    def page_faults(self) -> int:
+        """Return which page faults exit: bit *pfec* (low six bits) set means that it does."""
+        return EXIT_ALWAYS
+
+    def nonpresent(self) -> Nonpresent:
+        """Return the values of entries that map nothing."""
+        return Nonpresent()
+
+    def create_vcpu(self, vcpu_id: int) -> Controls:
+        """Return a control structure under which every privileged operation exits."""
+        del vcpu_id
+        return Controls(self.page_faults(), ~Intercept.NONE)
+
+    # Hardware's half.
+
+    def exit_filter(self, control: Controls) -> int:
+        """Return the filter as it stands in the structure."""
+        return control.page_faults
+
+    def intercepts(self, control: Controls) -> Intercept:
+        """Return which privileged operations exit."""
+        return control.intercepts
+
+    def root(self, control: Controls) -> int:
+        """Return the host-physical address of the table that hardware walks from."""
+        return control.root
+
+    def record_exit(self, control: Controls, registers: Registers, what: Exit) -> None:
+        """Record an exit."""
+        del registers
+        control.exit = what
+
+    def enter(self, control: Controls, registers: Registers) -> Entry:
+        """Flush what was asked for, and deliver what was injected, once."""
+        del registers
+        scope, event = control.flush, control.event
+        control.flush = control.event = None
+        if event is None:
+            return Entry(scope, control.gva)
+        return Entry(scope, control.gva, PAGE_FAULT_VECTOR, event)
+
+    # The hypervisor's half.
+
+    def exit_reason(self, control: Controls) -> str:
+        """Return what the exit is called."""
+        return self.reasons[type(control.exit)]
+
+    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+        """Read the exit back."""
+        del registers
+        if control.exit is None:
+            raise InvariantError(f"{self.name} was asked about an exit before there was one")
+        return control.exit
+
+    def load_root(self, control: Controls, root: int) -> None:
+        """Have hardware walk the table at host-physical *root*."""
+        control.root = root
+
+    def inject_page_fault(
+        self, control: Controls, registers: Registers, gva: int, pfec: int
+    ) -> None:
+        """Have the guest take a page fault at its next entry; the entry loads no CR2."""
+        registers.cr2 = gva
+        control.event = pfec
+
+    def flush_tlb(self, control: Controls, scope: Scope, gva: int) -> None:
+        """Have cached translations dropped at the next entry."""
+        control.flush, control.gva = wider((control.flush, control.gva), (scope, gva))
