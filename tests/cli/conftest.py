@@ -30,6 +30,7 @@ def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, in
         "exits": {"total": sum(exits.values()), "by_reason": exits},
         "tlb_misses": 23_456,
         "walk_refs": 93_824,
+        "guest_walk_refs": 3_248 if exits else 0,
         "shadow_pages": 23 if exits else 0,
         **dict.fromkeys(
             (

@@ -28,6 +28,7 @@ guest
 hypervisor
   host faults                   0        321        321
   page-table writes             0        330        330
+  guest entries read            0      3,248      3,248
   shadow pages                  0         23         23
   exits                         0        812        669
     FAULT                       ·        799        656

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hvmmu.costs import MODELS, cost_model, estimate
+from hvmmu.costs import MODELS, Cost, CostModel, cost_model, estimate
 from hvmmu.errors import InputError
 
 # Round trips in cycles as Agesen et al. 2012 list them, and two of PVM's world switches.
@@ -14,6 +14,13 @@ EXITS = {
     "merom": 1579,
     "prescott": 3963,
     "pvm-xeon": 525,
+}
+
+
+COUNTERS = {
+    "exits": {"total": 10, "by_reason": {"CHEAP": 6, "DEAR": 4}},
+    "guest_faults": 3,
+    "walk_refs": 100,
 }
 
 
@@ -40,13 +47,26 @@ def test_every_number_has_its_source(name: str) -> None:
 
 def test_cycles_are_counts_times_costs() -> None:
     """A part is priced with another part's cost, or the total is not the sum."""
-    counters = {"exits": {"total": 10, "by_reason": {}}, "guest_faults": 3, "walk_refs": 100}
-    assert estimate(MODELS["nehalem"], counters) == {
+    assert estimate(MODELS["nehalem"], COUNTERS) == {
         "exits": 10_090,
         "guest_faults": 3 * 1093,
         "walks": 1400,
         "total": 10_090 + 3 * 1093 + 1400,
     }
+
+
+def test_a_reason_may_have_its_own_price_and_a_plugin_its_own_counter() -> None:
+    """A cheap way out of the guest is priced like a dear one, or a plugin's counter not at all."""
+    costs = (Cost("exits", 1000, "s"), Cost("exits.CHEAP", 10, "s"), Cost("mine.seen", 7, "s"))
+    model = CostModel("m", "d", costs)
+    assert estimate(model, COUNTERS | {"mine.seen": 3}) == {
+        "exits": 4 * 1000 + 6 * 10,
+        "guest_faults": 0,
+        "walks": 0,
+        "mine.seen": 21,
+        "total": 4081,
+    }
+    assert estimate(model, COUNTERS)["mine.seen"] == 0
 
 
 def test_an_unknown_model_is_met_with_the_known() -> None:

@@ -18,8 +18,8 @@ FAULTS = [
     Handled(Route.EMULATE, Cause.TABLE_WRITE, pf.P | pf.W, 1),
     Handled(Route.EMULATE, Cause.TABLE_WRITE, pf.P | pf.W, 1),
     Handled(Route.EMULATE, Cause.WRITE_PROTECT_OFF, pf.P | pf.W, 1),
-    Handled(Route.MMIO, Cause.NO_MEMORY, 0, 1),
-    Handled(Route.SPURIOUS, Cause.STALE, pf.U, 1),
+    Handled(Route.MMIO, Cause.NO_MEMORY, 0, 1, walk_refs=4),
+    Handled(Route.SPURIOUS, Cause.STALE, pf.U, 1, walk_refs=8),
 ]
 
 
@@ -82,6 +82,7 @@ def test_counters_of_a_run() -> None:
         "tlb_misses_instruction": 4,
         "tlb_misses_data": 6,
         "walk_refs": 32,
+        "guest_walk_refs": 12,
         "shadow_pages": 7,
         "shadow_pages_zapped": 1,
     }

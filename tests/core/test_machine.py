@@ -225,8 +225,9 @@ def test_native_has_nothing_to_exit_to() -> None:
     assert native.exit_filter(None) == EXIT_NEVER
     assert native.intercepts(None) is Intercept.NONE
     assert not native.nonpresent().differ
-    native.load_root(None, 0x1000)
     for refused in (
+        lambda: native.root(None),
+        lambda: native.load_root(None, 0x1000),
         lambda: native.record_exit(None, core, PageFault(0, 0)),
         lambda: native.enter(None, core),
         lambda: native.exit_reason(None),

@@ -27,7 +27,7 @@ GUEST = {
 HYPERVISOR = {
     "host faults": "host_faults",
     "page-table writes": "pt_writes_emulated",
-    "guest-walk references": "guest_walk_refs",
+    "guest entries read": "guest_walk_refs",
     "shadow pages": "shadow_pages",
 }
 HARDWARE = {"walk references": "walk_refs", "TLB misses": "tlb_misses"}
