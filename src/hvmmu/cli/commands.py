@@ -17,6 +17,7 @@ _MODULES = {
     "plugins": "show",
     "params": "show",
     "config": "show",
+    "check": "check",
     "record": "record",
 }
 

@@ -1,1 +1,32 @@
-"""What it takes to show that a backend is right: programs for a bare guest."""
+"""The conformance kit: checks that a backend is right, without asking us.
+
+`check_backend` in a notebook, `hvmmu check` on the command line, `BackendConformance` under pytest,
+which is the only part that needs pytest.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from hvmmu.testing.check import CheckFailure
+from hvmmu.testing.report import SUITE_VERSION, Report, Result
+from hvmmu.testing.suite import check_backend
+
+if TYPE_CHECKING:
+    from hvmmu.testing.conformance import BackendConformance
+
+__all__ = [
+    "SUITE_VERSION",
+    "BackendConformance",
+    "CheckFailure",
+    "Report",
+    "Result",
+    "check_backend",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module may have
+    """Import what needs pytest when it is asked for."""
+    if name == "BackendConformance":
+        from hvmmu.testing.conformance import BackendConformance  # noqa: PLC0415 - needs pytest
+
+        return BackendConformance
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,17 @@
+"""An exception of somebody's code as one line: what it was, and where in their code it arose."""
+
+from __future__ import annotations
+
+from hvmmu.plugins.found import told as told_plainly
+
+
+def told(error: BaseException) -> str:
+    """Return an exception as one line, with the innermost place that is not hvmmu's own."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        module = str(frame.f_globals.get("__name__", ""))
+        if module != "hvmmu" and not module.startswith("hvmmu."):
+            place = f" (in {module}.{frame.f_code.co_qualname}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{told_plainly(error)}{place}"

@@ -1,0 +1,128 @@
+"""What a check is given: the backend, and machines, CPU models and randomness to try it with."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from hvmmu.arch.regs import CpuFeatures
+from hvmmu.errors import BackendUnavailableError
+from hvmmu.hooks import RunHooks
+from hvmmu.machine import Platform, build
+from hvmmu.mmu.params import MmuParams
+from hvmmu.testing.program import RAM
+from hvmmu.testing.settings import Setting, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from importlib.metadata import Distribution
+
+    from hvmmu.backend import Backend
+    from hvmmu.plugins import Plugin
+
+T = TypeVar("T")
+
+EXAMPLES = 30
+"""Random programs at level 5, and the measure of all else that is random."""
+
+
+@attrs.frozen(eq=False)
+class Context:
+    """One backend under test."""
+
+    backend: type[Backend[Any]]
+    hooks: RunHooks = attrs.field(factory=RunHooks)
+    """Those of the backend's own plugin, and of nobody else."""
+    plugin: Plugin | None = None
+    module: str = ""
+    """The plugin's module, if it is known."""
+    distribution: Distribution | None = None
+    examples: int = EXAMPLES
+    seed: int = 0
+    _made: dict[object, Any] = attrs.field(factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The backend's name, whatever it is."""
+        return str(getattr(self.backend, "name", self.backend.__name__))
+
+    def random(self, what: str) -> random.Random:
+        """Return random numbers for *what*: the same for the same seed, on every Python."""
+        return random.Random(f"{self.seed} {what}")  # noqa: S311 - not for secrets
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """Return what *make* returned the first time: several checks may look at one run."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    # The one place that says what guests may ask of a CPU under this backend.
+
+    @property
+    def privileged(self) -> bool:
+        """Say whether the guest's kernel runs in supervisor mode, as on a bare machine."""
+        return not getattr(self.backend.caps, "deprivileged", False)
+
+    def cpu(self, maxphyaddr: int = 46, **features: bool) -> CpuFeatures:
+        """Return a CPU model, with what the backend's guests may use of it."""
+        guarded = self.privileged and features.get("nx", True)
+        usable = {"smep": guarded, "smap": guarded, "pku": guarded}
+        return CpuFeatures(maxphyaddr=maxphyaddr, **(usable | features))
+
+    def cpus(self) -> list[CpuFeatures]:
+        """Return the CPU models there can be: every width of an address, with NX and without."""
+        return [self.cpu(width, nx=nx) for width in range(36, 53) for nx in (True, False)]
+
+    def settings(self) -> list[Setting]:
+        """Return settings of the backend's parameters to try: defaults first, boundedly many."""
+        return self.once("settings", lambda: settings(self.backend.params))
+
+    def compared(self) -> list[Setting]:
+        """Return the settings that comparisons show, for what is too long for all of them."""
+        over = self.backend.compare_over
+        chosen = self.settings()
+        default = chosen[0]
+        return [s for s in chosen if _differing(default, s) <= set(over)]
+
+    # Machines.
+
+    def made(
+        self, setting: Setting, cpu: CpuFeatures | None = None, asked: frozenset[str] = frozenset()
+    ) -> Backend[Any]:
+        """Return the backend with a setting; raise BackendUnavailableError as it does."""
+        return self.backend(setting, cpu or self.cpu(), asked)
+
+    def instances(self, cpu: CpuFeatures | None = None) -> Iterator[Backend[Any]]:
+        """Yield the backend with each setting that this CPU model does not rule out."""
+        for setting in self.settings():
+            try:
+                made = self.made(setting, cpu)
+            except BackendUnavailableError:
+                continue
+            yield made
+
+    @contextmanager
+    def machine(
+        self,
+        setting: Setting,
+        cpu: CpuFeatures | None = None,
+        mmu: MmuParams | None = None,
+        ram: int = RAM,
+    ) -> Iterator[Platform]:
+        """Yield a machine with no guest on it, and give its memory back."""
+        cpu = cpu or self.cpu()
+        made = self.made(setting, cpu)
+        platform = build(made, cpu, mmu or MmuParams(), ram, self.hooks)
+        try:
+            yield platform
+        finally:
+            platform.memory.close()
+
+
+def _differing(one: Setting, other: Setting) -> set[str]:
+    mine, theirs = attrs.asdict(one), attrs.asdict(other)
+    return {name for name, value in mine.items() if value != theirs[name]}

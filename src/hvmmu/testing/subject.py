@@ -1,0 +1,120 @@
+"""From a name, a class or a plugin to what is tested: the backend, and what came with it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, entry_points
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pluggy
+
+from hvmmu import hookspecs
+from hvmmu.errors import InputError
+from hvmmu.hooks import RunHooks
+from hvmmu.params import nearest, shown
+from hvmmu.plugins import BUILT_IN, GROUP, Plugin, Registry, load
+
+if TYPE_CHECKING:
+    from hvmmu.backend import Backend
+
+UNPACKAGED = "a class, of no installed plugin"
+
+
+@attrs.frozen(eq=False)
+class Subject:
+    """What a suite is run on."""
+
+    name: str
+    backend: type[Backend[Any]] | None
+    """None if its plugin could not be loaded."""
+    hooks: RunHooks
+    plugin: Plugin | None = None
+    module: str = ""
+    """The plugin's module; nothing if there is no installed plugin."""
+    distribution: Distribution | None = None
+
+    @property
+    def origin(self) -> str:
+        """Say where the backend is from."""
+        if self.plugin is not None:
+            return self.plugin.origin
+        return BUILT_IN if self.backend in _built_in(self.name) else UNPACKAGED
+
+
+def _built_in(name: str) -> list[type[Backend[Any]]]:
+    from hvmmu.plugins.offered import BUILT_INS  # noqa: PLC0415 - asked once
+
+    return [BUILT_INS[name]] if name in BUILT_INS else []
+
+
+def hooks_of(plugin: object) -> RunHooks:
+    """Return the hooks that a plugin (a module, or any object with hooks) implements itself."""
+    plugins = pluggy.PluginManager(hookspecs.PROJECT)
+    plugins.add_hookspecs(hookspecs)
+    plugins.register(plugin)
+    return RunHooks(plugins)
+
+
+def subject(
+    given: str | type[Backend[Any]],
+    *,
+    plugin: object = None,
+    hooks: RunHooks | None = None,
+    registry: Registry | None = None,
+) -> Subject:
+    """Return what is to be tested; raise InputError for a name that nothing has.
+
+    *plugin* or *hooks* give the hooks a backend relies on; without them, and for a backend of an
+    installed plugin, they are that plugin's own.
+    """
+    registry = registry or load()
+    if isinstance(given, str):
+        backend, name = registry.backends.get(given), given
+    elif isinstance(given, type):
+        backend, name = given, str(getattr(given, "name", given.__name__))
+    else:
+        raise InputError(f"a backend is a class or a name, and this is a {type(given).__name__}")
+    facts = _facts(registry, name, backend)
+    if backend is None and facts is None:
+        known = sorted(registry.backends)
+        near = nearest(name, known) or f"; there are {', '.join(known)}"
+        raise InputError(f"no backend {shown(name)}{near}")
+    if facts is None:
+        return Subject(name, backend, hooks or hooks_of(plugin or object()))
+    module = _module(facts)
+    if hooks is None:
+        usable = backend is not None
+        hooks = hooks_of(plugin or (_loaded(facts) if usable else object()))
+    return Subject(name, backend, hooks, facts, module, _distribution(facts))
+
+
+def _facts(registry: Registry, name: str, backend: object) -> Plugin | None:
+    """Return the installed plugin that a backend is from, or that failed to bring it."""
+    if backend is not None and registry.backends.get(name) is not backend:
+        return None
+    offering = [p for p in registry.plugins if f"backend {name}" in p.registered]
+    failed = [p for p in registry.unusable if p.name == name]
+    return next(iter(offering if backend is not None else failed), None)
+
+
+def _points(facts: Plugin) -> list[Any]:
+    return [point for point in entry_points(group=GROUP) if point.name == facts.name]
+
+
+def _module(facts: Plugin) -> str:
+    return next((point.module for point in _points(facts)), facts.name)
+
+
+def _loaded(facts: Plugin) -> object:
+    """Return the plugin itself, which has been imported before."""
+    for point in _points(facts):
+        return point.load()
+    return import_module(facts.name)
+
+
+def _distribution(facts: Plugin) -> Distribution | None:
+    try:
+        return distribution(facts.distribution)
+    except (PackageNotFoundError, ValueError):
+        return None
