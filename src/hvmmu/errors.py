@@ -34,8 +34,20 @@ class BackendUnavailableError(InputError):
     """A backend that cannot do what was asked on this CPU model."""
 
 
+class EngineUnavailableError(InputError):
+    """An engine that cannot work here: the message says what it lacks, and what to do."""
+
+
 class PluginError(HvmmuError):
-    """A plugin broke a promise; the message names the plugin."""
+    """A plugin broke a promise; the message names the plugin.
+
+    `plugin` and `hook` say where it happened; empty where no hook of a plugin's was called.
+    """
+
+    def __init__(self, message: str, *, plugin: str = "", hook: str = "") -> None:
+        """Keep the plugin's name and the hook's beside the message."""
+        self.plugin, self.hook = plugin, hook
+        super().__init__(message)
 
 
 class GuestMemoryError(HvmmuError):

@@ -3,30 +3,46 @@
 A hook that nobody implements is None here, so that it costs the run one comparison.
 """
 
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import pluggy
 
-from hvmmu.errors import HvmmuError, PluginError
+from hvmmu.errors import PluginError
+from hvmmu.mmu.fault import Handled
+from hvmmu.mmu.flush import Flush
+from hvmmu.params import plain
 
 Call = Callable[..., Any]
+Wrong = Callable[[Mapping[str, Any], Any], str]
+"""Takes a hook's arguments and its answer; returns what is wrong with the answer, or nothing."""
+
+MOST_TOLD = 400  # characters of a cause
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunHooks:
     """What the plugins of one run listen to: a callable for each hook, or None."""
 
-    def __init__(self, plugins: pluggy.PluginManager | None = None) -> None:
+    def __init__(
+        self,
+        plugins: pluggy.PluginManager | None = None,
+        settings: Mapping[str, Any] = _NOTHING,
+    ) -> None:
+        self.settings = settings
+        """The plugins' own sections of the configuration, with their defaults."""
         self.vm_created = _caller(plugins, "hvmmu_vm_created")
         self.memslot_changed = _caller(plugins, "hvmmu_memslot_changed")
-        self.handle_exit = _caller(plugins, "hvmmu_handle_exit")
-        self.handle_fault = _caller(plugins, "hvmmu_handle_fault")
+        self.handle_exit = _caller(plugins, "hvmmu_handle_exit", _no_exit_of_its_kind)
+        self.handle_fault = _caller(plugins, "hvmmu_handle_fault", _no_route)
         self.fault_handled = _caller(plugins, "hvmmu_fault_handled")
-        self.report = _caller(plugins, "hvmmu_report")
+        self.report = _caller(plugins, "hvmmu_report", _no_counters)
 
 
-def _caller(plugins: pluggy.PluginManager | None, name: str) -> Call | None:
+def _caller(
+    plugins: pluggy.PluginManager | None, name: str, wrong: Wrong | None = None
+) -> Call | None:
     """Return a call of the hook that names the plugin if one raises; None if nobody listens."""
     hook = None if plugins is None else getattr(plugins.hook, name)
     if hook is None or not hook.get_hookimpls():
@@ -34,24 +50,80 @@ def _caller(plugins: pluggy.PluginManager | None, name: str) -> Call | None:
 
     def call(**arguments: Any) -> Any:  # noqa: ANN401 - whatever the hook is declared with
         try:
-            return hook(**arguments)
-        except HvmmuError:
+            answer = hook(**arguments)
+        except KeyboardInterrupt:
             raise
-        except Exception as error:
+        except BaseException as error:  # a plugin may raise anything, SystemExit too
+            if isinstance(error, PluginError) and error.plugin:
+                raise  # from a hook that was called on the way
             who = _culprit(hook, error.__traceback__)
-            what = f"{type(error).__name__}: {error}"
-            raise PluginError(f"plugin {who!r}, in {name}: {what}") from error
+            raise _failure(who, name, told(error)) from error
+        if answer is not None and wrong is not None and (what := wrong(arguments, answer)):
+            raise _failure({impl.plugin_name for impl in hook.get_hookimpls()}, name, what)
+        return answer
 
     return call
 
 
-def _culprit(hook: pluggy.HookCaller, trace: TracebackType | None) -> str:
-    """Return the name of the plugin whose hook is on the way to where the error arose."""
-    by_code = {
-        getattr(impl.function, "__code__", None): impl.plugin_name for impl in hook.get_hookimpls()
-    }
-    name = "unknown"
+def _failure(plugins: Iterable[str], hook: str, what: str) -> PluginError:
+    names = sorted(plugins)
+    who = " or ".join(map(repr, names))
+    return PluginError(f"plugin {who}, in {hook}: {what}", plugin=" or ".join(names), hook=hook)
+
+
+def _culprit(hook: pluggy.HookCaller, trace: TracebackType | None) -> set[str]:
+    """Return the name of the plugin whose hook is on the way to where the error arose.
+
+    It is more than one name where plugins share a function.
+    """
+    by_code: dict[Any, set[str]] = {}
+    for impl in hook.get_hookimpls():
+        code = getattr(impl.function, "__code__", None)
+        by_code.setdefault(code, set()).add(impl.plugin_name)
+    names = by_code.get(None, {"unknown"})
     while trace is not None:  # the innermost one: a wrapper only lets it through
-        name = str(by_code.get(trace.tb_frame.f_code, name))
+        names = by_code.get(trace.tb_frame.f_code, names)
         trace = trace.tb_next
-    return name
+    return names
+
+
+def _no_exit_of_its_kind(arguments: Mapping[str, Any], answer: object) -> str:
+    what = arguments["what"]
+    if type(answer) is type(what):
+        return ""
+    return f"answered {what} with {_type(answer)}: another kind"
+
+
+def _no_route(_: Mapping[str, Any], answer: object) -> str:
+    match answer:
+        case (Handled(), Flush()):
+            return ""
+    return f"answered with {_type(answer)}; return a tuple of Handled and Flush, or None"
+
+
+def _no_counters(arguments: Mapping[str, Any], answers: Iterable[object]) -> str:
+    """Say what is wrong with the counters that plugins report, one mapping each."""
+    there = set(arguments["result"].counters)
+    for added in answers:
+        if not isinstance(added, Mapping):
+            return f"answered with {_type(added)}; return a dict of counters, or None"
+        for name, count in added.items():
+            if not isinstance(name, str) or type(count) is not int or count < 0:
+                return f"counter {name!r} is {count!r}; a name and a count of 0 or more can be"
+            if name in there:
+                return f"there is a counter {name!r} already"
+            there.add(name)
+    return ""
+
+
+def told(error: BaseException) -> str:
+    """Return an exception as one line, even one that cannot say what it is."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - a plugin's own class of error
+        text = ""
+    return plain(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TOLD)
+
+
+def _type(given: object) -> str:
+    return f"an object of type {type(given).__name__}"

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    import click
 
     from hvmmu.backend import Backend, Exit
+    from hvmmu.costs import CostModel
+    from hvmmu.hw.engine import Engine
     from hvmmu.memory import Memslots
     from hvmmu.mmu.fault import Handled, PageFault
     from hvmmu.mmu.flush import Flush
     from hvmmu.results import RunResult
     from hvmmu.vcpu import Vcpu
+    from hvmmu.workloads import TraceFormat, WorkloadKind
 
 PROJECT = "hvmmu"
 
@@ -38,16 +43,107 @@ def hvmmu_backends() -> Iterable[type[Backend[Any]]]:  # type: ignore[empty-body
 
 
 @hookspec
-def hvmmu_vm_created(vcpu: Vcpu) -> None:
+def hvmmu_engines() -> Iterable[type[Engine]]:  # type: ignore[empty-body]
+    """Return the engine classes that this plugin adds: what can play the hardware.
+
+    One that cannot work here raises EngineUnavailableError when it is made.
+
+    Cost: once, when plugins are loaded.
+
+    Example::
+
+        @hookimpl
+        def hvmmu_engines():
+            return (MyEngine,)
+    """
+
+
+@hookspec
+def hvmmu_workloads() -> Iterable[WorkloadKind]:  # type: ignore[empty-body]
+    """Return the named workloads that this plugin adds, each one with options after a colon.
+
+    Cost: once, when plugins are loaded.
+
+    Example::
+
+        @hookimpl
+        def hvmmu_workloads():
+            return (MyWorkload(),)
+    """
+
+
+@hookspec
+def hvmmu_trace_formats() -> Iterable[TraceFormat]:  # type: ignore[empty-body]
+    """Return the formats of trace files that this plugin reads.
+
+    Cost: once, when plugins are loaded. Each is asked once for every file that is opened.
+
+    Example::
+
+        @hookimpl
+        def hvmmu_trace_formats():
+            return (MyFormat(),)
+    """
+
+
+@hookspec
+def hvmmu_cost_models() -> Iterable[CostModel]:  # type: ignore[empty-body]
+    """Return the cost models that this plugin adds, every cost with its source.
+
+    Cost: once, when plugins are loaded.
+
+    Example::
+
+        @hookimpl
+        def hvmmu_cost_models():
+            exits = Cost("exits", 1500, "measured on my desk")
+            return (CostModel("mine", "My machine", (exits,)),)
+    """
+
+
+@hookspec
+def hvmmu_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
+    """Return the commands that this plugin adds to `hvmmu`.
+
+    Cost: once, when plugins are loaded, which an unknown command and the list of commands ask for.
+
+    Example::
+
+        @hookimpl
+        def hvmmu_commands():
+            return (my_command,)
+    """
+
+
+@hookspec
+def hvmmu_parameters() -> Mapping[str, type]:  # type: ignore[empty-body]
+    """Return this plugin's own sections of the configuration: attrs classes by section.
+
+    The classes are made with `hvmmu.params.param`, as a backend's parameters are.
+
+    Cost: once, when plugins are loaded.
+
+    Example::
+
+        @hookimpl
+        def hvmmu_parameters():
+            return {"mine": MyParams}
+    """
+
+
+@hookspec
+def hvmmu_vm_created(vcpu: Vcpu, settings: Mapping[str, Any]) -> None:
     """Look at a machine that has been put together and has not run yet.
+
+    *settings* are the sections of the configuration, `mmu`, `cpu`, `guest` and the plugins' own.
 
     Cost: once a run.
 
     Example::
 
         @hookimpl
-        def hvmmu_vm_created(vcpu):
-            print(vcpu.backend.name, vcpu.guest_memory)
+        def hvmmu_vm_created(vcpu, settings):
+            self.limits[vcpu] = settings["mine"].limit
     """
 
 
@@ -118,16 +214,17 @@ def hvmmu_fault_handled(vcpu: Vcpu, fault: PageFault, handled: Handled) -> None:
 
 
 @hookspec
-def hvmmu_report(result: RunResult) -> dict[str, int] | None:
+def hvmmu_report(vcpu: Vcpu, result: RunResult) -> dict[str, int] | None:
     """Add counters of the plugin's own to a run's result, names prefixed with the plugin's.
 
-    A name that is there already is an error.
+    A name that is there already is an error. Cycles are estimated again with these counters, so
+    that a cost model may price them.
 
     Cost: once a run, at its end.
 
     Example::
 
         @hookimpl
-        def hvmmu_report(result):
-            return {"mine.seen": 12}
+        def hvmmu_report(vcpu):
+            return {"mine.seen": self.seen[vcpu]}
     """

@@ -1,5 +1,8 @@
 """Configuration in, machine out: memory, engine, MMU, vCPU and guest put together."""
 
+from collections import ChainMap
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -7,11 +10,11 @@ import attrs
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
-from hvmmu.errors import PluginError
+from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.guest.os import GuestOs
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import Phase, Step
-from hvmmu.hooks import RunHooks
+from hvmmu.hooks import RunHooks, told
 from hvmmu.hw.engine import Core, Engine, TlbCounts
 from hvmmu.hw.params import CpuParams
 from hvmmu.hw.readable import ReadableEngine
@@ -42,6 +45,10 @@ class MachineConfig:
     """Names of the backend's parameters that somebody set."""
     hooks: RunHooks = attrs.field(factory=RunHooks, eq=False)
     """What the plugins listen to."""
+    engine: type[Engine] = ReadableEngine
+    """What plays the hardware."""
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
+    """The plugins' own sections of the configuration; one that is missing has its defaults."""
 
 
 @attrs.frozen
@@ -62,14 +69,54 @@ def build(
     params: MmuParams,
     ram: int,
     hooks: RunHooks | None = None,
+    *,
+    engine: type[Engine] = ReadableEngine,
+    settings: Mapping[str, Any] | None = None,
 ) -> Platform:
-    """Put a machine of *ram* bytes of guest RAM together around a backend."""
+    """Put a machine of *ram* bytes of guest RAM together around a backend.
+
+    *settings* are what plugins are told of the configuration, by section, besides their own
+    sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
+    """
     hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
+    memory = Memory(ram if bare else GUEST_BASE + ram)
+    try:
+        platform = _assembled(backend, cpu, params, _made(engine, memory), memory, hooks=hooks)
+        vcpu = platform.vcpu
+        if hooks.memslot_changed is not None:
+            hooks.memslot_changed(vcpu=vcpu, slots=vcpu.slots)
+        if hooks.vm_created is not None:
+            told = {"mmu": params, **hooks.settings, **(settings or {})}
+            hooks.vm_created(vcpu=vcpu, settings=MappingProxyType(told))
+    except BaseException:
+        memory.close()
+        raise
+    return platform
+
+
+def _made(engine: type[Engine], memory: Memory) -> Engine:
+    """Return an engine over *memory*; a failure that explains nothing is its plugin's."""
+    try:
+        return engine(memory)
+    except HvmmuError:
+        raise
+    except Exception as error:
+        raise PluginError(f"engine {engine.name!r} cannot be made: {told(error)}") from error
+
+
+def _assembled(
+    backend: Backend[Any],
+    cpu: CpuFeatures,
+    params: MmuParams,
+    engine: Engine,
+    memory: Memory,
+    *,
+    hooks: RunHooks,
+) -> Platform:
+    bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
-    memory = Memory(base + ram)
-    slots = Memslots(memory, (Memslot(0, ram, base),))
-    engine = ReadableEngine(memory)
+    slots = Memslots(memory, (Memslot(0, memory.size - base, base),))
     core = Core(cpu)
     shadow = None
     if not bare:
@@ -86,27 +133,43 @@ def build(
         slots=slots,
         hooks=hooks,
     )
-    if hooks.memslot_changed is not None:
-        hooks.memslot_changed(vcpu=vcpu, slots=slots)
-    if hooks.vm_created is not None:
-        hooks.vm_created(vcpu=vcpu)
     return Platform(memory, engine, backend, vcpu, shadow)
 
 
 class Machine:
     """A machine with a guest OS on it, ready for the steps of a workload.
 
-    Raise BackendUnavailableError if the CPU model cannot do what the backend was asked for.
+    Raise BackendUnavailableError if the CPU model cannot do what the backend was asked for, and
+    EngineUnavailableError if the engine cannot work here.
     """
 
     def __init__(self, config: MachineConfig) -> None:
         cpu = config.cpu.features
         backend = config.backend(config.backend_params, cpu, config.asked)
         self._hooks = config.hooks
-        self._platform = build(backend, cpu, config.mmu, config.guest.memory, config.hooks)
+        core = {"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest}
+        self._platform = build(
+            backend,
+            cpu,
+            config.mmu,
+            config.guest.memory,
+            config.hooks,
+            engine=config.engine,
+            settings={**config.settings, **core},
+        )
         self.vcpu = self._platform.vcpu
-        self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
+        try:
+            self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
+        except BaseException:
+            self.close()
+            raise
         self._since = self._hardware()
+
+    @property
+    def params(self) -> dict[str, bool | int | str]:
+        """Return the backend's parameters as they are in force."""
+        in_force = self._platform.backend.in_force
+        return {param.name: getattr(in_force, param.name) for param in declared(type(in_force))}
 
     def step(self, step: Step) -> None:
         """Have the guest perform one step; a phase starts the ledger again."""
@@ -137,10 +200,9 @@ class Machine:
             shadow_pages=built - built0,
             shadow_zapped=zapped - zapped0,
         )
-        in_force = self._platform.backend.in_force
         result = RunResult(
             backend=self._platform.backend.name,
-            params={p.name: getattr(in_force, p.name) for p in declared(type(in_force))},
+            params=self.params,
             engine=self._platform.engine.name,
             counters=counted,
             cycles={"model": costs.name, **estimate(costs, counted)},
@@ -150,17 +212,15 @@ class Machine:
                 "page_tables_sha256": self.guest.page_tables_sha256(),
             },
         )
-        return result if self._hooks.report is None else self._reported(result)
-
-    def _reported(self, result: RunResult) -> RunResult:
-        """Add the counters that plugins report."""
-        counted = dict(result.counters)
-        for added in self._hooks.report(result=result) if self._hooks.report else ():
-            for name, count in added.items():
-                if name in counted:
-                    raise PluginError(f"hvmmu_report: there is a counter {name!r} already")
-                counted[name] = count
-        return attrs.evolve(result, counters=counted)
+        if self._hooks.report is None:
+            return result
+        added = self._hooks.report(vcpu=self.vcpu, result=result)
+        counted = {**result.counters, **ChainMap(*added)}
+        return attrs.evolve(
+            result,
+            counters=counted,
+            cycles={"model": costs.name, **estimate(costs, counted)},  # some price what was added
+        )
 
     def close(self) -> None:
         """Give the machine's memory back."""

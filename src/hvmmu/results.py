@@ -34,6 +34,29 @@ class RunResult:
         }
 
 
+@attrs.frozen
+class Failure:
+    """One backend with one setting of its parameters, whose run a plugin ended."""
+
+    backend: str
+    params: Mapping[str, bool | int | str]
+    plugin: str
+    """The plugin's name, empty if it is not known."""
+    hook: str
+    """The hook that failed; empty if it was none."""
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the result document has it: null for what is not known."""
+        return {
+            "backend": self.backend,
+            "params": dict(self.params),
+            "plugin": self.plugin or None,
+            "hook": self.hook or None,
+            "error": self.error,
+        }
+
+
 def counters(
     ledger: Ledger, tlb: TlbCounts, *, walk_refs: int, shadow_pages: int, shadow_zapped: int
 ) -> dict[str, Any]:

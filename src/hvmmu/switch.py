@@ -9,7 +9,7 @@ import attrs
 
 from hvmmu.arch.regs import Regs
 from hvmmu.backend import Backend, Entry, Exit, Paging
-from hvmmu.errors import InvariantError, PluginError
+from hvmmu.errors import InvariantError
 from hvmmu.hw.engine import Core, Engine
 from hvmmu.hw.tlb import Scope
 from hvmmu.ledger import Ledger
@@ -30,8 +30,8 @@ class WorldSwitch:
         self.control = backend.create_vcpu(0)
         self.intercepts = backend.intercepts(self.control)
         core.exit_filter = backend.exit_filter(self.control)
-        self.on_exit: Callable[..., Exit | None] | None = None
-        """Sees each exit first (argument *what*), and may return another to act on."""
+        self.on_exit: Callable[..., Any] | None = None
+        """Sees each exit first (argument *what*), and may return another one of its kind."""
 
     def leave(self, what: E) -> E:
         """Exit, and read back why: all that passes is in the control structure."""
@@ -42,12 +42,8 @@ class WorldSwitch:
             raise InvariantError(f"{self._backend.name} recorded {what} and read back {read}")
         if self.on_exit is None:
             return read
-        answer = self.on_exit(what=read)
-        if answer is None:
-            return read
-        if type(answer) is not type(what):
-            raise PluginError(f"hvmmu_handle_exit answered {what} with {answer}: another kind")
-        return answer
+        answer: E | None = self.on_exit(what=read)
+        return read if answer is None else answer
 
     def enter(self) -> Entry:
         """Enter the guest; return what hardware did, after the flush in it is done."""

@@ -1,6 +1,6 @@
 """The command line: what is typed, and how it ends.
 
-Exit codes: 0 done; 1 the guest could tell two runs apart, or a plugin broke a promise; 2 input that
+Exit codes: 0 done; 1 the guest could tell two runs apart, or a plugin failed; 2 input that
 cannot be used; 3 a bug in hvmmu; 130 interrupted; 141 the reader of our output went away.
 """
 
@@ -50,7 +50,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except InvariantError as error:
         return _fail(BUG, f"{error} (a bug in hvmmu: please report what you ran)")
     except HvmmuError as error:
-        return _fail(DIFFERS, str(error))
+        return _fail(DIFFERS, *str(error).splitlines())
     return code if isinstance(code, int) else DONE
 
 

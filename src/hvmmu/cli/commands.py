@@ -4,16 +4,21 @@ import errno
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvmmu.cli import NO_READER, drop_stdout, options
+from hvmmu.errors import HvmmuError, PluginError
+
+if TYPE_CHECKING:
+    from hvmmu.plugins import Registry
 
 _MODULES = {
     "compare": "compare",
     "run": "run",
     "backends": "show",
+    "engines": "show",
     "plugins": "show",
     "params": "show",
     "config": "show",
@@ -22,19 +27,24 @@ _MODULES = {
 }
 
 
+BUILT_IN = frozenset(_MODULES)
+"""Names that no command of a plugin's may have."""
+
+
 class _OnDemand(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group that imports a command's module when the command is asked for.
+
+    Plugins are loaded only to list all commands, or for a command that is not built in.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which a person meets them."""
-        del ctx
-        return list(_MODULES)
+        """Return the commands in the order in which a person meets them, the plugins' last."""
+        return [*_MODULES, *_registry(ctx).commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of this name, or None."""
-        del ctx
         if cmd_name not in _MODULES:
-            return None
+            return _of_plugins(ctx, cmd_name)
         module: Any = import_module(f"hvmmu.cli.{_MODULES[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
@@ -42,7 +52,7 @@ class _OnDemand(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what a command returns
         """Run the command; end it before click does, which would say more, or exit with 1."""
         try:
-            return super().invoke(ctx)
+            return self._blamed(ctx)
         except KeyboardInterrupt:
             raise click.Abort from None
         except OSError as error:
@@ -50,6 +60,39 @@ class _OnDemand(click.Group):
                 raise
             drop_stdout()
             raise click.exceptions.Exit(NO_READER) from None
+
+    def _blamed(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what a command returns
+        """Run the command; what one of a plugin's raises, and does not explain, is the plugin's."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, HvmmuError, OSError):
+            raise
+        except Exception as error:
+            name = ctx.invoked_subcommand or ""
+            if name in _MODULES:
+                raise
+            plugin = _registry(ctx).plugin("command", name)
+            who, what = plugin.name if plugin else "", f"{type(error).__name__}: {error}"
+            message = f"plugin {who!r}, in command {name!r}: {what}"
+            raise PluginError(message, plugin=who) from error
+
+
+def _registry(ctx: click.Context) -> "Registry":
+    """Load the plugins that the options so far ask for."""
+    from hvmmu.cli.loading import loaded  # noqa: PLC0415 - only where plugins are needed
+
+    ctx.ensure_object(dict).update({key: ctx.params.get(key) or () for key in ("plugins",)})
+    return loaded(ctx)
+
+
+def _of_plugins(ctx: click.Context, name: str) -> click.Command | None:
+    """Return a plugin's command; warn of plugins that might have had it."""
+    from hvmmu.cli.loading import warn  # noqa: PLC0415 - only where plugins are needed
+
+    registry = _registry(ctx)
+    if name not in registry.commands:
+        warn(registry)
+    return registry.commands.get(name)
 
 
 @click.group(

@@ -24,21 +24,20 @@ def compare(
 ) -> None:
     """Run WORKLOAD on several backends and set the results side by side.
 
-    WORKLOAD is a lackey trace (plain, .gz, .xz, .zst), or a synthetic one with options after a
-    colon, as demand-zero:pages=4096; the shipped trace if none is named. All installed backends
+    WORKLOAD is a trace (plain, .gz, .xz, .zst), or a synthetic one with options after a colon, as
+    demand-zero:pages=4096; the shipped trace if none is named. All installed backends
     run unless -b names some; what a backend can do in two ways is run both ways.
 
-    Exit code 1 if the guest could tell two runs apart.
+    Exit code 1 if the guest could tell two runs apart, or a plugin ended a run.
     """
     from hvmmu.cli.lockstep import measured  # noqa: PLC0415 - nothing of this for --help
     from hvmmu.cli.session import BASELINE, open_session  # noqa: PLC0415 - as above
     from hvmmu.report import document, reading, text  # noqa: PLC0415 - as above
-    from hvmmu.workloads import open_workload  # noqa: PLC0415 - as above
 
     session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)
-    made = measured(session, open_workload(workload, limit=limit), list(session.runs()))
+    made = measured(session, session.workload(workload, limit), list(session.runs()))
     if as_json:
         say(document.dumps(made))
     else:
         say(text.comparison(made, baseline=BASELINE, width=width()))
-    ctx.exit(DIFFERS if reading.differences(made) else DONE)
+    ctx.exit(DIFFERS if reading.differences(made) or made["failures"] else DONE)

@@ -10,6 +10,7 @@ import click
 import structlog
 
 from hvmmu.cli import logs
+from hvmmu.cli.commands import BUILT_IN
 from hvmmu.errors import ConfigError
 from hvmmu.params import Param, parse, plain
 from hvmmu.plugins import Registry, load
@@ -30,7 +31,7 @@ def loaded(ctx: click.Context) -> Registry:
     if "registry" not in typed:
         asked = choice(typed.get("plugins", ()), os.environ)
         with _stdout_kept():
-            typed["registry"] = load(**asked)
+            typed["registry"] = load(**asked, commands=BUILT_IN)
     registry: Registry = typed["registry"]
     if typed.get("strict") and registry.unusable:
         raise ConfigError([f"{plugin} (--strict)" for plugin in registry.unusable])
@@ -67,6 +68,15 @@ def choice(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
     if problems:
         raise ConfigError(problems)
     return {"block": block, "extra": [*extra, *filter(None, named)], "autoload": not off}
+
+
+def warn(registry: Registry) -> None:
+    """Log the plugins that a run does without and nobody said it should."""
+    log = structlog.get_logger()
+    for plugin in registry.unusable:
+        log.warning(
+            "plugin_not_loaded", plugin=plugin.name, state=plugin.state.value, cause=plugin.cause
+        )
 
 
 def tell(registry: Registry) -> None:

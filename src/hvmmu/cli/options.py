@@ -38,10 +38,14 @@ plugins = click.option(
     "plugins",
     multiple=True,
     metavar="[no:]NAME",
+    is_eager=True,  # before --help, which lists the commands of plugins
     help="Load this plugin or module besides; with no: leave that one out. See `hvmmu plugins`.",
 )
 strict = click.option(
-    "--strict", is_flag=True, help="Fail if any plugin is broken, duplicate or incompatible."
+    "--strict",
+    is_flag=True,
+    is_eager=True,
+    help="Fail if any plugin is broken, duplicate or incompatible.",
 )
 workload = click.argument("workload", required=False)
 

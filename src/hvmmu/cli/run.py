@@ -27,14 +27,13 @@ def run(
     from hvmmu.cli.lockstep import measured  # noqa: PLC0415 - nothing of this for --help
     from hvmmu.cli.session import BASELINE, open_session  # noqa: PLC0415 - as above
     from hvmmu.report import document, text  # noqa: PLC0415 - as above
-    from hvmmu.workloads import open_workload  # noqa: PLC0415 - as above
 
     session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)
     chosen = session.config.backends
     if len(chosen) > 1:
         raise InputError(f"run takes one backend: say which with -b ({', '.join(chosen)})")
     machine = session.machine(chosen[0], {})
-    made = measured(session, open_workload(workload, limit=limit), [machine])
+    made = measured(session, session.workload(workload, limit), [machine])
     if as_json:
         say(document.dumps(made))
     else:

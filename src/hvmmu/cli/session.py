@@ -8,23 +8,19 @@ from typing import Any
 
 import attrs
 import click
-import structlog
 
-from hvmmu.cli.loading import loaded, tell
+from hvmmu.cli.loading import loaded, tell, warn
 from hvmmu.config import Config, Known, resolve
-from hvmmu.costs import MODELS
 from hvmmu.errors import InputError
 from hvmmu.guest.params import GuestParams
 from hvmmu.hw.params import CpuParams
 from hvmmu.machine import MachineConfig
 from hvmmu.mmu.params import MmuParams
 from hvmmu.plugins import Registry
+from hvmmu.workloads import Workload, open_workload
 
 BASELINE = "native"
 """The backend that others are compared with, and that runs first."""
-
-ENGINES = ("readable",)
-"""What can play the hardware; the first is the default."""
 
 CORE: Mapping[str, type] = {"mmu": MmuParams, "cpu": CpuParams, "guest": GuestParams}
 
@@ -52,7 +48,14 @@ class Session:
             guest=sections["guest"],
             asked=self.config.asked[backend],
             hooks=self.registry.hooks,
+            engine=self.registry.engines[self.config.engine],
+            settings={name: sections[name] for name in self.known.own},
         )
+
+    def workload(self, spec: str | None, limit: int | None) -> Workload:
+        """Return the workload that *spec* names, of all that the plugins add."""
+        kinds, formats = self.registry.workloads, self.registry.trace_formats
+        return open_workload(spec, limit=limit, kinds=kinds, formats=formats)
 
     def runs(self) -> Iterator[MachineConfig]:
         """Yield a machine for every chosen backend and every way to compare it.
@@ -72,9 +75,21 @@ class Session:
         told = {}
         for row in self.config.rows:
             section, _, name = row.key.rpartition(".")
-            if row.is_asked and (section in self.known.core or section in self.config.backends):
+            if row.is_asked and section in (
+                *self.known.core,
+                *self.known.own,
+                *self.config.backends,
+            ):
                 told[row.key] = {"value": getattr(sections[section], name), "source": row.source}
         return told
+
+    def told(self) -> dict[str, Any]:
+        """Return the sections that a result document tells: the core's, and what plugins were set.
+
+        A plugin that is only installed must change no document.
+        """
+        own = [name for name in self.known.own if self.config.asked[name]]
+        return {name: self.config.sections[name] for name in (*self.known.core, *own)}
 
 
 def open_registry(ctx: click.Context) -> Registry:
@@ -94,11 +109,7 @@ def open_session(
 ) -> Session:
     """Load the plugins and resolve the configuration; raise ConfigError with every problem."""
     registry = open_registry(ctx)
-    log = structlog.get_logger()
-    for plugin in registry.unusable:
-        log.warning(
-            "plugin_not_loaded", plugin=plugin.name, state=plugin.state.value, cause=plugin.cause
-        )
+    warn(registry)
     known = known_settings(registry)
     config = resolve(
         known,
@@ -116,7 +127,8 @@ def known_settings(registry: Registry) -> Known:
     """Return what can be configured with these plugins: the baseline first, then by name."""
     names = sorted(registry.backends, key=lambda name: (name != BASELINE, name))
     backends: dict[str, Any] = {name: registry.backends[name] for name in names}
-    return Known(CORE, backends, ENGINES, tuple(MODELS))
+    engines, models = tuple(registry.engines), tuple(registry.cost_models)
+    return Known(CORE, backends, engines, models, registry.parameters)
 
 
 def working_directory() -> Path:

@@ -40,10 +40,33 @@ def _versioned(distribution: str) -> str:
         return distribution
 
 
-@click.command(short_help="List the plugins, what each is for, and what is wrong with it.")
+@click.command(short_help="List the engines: what can play the hardware.")
 @options.verbose
 @click.pass_context
-def plugins(ctx: click.Context) -> None:
+def engines(ctx: click.Context) -> None:
+    """List the engines, which distribution each comes from, and what each can do."""
+    from hvmmu.cli.session import open_registry  # noqa: PLC0415 - not for --help
+    from hvmmu.report import listing  # noqa: PLC0415 - as above
+    from hvmmu.report.terminal import rendered  # noqa: PLC0415 - as above
+
+    registry = open_registry(ctx)
+    rows = [
+        (
+            name,
+            _versioned(registry.origin(name, "engine")),
+            made.summary,
+            listing.capabilities(made),
+        )
+        for name, made in registry.engines.items()
+    ]
+    say(rendered([listing.engines(rows)], width()))
+
+
+@click.command(short_help="List the plugins, what each is for, and what is wrong with it.")
+@options.as_json
+@options.verbose
+@click.pass_context
+def plugins(ctx: click.Context, *, as_json: bool) -> None:
     """List every plugin: its distribution, its state, what it registered, and what is wrong.
 
     With -v, stderr says what each printed while it was loaded.
@@ -53,7 +76,9 @@ def plugins(ctx: click.Context) -> None:
     from hvmmu.report.terminal import rendered  # noqa: PLC0415 - as above
 
     registry = open_registry(ctx)
-    if registry.plugins:
+    if as_json:
+        say(listing.plugins_json(registry.plugins))
+    elif registry.plugins:
         say(rendered([listing.plugins(registry.plugins)], width()))
     else:
         say("no plugin is installed\n")
@@ -66,7 +91,7 @@ def plugins(ctx: click.Context) -> None:
 def params(ctx: click.Context, section: str | None, settings: Sequence[str]) -> None:
     """List the parameters of BACKEND as modinfo does, each with its value and where it is from.
 
-    Without BACKEND all sections are listed: mmu, cpu, guest and every backend.
+    Without BACKEND all sections are listed: mmu, cpu, guest, the plugins' own and every backend.
     """
     from hvmmu.cli.session import open_session  # noqa: PLC0415 - not for --help
     from hvmmu.report import listing  # noqa: PLC0415 - as above

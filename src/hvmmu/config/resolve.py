@@ -6,6 +6,7 @@ nearest `pyproject.toml`; the environment; the command line.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -23,17 +24,20 @@ class Known:
     """Say what can be configured; the first engine and the first cost model are the defaults.
 
     `core` maps a section to its attrs class, `backends` a backend's name to its class (of which
-    `params` and `refused` are read), in the order in which they run when none is named.
+    `params` and `refused` are read), in the order in which they run when none is named. `own` are
+    the plugins' own sections.
     """
 
     core: Mapping[str, type]
     backends: Mapping[str, Any]
     engines: Sequence[str]
     models: Sequence[str]
+    own: Mapping[str, type] = MappingProxyType({})
 
     def classes(self) -> dict[str, type]:
         """Return every section's attrs class."""
-        return {**self.core, **{name: made.params for name, made in self.backends.items()}}
+        backends = {name: made.params for name, made in self.backends.items()}
+        return {**self.core, **self.own, **backends}
 
     def top(self) -> dict[str, Param]:
         """Return the keys that stand in no section, but for `backend`, as parameters."""
@@ -167,9 +171,13 @@ class _Resolution:
         self.backends, self.backends_source = tuple(dict.fromkeys(kept)), source
 
     def set_anywhere(self, name: str, setting: Setting) -> None:
-        """Set a name given without section, in every chosen backend or the one core section."""
+        """Set a name given without section: in every chosen backend, or else in one section.
+
+        A plugin's section is last in line: what it adds must not change what was clear before.
+        """
         homes = [section for section, params in self.sections.items() if name in params]
         core = [section for section in homes if section in self.known.core]
+        core = core or [section for section in homes if section in self.known.own]
         chosen = self.backends or tuple(self.known.backends)
         targets = [section for section in homes if section in chosen] or core
         targets = targets or [section for section in chosen if name in self.refused(section)]

@@ -11,6 +11,7 @@ import attrs
 
 from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.hw.tlb import Scope
+from hvmmu.memory import Memory
 from hvmmu.types import Buffer
 
 FILTER_BITS = 64
@@ -94,10 +95,19 @@ class TlbCounts:
 
 
 class Engine(Protocol):
-    """Something that runs accesses through x86 paging over host memory."""
+    """Something that runs accesses through x86 paging over host memory.
+
+    Name, summary and capabilities are the class's.
+    """
 
     name: str
+    summary: str
+    """One line for people."""
     caps: EngineCaps
+
+    def __init__(self, memory: Memory) -> None:
+        """Work on *memory*; raise EngineUnavailableError if that cannot be done here."""
+        ...
 
     def load_regs(self, core: Core, regs: Regs) -> None:
         """Put *regs* in force; flushes nothing."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 
+from hvmmu.hooks import told
 from hvmmu.params import plain
 from hvmmu.plugins.registry import Plugin, State
 
@@ -14,7 +15,6 @@ GROUP = "hvmmu"
 """The entry-point group that plugins are found through."""
 
 NOBODY = "unknown distribution"
-MOST_TOLD = 400  # characters of a cause
 
 
 def installed() -> tuple[list[EntryPoint], list[Plugin]]:
@@ -62,12 +62,3 @@ def about(distribution: Distribution | None) -> tuple[str, str]:
     except Exception:  # noqa: BLE001 - a file that anybody wrote
         return NOBODY, ""
     return (plain(str(name)), plain(str(version or ""))) if name else (NOBODY, "")
-
-
-def told(error: BaseException) -> str:
-    """Return an exception as one line, even one that cannot say what it is."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - a plugin's own class of error
-        text = ""
-    return plain(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TOLD)

@@ -4,7 +4,7 @@ First all are imported, then all are registered, and names are compared in betwe
 never decides.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint
 from time import perf_counter
 from types import MappingProxyType
@@ -14,16 +14,24 @@ import attrs
 import pluggy
 
 from hvmmu import hookspecs
-from hvmmu.backend import API_VERSION, Backend
+from hvmmu.backend import API_VERSION
 from hvmmu.errors import ConfigError
-from hvmmu.hooks import RunHooks
+from hvmmu.hooks import RunHooks, told
 from hvmmu.params import nearest, plain, shown
 from hvmmu.plugins.aside import aside
-from hvmmu.plugins.found import GROUP, about, installed, told
-from hvmmu.plugins.offered import BUILT_INS, RefusedError, check_backends, check_interface
-from hvmmu.plugins.registry import BUILT_IN, Plugin, Registry, State
+from hvmmu.plugins.found import GROUP, about, installed
+from hvmmu.plugins.offered import (
+    COMMAND,
+    KINDS,
+    PARAMETERS,
+    Kind,
+    RefusedError,
+    check_interface,
+    check_offers,
+    check_sections,
+)
+from hvmmu.plugins.registry import Offer, Plugin, Registry, State
 
-_BACKENDS = "hvmmu_backends"
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("hvmmu_"))
 _OFF = "autoload is off (HVMMU_DISABLE_PLUGIN_AUTOLOAD)"
 
@@ -34,16 +42,18 @@ def load(
     block: Collection[str] = (),
     extra: Collection[str] = (),
     autoload: bool = True,
+    commands: Collection[str] = (),
 ) -> Registry:
     """Load plugins and return what came of each; the environment is not asked.
 
     *points* stand in for the entry points that are installed. *block* are names of those to leave
     out, and prevails. *extra* are names to load even without *autoload*: of entry points, or of
-    modules that can be imported. Raise ConfigError with every name that nothing has.
+    modules that can be imported. *commands* are names that no command of a plugin's may have.
+    Raise ConfigError with every name that nothing has.
     """
     found, unread = installed() if points is None else (list(points), [])
     chosen = _chosen(sorted(found, key=lambda p: (p.name, p.value)), block, extra, autoload)
-    return _Loader(chosen).load(unread)
+    return _Loader(chosen, commands).load(unread)
 
 
 @attrs.define(eq=False)
@@ -54,7 +64,8 @@ class _Candidate:
     is_module: bool
     facts: Plugin
     imported: Any = None
-    backends: list[type[Backend[Any]]] = attrs.field(factory=list)
+    offers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """What it offers, by hook and by name."""
     missing: str = ""
     """The module that was not there, if that was it."""
 
@@ -130,8 +141,9 @@ def _near(name: str, known: Iterable[str]) -> str:
 class _Loader:
     """Takes the candidates through the steps of loading, all of them one step at a time."""
 
-    def __init__(self, candidates: list[_Candidate]) -> None:
+    def __init__(self, candidates: list[_Candidate], commands: Collection[str]) -> None:
         self._candidates = candidates
+        self._taken = {COMMAND.hook: commands}
         self._plugins = pluggy.PluginManager(hookspecs.PROJECT)
         self._plugins.add_hookspecs(hookspecs)
 
@@ -146,7 +158,7 @@ class _Loader:
             )
         self._part(lambda one: [(id(one.imported), f"{one.point.value!r} under another name")])
         self._each(self._register)
-        self._part(lambda one: [(b.name, f"backend {b.name!r}") for b in one.backends])
+        self._part(_offers)
         return self._registry(unread)
 
     def _wanted(self) -> Iterator[_Candidate]:
@@ -168,12 +180,13 @@ class _Loader:
             if len(rivals) < 2:
                 continue
             who = " and ".join(f"{one.point.name} (from {one.facts.origin})" for one, _ in rivals)
-            for one, what in rivals:
+            what = " or ".join(sorted({what for _, what in rivals}))
+            for one, _ in rivals:
                 one.give_up(State.DUPLICATE, f"{what} is in {who}; {_remedy(rivals)}")
                 self._plugins.unregister(name=one.point.name)
 
     def _register(self, one: _Candidate) -> None:
-        """Register the hooks of one plugin, and ask it alone for its backends."""
+        """Register the hooks of one plugin, and ask it alone for what it offers."""
         check_interface("the plugin", getattr(one.imported, "api_version", API_VERSION))
         self._plugins.register(one.imported, name=one.point.name)
         for hook in self._hooks(one):
@@ -181,29 +194,43 @@ class _Loader:
             if not hook.has_spec() and not optional:
                 raise RefusedError(f"unknown hook {hook.name!r}{nearest(hook.name, _HOOKS)}")
         others = [p for p in self._plugins.get_plugins() if p is not one.imported]
-        caller = self._plugins.subset_hook_caller(_BACKENDS, others)
-        one.backends = check_backends([made for offered in caller() for made in offered])
+        for hook in _in_order(self._hooks(one)):
+            if kind := KINDS.get(hook.name):
+                given = self._plugins.subset_hook_caller(hook.name, others)()
+                taken = self._taken.get(hook.name, ())
+                one.offers[hook.name] = check_offers(kind, given[0], taken) if given else {}
+        check_sections(one.offers)
 
     def _hooks(self, one: _Candidate) -> list[pluggy.HookCaller]:
         return self._plugins.get_hookcallers(one.imported) or []
 
     def _registry(self, unread: list[Plugin]) -> Registry:
-        backends, origins = dict(BUILT_INS), dict.fromkeys(BUILT_INS, BUILT_IN)
-        plugins = list(unread)
-        for one in self._candidates:
-            words: list[str] = []
-            if one.is_wanted:
-                backends |= {backend.name: backend for backend in one.backends}
-                origins |= {backend.name: one.facts.distribution for backend in one.backends}
-                words += sorted(f"backend {backend.name}" for backend in one.backends)
-                words += [h.name for h in _in_order(self._hooks(one)) if h.name != _BACKENDS]
-            plugins.append(attrs.evolve(one.facts, registered=tuple(words)))
+        for one in self._wanted():
+            words = [
+                f"{KINDS[hook].word} {name}"
+                for hook, made in one.offers.items()
+                for name in sorted(made)
+            ]
+            words += [h.name for h in _in_order(self._hooks(one)) if h.name not in KINDS]
+            one.facts = attrs.evolve(one.facts, registered=tuple(words))
+        plugins = [*unread, *(one.facts for one in self._candidates)]
+        sections = self._offered(PARAMETERS)
+        settings = {name: offer.made() for name, offer in sections.items()}
         return Registry(
-            MappingProxyType(dict(sorted(backends.items()))),
+            MappingProxyType({kind.word: self._offered(kind) for kind in KINDS.values()}),
             tuple(sorted(plugins, key=lambda p: (p.name, p.origin))),
-            MappingProxyType(origins),
-            RunHooks(self._plugins),
+            RunHooks(self._plugins, MappingProxyType(settings)),
         )
+
+    def _offered(self, kind: Kind) -> Mapping[str, Offer]:
+        """Return all there is of a kind: the built-in first, then the plugins' by name."""
+        added = {
+            name: Offer(kind.guarded(one.point.name, kind.label(name), made), one.facts)
+            for one in self._wanted()
+            for name, made in one.offers.get(kind.hook, {}).items()
+        }
+        built_in = {name: Offer(made) for name, made in kind.built_in.items()}
+        return MappingProxyType(built_in | dict(sorted(added.items())))
 
 
 def _import(one: _Candidate) -> None:
@@ -217,6 +244,15 @@ def _import(one: _Candidate) -> None:
         one.facts = attrs.evolve(one.facts, seconds=perf_counter() - begun)
     if one.imported is None:
         raise RefusedError(f"its entry point {shown(one.point.value)} is None")
+
+
+def _offers(one: _Candidate) -> list[tuple[object, str]]:
+    """Return what a plugin claims for itself: names, unique in their kind or as a section."""
+    return [
+        (("section" if KINDS[hook].is_section else hook, name), KINDS[hook].label(name))
+        for hook, offers in one.offers.items()
+        for name in offers
+    ]
 
 
 def _is_nothing(one: _Candidate) -> bool:

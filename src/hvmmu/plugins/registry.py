@@ -2,12 +2,19 @@
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from hvmmu.backend import Backend
+from hvmmu.costs import CostModel
 from hvmmu.hooks import RunHooks
+from hvmmu.hw.engine import Engine
+from hvmmu.workloads import TraceFormat, WorkloadKind
+
+if TYPE_CHECKING:
+    import click
 
 BUILT_IN = "built in"
 
@@ -53,7 +60,7 @@ class Plugin:
     cause: str = ""
     """Why it is not OK, in one line."""
     registered: tuple[str, ...] = ()
-    """What it takes part in: `backend NAME` for each it adds, then its hooks by name."""
+    """What it takes part in: `backend NAME` and the like for all it adds, then hooks of a run."""
     printed: str = ""
     """What it printed while it was loaded, in one line."""
     seconds: float = attrs.field(default=0.0, eq=False, repr=False)
@@ -71,18 +78,73 @@ class Plugin:
 
 
 @attrs.frozen
-class Registry:
-    """The backends there are, by name, the hooks of a run, and every plugin that was found."""
+class Offer:
+    """One thing there is, and who brought it; nobody if it is built in."""
 
-    backends: Mapping[str, type[Backend[Any]]]
+    made: Any
+    plugin: Plugin | None = None
+
+
+Offers = Mapping[str, Mapping[str, Offer]]
+"""What there is, by word for its kind and by name: the built-in first, then in order of names."""
+
+
+@attrs.frozen
+class Registry:
+    """All there is to choose from, the hooks of a run, and every plugin that was found."""
+
+    offers: Offers
     plugins: tuple[Plugin, ...]
-    _origins: Mapping[str, str] = attrs.field(alias="origins")
     hooks: RunHooks = attrs.field(factory=RunHooks, eq=False)
     """What the plugins that are OK listen to, for `MachineConfig.hooks`."""
 
-    def origin(self, name: str) -> str:
-        """Return the distribution that a backend came from."""
-        return self._origins[name]
+    def _made(self, word: str) -> Mapping[str, Any]:
+        made = {name: offer.made for name, offer in self.offers[word].items()}
+        return MappingProxyType(made)
+
+    @property
+    def backends(self) -> Mapping[str, type[Backend[Any]]]:
+        """Return the backends by name, `native` among them."""
+        return MappingProxyType(dict(sorted(self._made("backend").items())))
+
+    @property
+    def engines(self) -> Mapping[str, type[Engine]]:
+        """Return the engines by name, the built-in first."""
+        return self._made("engine")
+
+    @property
+    def workloads(self) -> Mapping[str, WorkloadKind]:
+        """Return the named workloads, for `open_workload`."""
+        return self._made("workload")
+
+    @property
+    def trace_formats(self) -> Mapping[str, TraceFormat]:
+        """Return the trace formats by name, for `open_workload`."""
+        return self._made("trace format")
+
+    @property
+    def cost_models(self) -> Mapping[str, CostModel]:
+        """Return the cost models by name, the default first."""
+        return self._made("cost model")
+
+    @property
+    def commands(self) -> "Mapping[str, click.Command]":
+        """Return the plugins' commands by name."""
+        return self._made("command")
+
+    @property
+    def parameters(self) -> Mapping[str, type]:
+        """Return the attrs classes of the plugins' own sections of the configuration."""
+        return self._made("parameters")
+
+    def plugin(self, word: str, name: str) -> Plugin | None:
+        """Return who brought what the registry lists under this word; None if it is built in."""
+        return self.offers[word][name].plugin
+
+    def origin(self, name: str, word: str = "backend") -> str:
+        """Return the distribution that a backend, or whatever *word* says, came from."""
+        plugin = self.plugin(word, name)
+        return BUILT_IN if plugin is None else plugin.distribution
 
     @property
     def unusable(self) -> tuple[Plugin, ...]:

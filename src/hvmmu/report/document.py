@@ -12,7 +12,7 @@ import attrs
 
 from hvmmu.costs import CostModel
 from hvmmu.params import declared
-from hvmmu.results import RunResult
+from hvmmu.results import Failure, RunResult
 
 SCHEMA = 1
 """Raised when a reader of the old documents could misread a new one."""
@@ -27,11 +27,12 @@ def document(
     asked: Mapping[str, Mapping[str, Any]],
     runs: Sequence[RunResult],
     model: CostModel,
+    failures: Sequence[Failure] = (),
 ) -> Document:
     """Return the result document of *runs* of one workload.
 
-    *config* maps each core section to its attrs object; *asked* the keys that were not left at
-    their defaults, `section.name`, to value and source.
+    *config* maps each section to its attrs object; *asked* the keys that were not left at their
+    defaults, `section.name`, to value and source. *failures* are the runs that a plugin ended.
     """
     return {
         "schema": SCHEMA,
@@ -39,6 +40,7 @@ def document(
         "config": {section: _values(made) for section, made in config.items()},
         "asked": dict(asked),
         "runs": [run.to_json() for run in runs],
+        "failures": [failure.to_json() for failure in failures],
         "cost_model": attrs.asdict(model, value_serializer=_listed),
     }
 

@@ -86,6 +86,11 @@ def backends(rows: Sequence[tuple[str, str, str, str]]) -> "Table":
     return _plain_table(("name", "from", "summary", "capabilities"), rows)
 
 
+def engines(rows: Sequence[tuple[str, str, str, str]]) -> "Table":
+    """Return the engines as a table: name, distribution, summary, capabilities."""
+    return backends(rows)
+
+
 def plugins(found: Sequence[Plugin]) -> "Table":
     """Return the plugins as a table: name, distribution, state, what it registered, the cause."""
     return _plain_table(
@@ -95,6 +100,22 @@ def plugins(found: Sequence[Plugin]) -> "Table":
             for one in found
         ],
     )
+
+
+def plugins_json(found: Sequence[Plugin]) -> str:
+    """Return the same as a JSON array, an object for each plugin."""
+    listed = [
+        {
+            "name": one.name,
+            "distribution": one.distribution,
+            "version": one.version,
+            "state": one.state.value,
+            "cause": one.cause,
+            "registered": list(one.registered),
+        }
+        for one in found
+    ]
+    return json.dumps(listed, indent=2, sort_keys=True) + "\n"
 
 
 def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
@@ -109,13 +130,14 @@ def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table"
     return table
 
 
-def capabilities(backend: Any) -> str:  # noqa: ANN401 - a class of a plugin
-    """Return what a backend's hardware can do, in words."""
-    caps = getattr(backend, "caps", None)
+def capabilities(offered: Any) -> str:  # noqa: ANN401 - a class of a plugin
+    """Return what a backend or an engine can do, in words."""
+    caps = getattr(offered, "caps", None)
     fields = getattr(type(caps), "__attrs_attrs__", ())
     words = []
     for field in fields:
         value = getattr(caps, field.name)
         text = value.value if isinstance(value, enum.Enum) else value
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else text
         words += [field.name if value is True else f"{field.name}={text}"] if value else []
     return ", ".join(words) or "-"

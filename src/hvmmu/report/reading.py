@@ -29,10 +29,22 @@ def names(runs: Sequence[Run]) -> list[str]:
     return made
 
 
+def run_names(document: Document) -> list[str]:
+    """Return a name for each run of a document, then for each that failed."""
+    return names([*document["runs"], *document["failures"]])
+
+
+def failures(document: Document) -> list[str]:
+    """Return a sentence for each run that a plugin ended."""
+    failed = run_names(document)[len(document["runs"]) :]
+    errors = [failure["error"] for failure in document["failures"]]
+    return [f"{name} FAILED: {error}" for name, error in zip(failed, errors, strict=True)]
+
+
 def differences(document: Document) -> list[str]:
     """Return what the guest saw differently, a sentence for each run unlike the first."""
     runs = document["runs"]
-    first, *others = names(runs)
+    first, *others = run_names(document)[: len(runs)]
     told = []
     for name, run in zip(others, runs[1:], strict=True):
         unlike = [

@@ -7,7 +7,7 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.report.document import Document
-from hvmmu.report.reading import names
+from hvmmu.report.reading import run_names
 from hvmmu.report.terminal import natural_width
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _exits(runs: Sequence[Run]) -> Iterator[Line]:
 
 def comparison(document: Document, baseline: str, width: int | None) -> list["Table"]:
     """Return the table; where it is wider than *width*, several with fewer runs each."""
-    heads = [_head(name) for name in names(document["runs"])]
+    heads = [_head(name) for name in run_names(document)[: len(document["runs"])]]
     rows = list(lines(document, baseline))
     return _fitting(rows, heads, list(range(len(heads))), width)
 

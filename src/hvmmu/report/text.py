@@ -3,6 +3,7 @@
 import textwrap
 from typing import TYPE_CHECKING
 
+from hvmmu.params import plain
 from hvmmu.report import reading, tables
 from hvmmu.report.document import Document
 from hvmmu.report.terminal import rendered
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDTH = 80  # of prose where there is no terminal
+LONGEST = 800  # characters of a line that somebody else may have written
 
 
 def comparison(document: Document, *, baseline: str, width: int | None) -> str:
@@ -18,6 +20,7 @@ def comparison(document: Document, *, baseline: str, width: int | None) -> str:
     parts: list[RenderableType] = [_prose(ran(document), width), ""]
     for table in tables.comparison(document, baseline, width):
         parts += [table, ""]
+    parts += [plain(text, LONGEST) for text in reading.failures(document)]
     told = (reading.verdict(document), *reading.effects(document))
     parts += [_prose(text, width) for text in told]
     return rendered([*parts, "", *_sources(document, width)], width)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BLOCK = 1 << 18
 """Bytes of text in one block, at most."""
 
+HEAD = 4096
+"""Bytes of text that a trace's format is told by."""
+
 _CHUNK = 1 << 16
 # xz -9 needs 65 MiB to unpack; a dictionary beyond this is an attack or a mistake.
 _XZ_MEMORY = 256 << 20
@@ -157,6 +160,24 @@ def blocks(path: Path) -> Iterator[bytes]:
         raise TraceError(
             plain(str(path)), None, f"cannot be read: {why}", "check the path"
         ) from None
+
+
+def head(path: Path) -> bytes:
+    """Return a file's first `HEAD` bytes, unpacked if need be; packed in a way not known: as is.
+
+    Empty for what cannot be read and what is no regular file: `blocks` says what is wrong with it.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b""
+        with path.open("rb") as file:
+            raw = file.read(HEAD)
+    except (OSError, ValueError):
+        return b""
+    try:
+        return next(blocks(path))[:HEAD]
+    except (StopIteration, TraceError):
+        return raw
 
 
 def _not_a_file(path: Path) -> TraceError:

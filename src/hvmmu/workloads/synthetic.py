@@ -86,6 +86,14 @@ class Synthetic:
     name: ClassVar[str]
     summary: ClassVar[str]
 
+    @classmethod
+    def open(cls, options: str | None) -> Synthetic:
+        """Make the workload with options as in ``pages=64,seed=7``; None takes the defaults.
+
+        Raise ConfigError with every option that is wrong.
+        """
+        return synthetic(cls, options)
+
     def facts(self) -> dict[str, str | int | float | bool]:
         """Return what identifies the workload, for the result document."""
         return {"name": self.name, "kind": "synthetic"} | attrs.asdict(self)
@@ -244,12 +252,10 @@ KINDS: dict[str, type[Synthetic]] = {
 """The synthetic workloads by name."""
 
 
-def synthetic(name: str, options: str | None) -> Synthetic:
-    """Make the workload *name* with options as in ``pages=64,seed=7``; None takes the defaults.
-
-    Raise ConfigError with every option that is wrong.
-    """
-    known = {option.name: option for option in declared(KINDS[name])}
+def synthetic(kind: type[Synthetic], options: str | None) -> Synthetic:
+    """Make a workload of this kind with options as `Synthetic.open` takes them."""
+    name = kind.name
+    known = {option.name: option for option in declared(kind)}
     given: dict[str, int] = {}
     problems: list[str] = []
     for part in [] if options is None else options.split(","):
@@ -265,7 +271,7 @@ def synthetic(name: str, options: str | None) -> Synthetic:
                 problems.extend(error.problems)
     if problems:
         raise ConfigError(problems)
-    return KINDS[name](**given)
+    return kind(**given)
 
 
 def _unknown(name: str, key: str, known: list[str]) -> str:
