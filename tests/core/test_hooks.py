@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pytest
 from hvmmu import hookspecs
 from hvmmu.arch import pfec as pf
 from hvmmu.backend import Backend, Exit, Invlpg, Paging
-from hvmmu.costs import MODELS
-from hvmmu.errors import PluginError
+from hvmmu.costs import MODELS, Cost, CostModel
+from hvmmu.errors import GuestMemoryError, PluginError
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Munmap
 from hvmmu.hooks import RunHooks
@@ -23,6 +23,7 @@ from hvmmu.machine import Machine, MachineConfig
 from hvmmu.memory import Memslots
 from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
 from hvmmu.mmu.flush import Flush
+from hvmmu.mmu.params import MmuParams
 from hvmmu.plugins import load
 from hvmmu.results import RunResult
 from hvmmu.vcpu import Vcpu
@@ -78,11 +79,16 @@ class Listener:
         """Start with nothing heard."""
         self.heard: Counter[str] = Counter()
         self.handled: list[tuple[PageFault, Handled]] = []
+        self.own: object = None
 
     @hookimpl
-    def hvmmu_vm_created(self, vcpu: Vcpu) -> None:
+    def hvmmu_vm_created(self, vcpu: Vcpu, settings: Mapping[str, Any]) -> None:
         """Hear of the machine."""
         self.heard["vm_created"] += 1
+        assert settings["guest"].memory == vcpu.guest_memory
+        assert settings["cpu"].features == vcpu.cpu
+        assert settings["mmu"] == MmuParams()
+        self.own = settings.get("own")
         assert vcpu.ledger.accesses == 0
 
     @hookimpl
@@ -107,8 +113,9 @@ class Listener:
         self.handled.append((fault, handled))
 
     @hookimpl
-    def hvmmu_report(self, result: RunResult) -> dict[str, int]:
+    def hvmmu_report(self, vcpu: Vcpu, result: RunResult) -> dict[str, int]:
         """Count what was heard."""
+        assert vcpu.backend.name == result.backend
         return {f"listener.{result.backend}": len(self.handled)}
 
 
@@ -120,15 +127,19 @@ def test_every_hook_is_documented() -> None:
         text = getattr(hookspecs, name).__doc__
         assert "Cost: " in text, name
         assert f"def {name}(" in text, name
-        assert told is None or f"`{name}`" in told, name
+        assert "Example::" in text, name
+        assert told is None or f"| `{name}` |" in told, name
+    order = [line.split("`")[1] for line in (told or "").splitlines() if line.startswith("| `hv")]
+    assert order == (SPECS if told is not None else [])
 
 
 def test_every_hook_is_tested() -> None:
     """If wrong, a hook could stop being called and no test would notice."""
     here = Path(__file__).read_text(encoding="utf-8")
-    loading = (Path(__file__).parent / "test_plugins.py").read_text(encoding="utf-8")
+    others = [Path(__file__).with_name(f"test_{name}.py") for name in ("plugins", "offered")]
+    text = "".join([here, *(other.read_text(encoding="utf-8") for other in others)])
     for name in SPECS:
-        assert f"def {name}(" in here + loading, name
+        assert f"def {name}(" in text, name
 
 
 def test_a_listener_hears_everything_and_changes_nothing(
@@ -216,8 +227,110 @@ def test_an_exit_can_be_rewritten(
     made.vcpu.invlpg(0x1234)
     assert seen == [0x1234]
     wrong = machine(hypervised, rewriter=Rewriter(lambda _: PageFault(0, 0)))
-    with pytest.raises(PluginError, match="another kind"):
+    with pytest.raises(PluginError, match="of type PageFault: another kind") as caught:
         wrong.vcpu.invlpg(0x1234)
+    assert (caught.value.plugin, caught.value.hook) == ("rewriter", "hvmmu_handle_exit")
+
+
+class Answering:
+    """Answers what it is told to, or raises it."""
+
+    def __init__(self, answer: object) -> None:
+        """Take the answer."""
+        self.answer = answer
+
+    def _answered(self) -> object:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    @hookimpl
+    def hvmmu_handle_fault(self) -> object:
+        """Answer a fault."""
+        return self._answered()
+
+    @hookimpl
+    def hvmmu_report(self) -> object:
+        """Answer with counters."""
+        return self._answered()
+
+
+@pytest.mark.parametrize(
+    "answer", [7, (7, 7), (Handled(Route.INJECT, Cause.NOT_PRESENT, 0, 1), None), Flush.nothing()]
+)
+def test_a_fault_is_answered_with_a_route(
+    machine: Callable[..., Machine], hypervised: type[Backend[Any]], answer: object
+) -> None:
+    """If wrong, a plugin that forgets the flush ends in a traceback of ours."""
+    made = machine(hypervised, hasty=Answering(answer))
+    with pytest.raises(PluginError, match="'hasty', in hvmmu_handle_fault: answered with an obj"):
+        touch(made)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"accesses": 1}, "there is a counter 'accesses' already"),
+        ({"x": -1}, "counter 'x' is -1; a name and a count of 0 or more can be"),
+        ({"x": True}, "counter 'x' is True"),
+        ({"x": 1.5}, "counter 'x' is 1.5"),
+        ({7: 1}, "counter 7 is 1"),
+        (7, "answered with an object of type int; return a dict of counters, or None"),
+    ],
+)
+def test_a_report_is_of_new_counters(
+    machine: Callable[..., Machine], answer: object, said: str
+) -> None:
+    """If wrong, a plugin replaces a counter that everybody compares, or spoils the document."""
+    made = machine(BACKENDS["native"], reporter=Answering(answer))
+    with pytest.raises(PluginError, match=f"plugin 'reporter', in hvmmu_report: {said}"):
+        made.result(next(iter(MODELS.values())))
+
+
+def test_two_plugins_report_one_counter(machine: Callable[..., Machine]) -> None:
+    """If wrong, one of two counters is lost, and which one depends on chance."""
+    answers = {name: Answering({"seen": 1}) for name in ("left", "right")}
+    made = machine(BACKENDS["native"], **answers)
+    with pytest.raises(PluginError, match="plugin 'left' or 'right', in hvmmu_report: there"):
+        made.result(next(iter(MODELS.values())))
+
+
+def test_what_a_plugin_reports_can_be_priced(machine: Callable[..., Machine]) -> None:
+    """If wrong, a cost model cannot price what only a plugin can count."""
+    made = machine(BACKENDS["native"], reporter=Answering({"mine.seen": 5}))
+    plain = machine(BACKENDS["native"])
+    costs = CostModel("mine", "", (Cost("mine.seen", 3, "made up"), Cost("walks", 1, "made up")))
+    touch(made)
+    touch(plain)
+    walks = plain.result(costs).cycles["walks"]
+    assert made.result(costs).cycles == {
+        "model": "mine",
+        "exits": 0,
+        "guest_faults": 0,
+        "walks": walks,
+        "mine.seen": 15,
+        "total": 15 + int(walks),
+    }
+
+
+@attrs.frozen
+class Own:
+    """A plugin's own section."""
+
+    depth: int = 3
+
+
+@pytest.mark.parametrize("given", [{}, {"own": Own(4)}])
+def test_a_plugin_has_its_own_section(given: dict[str, Own]) -> None:
+    """If wrong, a plugin has to read its settings in some way of its own, or has none."""
+    listener = Listener()
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(listener)
+    native = BACKENDS["native"]
+    hooks = RunHooks(manager, {"own": Own()})
+    Machine(MachineConfig(native, native.params(), hooks=hooks, settings=given)).close()
+    assert listener.own == given.get("own", Own())
 
 
 class Failing:
@@ -226,7 +339,7 @@ class Failing:
     @hookimpl
     def hvmmu_fault_handled(self) -> None:
         """Fail as plugins do."""
-        raise ZeroDivisionError("as planned")
+        raise ZeroDivisionError("as\n planned")
 
 
 class Wrapping:
@@ -241,24 +354,71 @@ class Wrapping:
 def test_a_failure_names_the_plugin(machine: Callable[..., Machine]) -> None:
     """If wrong, a plugin's bug looks like ours."""
     made = machine(BACKENDS["native"], quiet=Listener(), culprit=Failing(), around=Wrapping())
-    with pytest.raises(PluginError, match="plugin 'culprit', in hvmmu_fault_handled: ZeroDivision"):
+    with pytest.raises(PluginError) as caught:
+        touch(made)
+    said = "plugin 'culprit', in hvmmu_fault_handled: ZeroDivisionError: as planned"
+    assert str(caught.value) == said
+    assert (caught.value.plugin, caught.value.hook) == ("culprit", "hvmmu_fault_handled")
+
+
+def test_a_failure_that_two_plugins_share(machine: Callable[..., Machine]) -> None:
+    """If wrong, a plugin is blamed for what another one of the same class did."""
+    made = machine(BACKENDS["native"], left=Failing(), right=Failing())
+    with pytest.raises(PluginError, match="plugin 'left' or 'right', in hvmmu_fault_handled"):
         touch(made)
 
 
-class Reporter:
-    """Reports a counter under a name of the core's."""
+@pytest.mark.parametrize(
+    "error", [SystemExit("bye"), GuestMemoryError("all gone"), RecursionError(), GeneratorExit()]
+)
+def test_whatever_a_hook_raises(machine: Callable[..., Machine], error: BaseException) -> None:
+    """If wrong, a plugin ends the tool, or is taken for the core that raises the same."""
+    made = machine(BACKENDS["native"], culprit=Answering(error))
+    with pytest.raises(PluginError, match=f"in hvmmu_report: {type(error).__name__}"):
+        made.result(next(iter(MODELS.values())))
+
+
+def test_keyboard_interrupt_is_the_users(machine: Callable[..., Machine]) -> None:
+    """If wrong, Ctrl-C in a hook ends one run, and the next one goes on."""
+    made = machine(BACKENDS["native"], culprit=Answering(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        made.result(next(iter(MODELS.values())))
+
+
+class Nesting:
+    """Causes a fault of its own from a hook, which the failing one then hears of."""
 
     @hookimpl
-    def hvmmu_report(self) -> dict[str, int]:
-        """Report."""
-        return {"accesses": 1}
+    def hvmmu_report(self, vcpu: Vcpu) -> None:
+        """Touch a page that the guest does not have."""
+        vcpu.run(array("Q", [START]), array("B", [pf.U]))
 
 
-def test_a_report_overwrites_nothing(machine: Callable[..., Machine]) -> None:
-    """If wrong, a plugin can replace the counters that everybody compares."""
-    made = machine(BACKENDS["native"], reporter=Reporter())
-    with pytest.raises(PluginError, match="'accesses' already"):
+def test_a_hook_within_a_hook(machine: Callable[..., Machine]) -> None:
+    """If wrong, a plugin is blamed for another one whose hook was called on the way."""
+    made = machine(BACKENDS["native"], culprit=Failing(), outer=Nesting())
+    with pytest.raises(PluginError) as caught:
         made.result(next(iter(MODELS.values())))
+    assert (caught.value.plugin, caught.value.hook) == ("culprit", "hvmmu_fault_handled")
+
+
+class Refusing:
+    """Refuses each machine."""
+
+    @hookimpl
+    def hvmmu_vm_created(self, vcpu: Vcpu) -> None:
+        """Fail, and keep the vCPU, to see what became of its memory."""
+        self.vcpu = vcpu
+        raise OSError("no")
+
+
+def test_a_machine_that_a_plugin_refuses(machine: Callable[..., Machine]) -> None:
+    """If wrong, each machine that is not made leaves its memory behind."""
+    refusing = Refusing()
+    with pytest.raises(PluginError, match="plugin 'refusing', in hvmmu_vm_created: OSError: no"):
+        machine(BACKENDS["native"], refusing=refusing)
+    with pytest.raises(ValueError, match="released"):
+        refusing.vcpu.memory.load(0)
 
 
 def test_a_silent_hook_costs_nothing() -> None:
@@ -266,4 +426,5 @@ def test_a_silent_hook_costs_nothing() -> None:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for hooks in (RunHooks(manager), RunHooks()):
-        assert set(vars(hooks).values()) == {None}
+        assert dict(hooks.settings) == {}
+        assert {made for name, made in vars(hooks).items() if name != "settings"} == {None}

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.guest.steps import Step
+from hvmmu.guest.steps import Accesses, Step
 from hvmmu.hooks import told
 from hvmmu.workloads import TraceFormat, Workload, WorkloadKind
 
@@ -106,4 +106,12 @@ class GuardedWorkload(Guarded):
             for step in self.made.steps():
                 if not isinstance(step, Step):
                     raise self.refused(f"an object of type {type(step).__name__} is no step")
+                if isinstance(step, Accesses) and not _fits(step):
+                    raise self.refused("an Accesses is of gva (format Q) and kind (B), as many")
                 yield step
+
+
+def _fits(step: Accesses) -> bool:
+    """Return whether an engine can take the buffers."""
+    gva, kind = memoryview(step.gva), memoryview(step.kind)
+    return (gva.format, kind.format, len(gva)) == ("Q", "B", len(kind))
