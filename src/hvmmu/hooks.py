@@ -4,7 +4,7 @@ A hook that nobody implements is None here, so that it costs the run one compari
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import pluggy
@@ -19,7 +19,6 @@ Wrong = Callable[[Mapping[str, Any], Any], str]
 """Takes a hook's arguments and its answer; returns what is wrong with the answer, or nothing."""
 
 MOST_TOLD = 400  # characters of a cause
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunHooks:
@@ -28,9 +27,9 @@ class RunHooks:
     def __init__(
         self,
         plugins: pluggy.PluginManager | None = None,
-        settings: Mapping[str, Any] = _NOTHING,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = _defaults(plugins) if settings is None else settings
         """The plugins' own sections of the configuration, with their defaults."""
         self.vm_created = _caller(plugins, "hvmmu_vm_created")
         self.memslot_changed = _caller(plugins, "hvmmu_memslot_changed")
@@ -38,6 +37,12 @@ class RunHooks:
         self.handle_fault = _caller(plugins, "hvmmu_handle_fault", _no_route)
         self.fault_handled = _caller(plugins, "hvmmu_fault_handled")
         self.report = _caller(plugins, "hvmmu_report", _no_counters)
+
+
+def _defaults(plugins: pluggy.PluginManager | None) -> Mapping[str, Any]:
+    """Return each section that the plugins declare, with its defaults."""
+    declared = [] if plugins is None else plugins.hook.hvmmu_parameters()
+    return {name: made() for sections in declared for name, made in sections.items()}
 
 
 def _caller(

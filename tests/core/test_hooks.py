@@ -320,6 +320,15 @@ class Own:
     depth: int = 3
 
 
+class Owner:
+    """A plugin with a section of its own."""
+
+    @hookimpl
+    def hvmmu_parameters(self) -> Mapping[str, type]:
+        """Declare it."""
+        return {"own": Own}
+
+
 @pytest.mark.parametrize("given", [{}, {"own": Own(4)}])
 def test_a_plugin_has_its_own_section(given: dict[str, Own]) -> None:
     """If wrong, a plugin has to read its settings in some way of its own, or has none."""
@@ -327,8 +336,9 @@ def test_a_plugin_has_its_own_section(given: dict[str, Own]) -> None:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(listener)
+    manager.register(Owner())
     native = BACKENDS["native"]
-    hooks = RunHooks(manager, {"own": Own()})
+    hooks = RunHooks(manager)
     Machine(MachineConfig(native, native.params(), hooks=hooks, settings=given)).close()
     assert listener.own == given.get("own", Own())
 

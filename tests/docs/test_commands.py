@@ -1,8 +1,8 @@
 """The commands in README and docs: each one is run, and what is shown as its output is compared.
 
-Fences are read in the order of the page, in one folder: `console` runs, `toml` that begins with a
-file's name writes that file. A line of three dots stands for any number of lines, dots at the end
-of a line for the rest of it.
+Fences are read in the order of the page, in one folder: `console` runs; `toml` or `python` that
+begins with a file's name writes that file. A line of three dots stands for any number of lines,
+dots at the end of a line for the rest of it.
 """
 
 import json
@@ -20,9 +20,9 @@ pytest.importorskip("hvmmu_svm", reason="the pages show both plugins")
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(console|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(console|toml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-FILE = re.compile(r"# (\S+\.toml)\n")
+FILE = re.compile(r"# (\S+\.(?:toml|py))\n")
 
 
 def snippets(page: Path) -> list[tuple[str, str]]:
@@ -63,7 +63,7 @@ def pattern(shown: str) -> str:
 def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     """A page shows a command that does not run, or output that nobody would get."""
     for language, text in snippets(page):
-        if language == "toml":
+        if language != "console":
             if named := FILE.match(text):
                 (tmp_path / named[1]).write_text(text, encoding="utf-8")
             continue
