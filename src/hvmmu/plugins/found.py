@@ -11,6 +11,8 @@ from hvmmu.hooks import told
 from hvmmu.params import plain
 from hvmmu.plugins.registry import Plugin, State
 
+__all__ = ["GROUP", "NOBODY", "about", "installed", "told"]
+
 GROUP = "hvmmu"
 """The entry-point group that plugins are found through."""
 

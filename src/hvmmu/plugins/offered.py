@@ -92,13 +92,18 @@ def check_offers(kind: Kind, given: Iterable[Any], taken: Collection[str] = ()) 
         check_interface(label, getattr(made, "api_version", API_VERSION))
         if name in kind.built_in or name in taken:
             raise RefusedError(f"{label} is {_BUILT_IN}", State.DUPLICATE)
-        if kind.is_section and (name in TAKEN or name in BACKENDS):
+        if kind.is_section and (name in TAKEN or name in BUILT_INS):
             raise RefusedError(f"{label} has the name of a section of the configuration")
         if name in checked:
             raise RefusedError(f"{label} is offered twice")
         kind.check(label, made)
         checked[name] = made
     return checked
+
+
+def check_backends(given: Iterable[Any]) -> list[type[Backend[Any]]]:
+    """Return the backends that one plugin offers; raise RefusedError for one that cannot be."""
+    return list(check_offers(BACKEND, given).values())
 
 
 def check_sections(offers: Mapping[str, Mapping[str, Any]]) -> None:
@@ -199,10 +204,12 @@ def _guarded_format(plugin: str, label: str, made: Any) -> GuardedFormat:  # noq
     return GuardedFormat(plugin, label, made, made.name, made.summary)
 
 
-BACKENDS: Mapping[str, type[Backend[Any]]] = {NativeBackend.name: NativeBackend}
+BUILT_INS: Mapping[str, type[Backend[Any]]] = {NativeBackend.name: NativeBackend}
+"""The backends that are built in, by name."""
+
 ENGINES: Mapping[str, type[Engine]] = {ReadableEngine.name: ReadableEngine}
 
-BACKEND = Kind("backend", "hvmmu_backends", BACKENDS, _check_backend, _no_class, is_section=True)
+BACKEND = Kind("backend", "hvmmu_backends", BUILT_INS, _check_backend, _no_class, is_section=True)
 ENGINE = Kind("engine", "hvmmu_engines", ENGINES, _check_engine, _no_class)
 WORKLOAD = Kind("workload", "hvmmu_workloads", WORKLOADS, _check_workload, guarded=_guarded_kind)
 TRACE_FORMAT = Kind(
