@@ -129,3 +129,42 @@ def test_the_run_that_failed_is_named_by_its_parameter(failing: Run, name: str, 
     (head,) = [line for line in told.splitlines() if line.split() == ["native", name]]
     below = told.splitlines()[told.splitlines().index(head) + 1]
     assert over.startswith(below.strip().split("=")[0])
+
+
+SICK = """
+from hvmmu.generic import GenericBackend
+from hvmmu.hookspecs import hookimpl
+
+class Sick(GenericBackend):
+    name, summary = "sick", "fails"
+
+    def METHOD(self, *given):
+        raise KeyError("odd")
+
+@hookimpl
+def hvmmu_backends():
+    return [Sick]
+"""
+
+
+@pytest.mark.parametrize("method", ["create_vcpu", "enter"])
+def test_a_backend_that_fails(
+    hvmmu: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A bug in one backend costs the comparison of all, and ends in a traceback."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"sick_{method}.py").write_text(SICK.replace("METHOD", method))
+    argv = ("-P", f"sick_{method}", "compare", *SPEC, "-b", "native", "-b", "sick")
+    ended = hvmmu(*argv)
+    assert (ended.code, ended.err) == (1, "")
+    said = f"sick FAILED: plugin 'sick_{method}', in backend 'sick': KeyError: 'odd'"
+    assert said in ended.out.splitlines()
+    (failure,) = json.loads(hvmmu(*argv, "--json").out)["failures"]
+    assert (failure["plugin"], failure["hook"]) == (f"sick_{method}", None)
+
+
+def test_a_bug_of_ours_is_no_plugins(hvmmu: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in the core is put down to a plugin, and nobody reports it."""
+    monkeypatch.setattr("hvmmu.machine.Machine.step", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        hvmmu("compare", *SPEC)

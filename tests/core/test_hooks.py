@@ -422,6 +422,27 @@ class Refusing:
         raise OSError("no")
 
 
+class Booting:
+    """Fails at the first exit, which is while the guest boots."""
+
+    @hookimpl
+    def hvmmu_handle_exit(self, vcpu: Vcpu) -> None:
+        """Fail."""
+        self.vcpu = vcpu
+        raise OSError("no")
+
+
+def test_a_guest_that_cannot_boot(
+    machine: Callable[..., Machine], hypervised: type[Backend[Any]]
+) -> None:
+    """If wrong, a machine whose guest does not come up leaves its memory behind."""
+    booting = Booting()
+    with pytest.raises(PluginError, match="plugin 'booting', in hvmmu_handle_exit: OSError: no"):
+        machine(hypervised, booting=booting)
+    with pytest.raises(ValueError, match="released"):
+        booting.vcpu.memory.load(0)
+
+
 def test_a_machine_that_a_plugin_refuses(machine: Callable[..., Machine]) -> None:
     """If wrong, each machine that is not made leaves its memory behind."""
     refusing = Refusing()

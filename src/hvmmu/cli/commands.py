@@ -81,7 +81,7 @@ def _registry(ctx: click.Context) -> "Registry":
     """Load the plugins that the options so far ask for."""
     from hvmmu.cli.loading import loaded  # noqa: PLC0415 - only where plugins are needed
 
-    ctx.ensure_object(dict).update({key: ctx.params.get(key) or () for key in ("plugins",)})
+    ctx.ensure_object(dict)["plugins"] = ctx.params.get("plugins") or ()  # not told to us yet
     return loaded(ctx)
 
 

@@ -5,20 +5,22 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 import attrs
-import structlog
 
 from hvmmu.cli.progress import Progress
 from hvmmu.cli.session import Session
-from hvmmu.errors import PluginError
+from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.guest.steps import Accesses
+from hvmmu.hooks import told
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.params import declared
+from hvmmu.plugins import Registry
 from hvmmu.report.document import Document, document
 from hvmmu.report.reading import names
 from hvmmu.results import Failure, RunResult
 from hvmmu.workloads import Workload
 
 T = TypeVar("T")
+Params = dict[str, bool | int | str]
 Outcome = TypeVar("Outcome", RunResult, Failure)
 
 
@@ -30,7 +32,7 @@ def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]
     """
     model = session.registry.cost_models[session.config.costs]
     with ExitStack() as stack:
-        group = _Group()
+        group = _Group(session.registry)
         stack.callback(group.close)
         group.start(runs)
         progress = stack.enter_context(Progress(f"{workload.name}: references"))
@@ -60,40 +62,66 @@ def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]
 class _Group:
     """The machines that still run, and why the others do not."""
 
-    machines: list[Machine] = attrs.field(factory=list)
+    registry: Registry
+    machines: list[tuple[MachineConfig, Machine]] = attrs.field(factory=list)
     failures: list[Failure] = attrs.field(factory=list)
 
     def start(self, runs: Sequence[MachineConfig]) -> None:
         for run in runs:
             try:
-                self.machines.append(Machine(run))
-            except PluginError as error:
+                self.machines.append((run, Machine(run)))
+            except Exception as error:  # noqa: BLE001 - raised again unless it is a plugin's
                 made = run.backend_params
                 params = {param.name: getattr(made, param.name) for param in declared(type(made))}
-                self._failed(run.backend.name, params, error)
+                self._failed(run, params, error)
 
     def each(self, act: Callable[[Machine], T]) -> list[T]:
         """Have each machine do something; one that a plugin fails is dropped and closed."""
         results, running = [], []
-        for machine in self.machines:
+        for run, machine in self.machines:
             try:
                 results.append(act(machine))
-                running.append(machine)
-            except PluginError as error:
-                self._failed(machine.vcpu.backend.name, machine.params, error)
+                running.append((run, machine))
+            except Exception as error:  # noqa: BLE001 - raised again unless it is a plugin's
+                self._failed(run, machine.params, error)
                 machine.close()
         self.machines = running
         return results
 
-    def _failed(
-        self, backend: str, params: dict[str, bool | int | str], error: PluginError
-    ) -> None:
-        structlog.get_logger().debug("run_failed", backend=backend, cause=str(error))
-        self.failures.append(Failure(backend, params, error.plugin, error.hook, str(error)))
+    def _failed(self, run: MachineConfig, params: Params, error: Exception) -> None:
+        """Keep why a run failed; raise the error again if it is no plugin's."""
+        if not isinstance(error, PluginError):
+            error = self._blamed(run, error)
+        self.failures.append(
+            Failure(run.backend.name, params, error.plugin, error.hook, str(error))
+        )
+
+    def _blamed(self, run: MachineConfig, error: Exception) -> PluginError:
+        """Return an exception as that of the plugin whose backend or engine it came through."""
+        if not isinstance(error, HvmmuError):
+            for word, made in (("backend", run.backend), ("engine", run.engine)):
+                plugin = self.registry.plugin(word, made.name)
+                if plugin is not None and _package(made.__module__) in _went_through(error):
+                    what = f"plugin {plugin.name!r}, in {word} {made.name!r}: {told(error)}"
+                    return PluginError(what, plugin=plugin.name)
+        raise error
 
     def close(self) -> None:
-        for machine in self.machines:
+        for _, machine in self.machines:
             machine.close()
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _went_through(error: Exception) -> set[str]:
+    """Return the packages whose code an exception came through."""
+    found, trace = set(), error.__traceback__
+    while trace is not None:
+        found.add(_package(str(trace.tb_frame.f_globals.get("__name__", ""))))
+        trace = trace.tb_next
+    return found
 
 
 def _all_failed(failures: Sequence[Failure]) -> PluginError:
