@@ -159,7 +159,11 @@ def test_a_backend_that_fails(
     assert (ended.code, ended.err) == (1, "")
     said = f"sick FAILED: plugin 'sick_{method}', in backend 'sick': KeyError: 'odd'"
     assert said in ended.out.splitlines()
-    (failure,) = json.loads(hvmmu(*argv, "--json").out)["failures"]
+    ended = hvmmu("-v", *argv, "--json")
+    line = SICK[: SICK.index("raise")].count("\n") + 1
+    where = f"sick_{method}.{method}:{line}"
+    assert f"hvmmu: debug: run_failed backend=sick where={where}\n" in ended.err
+    (failure,) = json.loads(ended.out)["failures"]
     assert (failure["plugin"], failure["hook"]) == (f"sick_{method}", None)
 
 

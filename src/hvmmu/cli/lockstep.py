@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 import attrs
+import structlog
 
 from hvmmu.cli.progress import Progress
 from hvmmu.cli.session import Session
@@ -90,8 +91,10 @@ class _Group:
 
     def _failed(self, run: MachineConfig, params: Params, error: Exception) -> None:
         """Keep why a run failed; raise the error again if it is no plugin's."""
+        where = _places(error.__cause__ or error)
         if not isinstance(error, PluginError):
             error = self._blamed(run, error)
+        structlog.get_logger().debug("run_failed", backend=run.backend.name, where=where[-1])
         self.failures.append(
             Failure(run.backend.name, params, error.plugin, error.hook, str(error))
         )
@@ -101,7 +104,8 @@ class _Group:
         if not isinstance(error, HvmmuError):
             for word, made in (("backend", run.backend), ("engine", run.engine)):
                 plugin = self.registry.plugin(word, made.name)
-                if plugin is not None and _package(made.__module__) in _went_through(error):
+                packages = {_package(place) for place in _places(error)}
+                if plugin is not None and _package(made.__module__) in packages:
                     what = f"plugin {plugin.name!r}, in {word} {made.name!r}: {told(error)}"
                     return PluginError(what, plugin=plugin.name)
         raise error
@@ -115,13 +119,15 @@ def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _went_through(error: Exception) -> set[str]:
-    """Return the packages whose code an exception came through."""
-    found, trace = set(), error.__traceback__
+def _places(error: BaseException) -> list[str]:
+    """Return where an exception came through, as `module.function:line`, the innermost last."""
+    found, trace = [], error.__traceback__
     while trace is not None:
-        found.add(_package(str(trace.tb_frame.f_globals.get("__name__", ""))))
+        frame = trace.tb_frame
+        module = frame.f_globals.get("__name__", "")
+        found.append(f"{module}.{frame.f_code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
-    return found
+    return found or [""]
 
 
 def _all_failed(failures: Sequence[Failure]) -> PluginError:
