@@ -6,6 +6,7 @@ writes there are lost, as on a bus where nobody answers.
 
 import mmap
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -44,6 +45,11 @@ class Memory:
         }
         self.u64 = self._views[8]
         """The whole memory as 64-bit entries: the entry at *hpa* is ``u64[hpa >> 3]``."""
+        self._users: list[Callable[[], None]] = []
+
+    def before_close(self, release: Callable[[], None]) -> None:
+        """Have *release* called before the mapping goes: by whoever holds its address."""
+        self._users.append(release)
 
     def load(self, pa: int, size: int = 8) -> int:
         """Return *size* bytes (1, 2, 4, 8) at the aligned *pa*; all ones beyond the end."""
@@ -66,6 +72,8 @@ class Memory:
 
     def close(self) -> None:
         """Give the mapping back; the memory cannot be used afterwards."""
+        while self._users:
+            self._users.pop()()
         for view in (*self._views.values(), self.bytes):
             view.release()
         self._mapping.close()

@@ -1,4 +1,4 @@
-"""Bare hardware to test: memory, 4-level tables in it, and the readable engine."""
+"""Bare hardware to test: memory, 4-level tables in it, and each engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.hw.engine import NOT_LANDED, Core, Event
+from hvmmu.hw.engine import NOT_LANDED, Core, Engine, Event
 from hvmmu.hw.readable import ReadableEngine
 from hvmmu.memory import Memory
 
@@ -43,9 +43,9 @@ class Hardware:
     RW: ClassVar[int] = pte.P | pte.W | pte.U
     RO: ClassVar[int] = pte.P | pte.U
 
-    def __init__(self, geometry: TlbGeometry | None = None) -> None:
+    def __init__(self, engine: type[Engine], geometry: TlbGeometry | None = None) -> None:
         self.memory = Memory(RAM)
-        self.engine = ReadableEngine(self.memory, geometry)
+        self.engine = engine(self.memory, geometry)
         self.core = Core(CpuFeatures(maxphyaddr=40))
         self._next = ROOT + 0x1000
         self.load()
@@ -103,13 +103,25 @@ class Hardware:
         return self.core.pfec
 
 
+def compiled() -> type[Engine]:
+    """Return the compiled engine; skip the test where it was not built."""
+    reason = "the compiled engine was not built"
+    return pytest.importorskip("hvmmu.hw.compiled", reason=reason).CompiledEngine
+
+
+@pytest.fixture(params=["readable", "compiled"])
+def engine(request: pytest.FixtureRequest) -> type[Engine]:
+    """Return each engine; the test runs for all."""
+    return ReadableEngine if request.param == "readable" else compiled()
+
+
 @pytest.fixture
-def build() -> Iterator[Callable[..., Hardware]]:
+def build(engine: type[Engine]) -> Iterator[Callable[..., Hardware]]:
     """Return the function that builds hardware, for tests that need another TLB."""
     built: list[Hardware] = []
 
     def make(geometry: TlbGeometry | None = None) -> Hardware:
-        built.append(Hardware(geometry))
+        built.append(Hardware(engine, geometry))
         return built[-1]
 
     yield make

@@ -1,0 +1,119 @@
+"""The compiled engine: the readable one's semantics in C, entered once for a whole batch.
+
+`kernel/kernel.c` does the work, `kernel/kernel.h` is what the two sides share.
+"""
+
+from typing import Any
+
+import attrs
+
+from hvmmu.arch.paging import LEGACY32, PAE, Formats, formats, mode_of
+from hvmmu.arch.regs import Regs
+from hvmmu.errors import InvariantError
+from hvmmu.hw._kernel import ffi, lib
+from hvmmu.hw.engine import Core, EngineCaps, Event, TlbCounts
+from hvmmu.hw.tlb import Geometry, Scope, TlbGeometry
+from hvmmu.memory import Memory
+from hvmmu.types import Buffer
+
+_EVENTS = (None, Event.EXIT, Event.DELIVERED, Event.GENERAL_PROTECTION, Event.PHYSICAL)
+_NOT_PAGING = len(_EVENTS)
+_SCOPES = {Scope.PAGE: 0, Scope.NON_GLOBAL: 1, Scope.ALL: 2}
+
+
+class CompiledEngine:
+    """The engine for whole programs."""
+
+    name = "compiled"
+    caps = EngineCaps()
+
+    def __init__(self, memory: Memory, geometry: TlbGeometry | None = None) -> None:
+        self._memory = memory
+        chosen = geometry or TlbGeometry()
+        levels = [_geometry(each) for each in (chosen.instruction, chosen.data, chosen.second)]
+        self._bytes = ffi.from_buffer("uint8_t[]", memory.bytes)
+        made = lib.hv_new(self._bytes, memory.size, *levels)
+        if made == ffi.NULL:
+            raise MemoryError("no memory for the compiled engine's TLB")
+        self._engine = ffi.gc(made, lib.hv_free)
+        self._stop = ffi.new("hv_stop *")
+        self._counts = lib.hv_counts_of(made)
+        self._refs = 0
+        memory.before_close(self._release)
+
+    def _release(self) -> None:
+        ffi.release(self._engine)
+        ffi.release(self._bytes)
+        self._engine = None
+
+    def load_regs(self, core: Core, regs: Regs) -> None:
+        """Put *regs* in force; flushes nothing."""
+        mode = mode_of(regs)
+        known = ffi.NULL if mode is None else _formats(formats(mode, regs, core.cpu))
+        lib.hv_load_regs(self._engine, ffi.new("hv_regs *", attrs.asdict(regs)), known)
+        core.regs = regs
+
+    def write_pte(self, hpa: int, value: int) -> None:
+        """Store a 64-bit entry; flushes nothing."""
+        self._memory.u64[hpa >> 3] = value
+
+    def flush(self, scope: Scope, gva: int = 0) -> None:
+        """Drop cached translations."""
+        lib.hv_flush(self._engine, _SCOPES[scope], gva)
+
+    def counts(self) -> TlbCounts:
+        """Return the TLB's counters since the start."""
+        made = self._counts
+        return TlbCounts(made.instruction_misses, made.data_misses, made.misses)
+
+    def run(
+        self, core: Core, gva: Buffer, kind: Buffer, start: int, landed: Buffer | None = None
+    ) -> int:
+        """Run accesses from *start* on; return the index of the one that stopped, or len(gva)."""
+        vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
+        out = ffi.NULL
+        if landed is not None:
+            out = ffi.from_buffer("uint64_t[]", landed, require_writable=True)
+        if len(kinds) != len(vas) or (landed is not None and len(out) != len(vas)):
+            raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
+        stop = self._stop
+        at: int = lib.hv_run(
+            self._engine, vas, kinds, start, len(vas), out, core.exit_filter, stop
+        )
+        core.walk_refs += self._counts.walk_refs - self._refs
+        self._refs = self._counts.walk_refs
+        if stop.event == _NOT_PAGING:
+            raise InvariantError("an access was run before paging was on")
+        core.event = _EVENTS[stop.event]
+        if core.event is not None:
+            _stopped(core, stop)
+        return at
+
+
+def _stopped(core: Core, stop: Any) -> None:  # noqa: ANN401 - a struct of cffi's
+    """Take over where the engine stopped."""
+    core.gva, core.kind, core.pfec = stop.gva, stop.kind, stop.pfec
+    core.level, core.access = stop.level, stop.access
+    if core.event is Event.PHYSICAL:
+        core.pa = stop.pa
+    elif core.event is Event.DELIVERED:
+        core.cr2 = stop.gva
+
+
+def _geometry(level: Geometry) -> dict[str, int]:
+    return {"sets": level.sets, "ways": level.ways}
+
+
+def _formats(known: Formats) -> Any:  # noqa: ANN401 - a struct of cffi's
+    """Return the table of a mode as C has it: by level, from 0, which is none."""
+    mode = known.mode
+    made = ffi.new("hv_formats *")
+    made.depth, made.entry_size = len(mode.levels), mode.entry_size
+    made.va_bits, made.sign_extended = mode.va_bits, mode.sign_extended
+    made.is_pae, made.is_legacy32 = mode is PAE, mode is LEGACY32
+    made.pse36 = known.pse36
+    for level in mode.levels:
+        n = level.level
+        made.shift[n], made.bits[n], made.large[n] = level.shift, level.bits, known.large[n]
+        made.reserved[n], made.reserved_large[n] = known.reserved[n], known.reserved_large[n]
+    return made

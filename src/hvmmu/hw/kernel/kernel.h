@@ -1,0 +1,53 @@
+/* What the compiled engine and Python share. cffi reads this file too, so it has no directives. */
+
+typedef struct {
+    uint64_t cr0, cr3, cr4, efer, pkru, rflags_ac;
+} hv_regs;
+
+/* A paging mode under the registers in force: arch/paging.py's table, by level where it says so. */
+typedef struct {
+    int32_t depth;             /* number of levels, the root's being the highest */
+    int32_t shift[6], bits[6]; /* by level */
+    int32_t entry_size;        /* bytes */
+    int32_t va_bits;
+    int32_t sign_extended;
+    int32_t is_pae, is_legacy32;
+    int32_t large[6];          /* by level: PS makes an entry a leaf */
+    uint64_t reserved[6], reserved_large[6]; /* by level */
+    uint64_t pse36;
+} hv_formats;
+
+/* Sets and ways of one TLB level. */
+typedef struct {
+    uint32_t sets, ways;
+} hv_geometry;
+
+/* Why a run ended, and the access that it ended at. */
+typedef struct {
+    int32_t event;
+    uint32_t kind, pfec, level, access;
+    uint64_t gva, pa;
+} hv_stop;
+
+typedef struct {
+    uint64_t instruction_misses, data_misses, misses, walk_refs;
+} hv_counts;
+
+typedef struct hv_engine hv_engine;
+
+hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_geometry data,
+                  hv_geometry second);
+void hv_free(hv_engine *engine);
+
+/* Put registers in force; flushes nothing. formats is NULL while paging is off. */
+void hv_load_regs(hv_engine *engine, const hv_regs *regs, const hv_formats *formats);
+
+/* Drop cached translations: of one page (0), those that are not global (1), all (2). */
+void hv_flush(hv_engine *engine, int32_t scope, uint64_t va);
+
+/* Run accesses start..count; return the index of the one that stopped, or count. landed may be NULL. */
+uint64_t hv_run(hv_engine *engine, const uint64_t *gva, const uint8_t *kind, uint64_t start,
+                uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop);
+
+/* Counters since the start; they stay where they are as long as the engine lives. */
+const hv_counts *hv_counts_of(const hv_engine *engine);
