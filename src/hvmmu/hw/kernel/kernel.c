@@ -51,11 +51,18 @@ typedef struct {
     uint8_t access, pkey, dirty, global;
 } payload;
 
+/* What nearly every access needs to know of a set of the first level: its first way. */
+typedef struct {
+    uint64_t tag;
+    uint32_t kinds;
+} front;
+
 /* One TLB level: in each set the most recently used way comes first; a free way has NO_TAG. */
 typedef struct {
     uint32_t mask, ways;
     uint64_t *tags;
     payload *entries;
+    front *fronts; /* by set; NULL for the second level */
 } level;
 
 enum { INSTRUCTION, DATA, SECOND, LEVELS };
@@ -142,13 +149,22 @@ static int way_of(const level *l, size_t set, uint64_t tag)
     return -1;
 }
 
+static void show(level *l, size_t set)
+{
+    if (l->fronts)
+        l->fronts[set / l->ways] = (front){l->tags[set], l->entries[set].kinds};
+}
+
 /* Put a way's entry first; those before it move back by one. */
 static void rotate(level *l, size_t set, uint32_t way, uint64_t tag, payload entry)
 {
-    memmove(l->tags + set + 1, l->tags + set, way * sizeof *l->tags);
-    memmove(l->entries + set + 1, l->entries + set, way * sizeof *l->entries);
+    for (size_t at = set + way; at > set; at--) {
+        l->tags[at] = l->tags[at - 1];
+        l->entries[at] = l->entries[at - 1];
+    }
     l->tags[set] = tag;
     l->entries[set] = entry;
+    show(l, set);
 }
 
 static payload *take(level *l, uint64_t tag)
@@ -169,6 +185,7 @@ static void drop_way(level *l, size_t set, uint32_t way)
     memmove(l->tags + set + way, l->tags + set + way + 1, behind * sizeof *l->tags);
     memmove(l->entries + set + way, l->entries + set + way + 1, behind * sizeof *l->entries);
     l->tags[set + l->ways - 1] = NO_TAG;
+    show(l, set);
 }
 
 static void drop(level *l, uint64_t tag)
@@ -220,6 +237,13 @@ static void flush_page(hv_engine *e, uint64_t va)
 
 static size_t entries_in(const level *l) { return ((size_t)l->mask + 1) * l->ways; }
 
+static void empty(level *l)
+{
+    memset(l->tags, 0xff, entries_in(l) * sizeof *l->tags);
+    for (size_t set = 0; set < entries_in(l); set += l->ways)
+        show(l, set);
+}
+
 static void flush_non_global(level *l)
 {
     for (size_t set = 0; set < entries_in(l); set += l->ways)
@@ -236,7 +260,7 @@ void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
     }
     for (int l = 0; l < LEVELS; l++) {
         if (scope == FLUSH_ALL)
-            memset(e->tlb[l].tags, 0xff, entries_in(&e->tlb[l]) * sizeof(uint64_t));
+            empty(&e->tlb[l]);
         else
             flush_non_global(&e->tlb[l]);
     }
@@ -363,6 +387,7 @@ static void refresh(hv_engine *e, uint64_t tag, uint64_t serial, const payload *
         if (way >= 0 && l->entries[set + (size_t)way].serial == serial) {
             l->entries[set + (size_t)way] = *fresh;
             l->entries[set + (size_t)way].serial = serial;
+            show(l, set);
         }
     }
 }
@@ -439,7 +464,10 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
 uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t start,
                 uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop)
 {
-    const level *data = &e->tlb[DATA], *instruction = &e->tlb[INSTRUCTION];
+    /* Fetches and others interleave in no pattern that a branch predictor could learn: no branch. */
+    const level *const levels[2] = {&e->tlb[DATA], &e->tlb[INSTRUCTION]};
+    const uint64_t masks[2] = {levels[0]->mask, levels[1]->mask};
+    const front *const fronts[2] = {levels[0]->fronts, levels[1]->fronts};
     stop->event = END;
     if (!e->paging && start < count) {
         stop->event = NOT_PAGING;
@@ -449,12 +477,13 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
     for (uint64_t at = start; at < count; at++) {
         uint64_t va = gva[at], page = va >> 12;
         uint32_t k = kind[at] & (KINDS - 1);
-        const level *l = k & PF_ID ? instruction : data;
-        size_t set = (size_t)(page & l->mask) * l->ways;
-        const payload *entry = l->entries + set;
-        if (l->tags[set] == page << 2 && (entry->kinds >> k & 1)) {
+        uint32_t fetch = k / PF_ID;
+        uint64_t set = page & masks[fetch];
+        const front *first = fronts[fetch] + set;
+        if ((first->tag == page << 2) & (first->kinds >> k)) {
+            const level *l = levels[fetch];
             if (landed)
-                landed[at] = entry->base | (va & 0xfff);
+                landed[at] = l->entries[set * l->ways].base | (va & 0xfff);
             continue;
         }
         uint64_t base, mask;
@@ -487,20 +516,24 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
                 e->allowed[access] |= 1u << kind;
         }
     }
-    for (int l = 0; l < LEVELS; l++)
+    for (int l = 0; l < LEVELS; l++) {
         for (size_t i = 0; i < entries_in(&e->tlb[l]); i++)
             e->tlb[l].entries[i].kinds = kinds_of(e, &e->tlb[l].entries[i]);
+        for (size_t set = 0; set < entries_in(&e->tlb[l]); set += e->tlb[l].ways)
+            show(&e->tlb[l], set);
+    }
 }
 
-static int make_level(level *l, hv_geometry geometry)
+static int make_level(level *l, hv_geometry geometry, int is_first)
 {
     l->mask = geometry.sets - 1;
     l->ways = geometry.ways;
     l->tags = malloc(entries_in(l) * sizeof *l->tags);
     l->entries = calloc(entries_in(l), sizeof *l->entries);
-    if (!l->tags || !l->entries)
+    l->fronts = is_first ? calloc(geometry.sets, sizeof *l->fronts) : NULL;
+    if (!l->tags || !l->entries || (is_first && !l->fronts))
         return 0;
-    memset(l->tags, 0xff, entries_in(l) * sizeof *l->tags);
+    empty(l);
     return 1;
 }
 
@@ -513,8 +546,8 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
     e->memory = memory;
     e->size = size;
     e->seen[0] = 1;
-    if (!make_level(&e->tlb[INSTRUCTION], instruction) || !make_level(&e->tlb[DATA], data) ||
-        !make_level(&e->tlb[SECOND], second)) {
+    if (!make_level(&e->tlb[INSTRUCTION], instruction, 1) ||
+        !make_level(&e->tlb[DATA], data, 1) || !make_level(&e->tlb[SECOND], second, 0)) {
         hv_free(e);
         return NULL;
     }
@@ -528,6 +561,7 @@ void hv_free(hv_engine *e)
     for (int l = 0; l < LEVELS; l++) {
         free(e->tlb[l].tags);
         free(e->tlb[l].entries);
+        free(e->tlb[l].fronts);
     }
     free(e);
 }
