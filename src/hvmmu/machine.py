@@ -16,8 +16,8 @@ from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import Phase, Step
 from hvmmu.hooks import RunHooks, told
 from hvmmu.hw.engine import Core, Engine, TlbCounts
+from hvmmu.hw.engines import DEFAULT
 from hvmmu.hw.params import CpuParams
-from hvmmu.hw.readable import ReadableEngine
 from hvmmu.memory import FramePool, Memory, Memslot, Memslots
 from hvmmu.mmu.bare import BareMmu
 from hvmmu.mmu.pages import ShadowPages
@@ -45,7 +45,7 @@ class MachineConfig:
     """Names of the backend's parameters that somebody set."""
     hooks: RunHooks = attrs.field(factory=RunHooks, eq=False)
     """What the plugins listen to."""
-    engine: type[Engine] = ReadableEngine
+    engine: type[Engine] = DEFAULT
     """What plays the hardware."""
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     """The plugins' own sections of the configuration; one that is missing has its defaults."""
@@ -70,7 +70,7 @@ def build(
     ram: int,
     hooks: RunHooks | None = None,
     *,
-    engine: type[Engine] = ReadableEngine,
+    engine: type[Engine] = DEFAULT,
     settings: Mapping[str, Any] | None = None,
 ) -> Platform:
     """Put a machine of *ram* bytes of guest RAM together around a backend.

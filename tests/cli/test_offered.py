@@ -1,6 +1,7 @@
 """What plugins register, as a user meets it: in the listings, by its name, and when it fails."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hvmmu.hw.engines import ENGINES
 from hvmmu.report import document
 
 Command = Callable[..., Any]
+BUILT_IN = [made.name for made in ENGINES]
 OFFERING = """
 import pathlib
 from array import array
@@ -155,11 +158,41 @@ def test_engines_are_listed(acme: Command) -> None:
     """An engine cannot be found, or nobody says where it is from and what it can do."""
     head, *lines = acme("engines").out.splitlines()
     assert head.split() == ["name", "from", "summary", "capabilities"]
-    assert [line.split()[0] for line in lines] == ["readable", "absent", "twin"]
+    assert [line.split()[0] for line in lines] == [*BUILT_IN, "absent", "twin"]
     assert lines[0].split()[1:3] == ["built", "in"]
-    assert "acme 1.0  the readable engine again" in lines[2]
+    assert "acme 1.0  the readable engine again" in lines[-1]
     assert "maxphyaddr=36-52" in lines[0]
-    assert ["caches" in line.split(", ") for line in lines] == [True, True, False]
+    assert ["caches" in line.split(", ") for line in lines[-2:]] == [True, False]
+
+
+WITHOUT = """
+import sys
+sys.modules["hvmmu.hw._kernel"] = None
+from hvmmu.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def without(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command where the compiled engine was not built."""
+    whole = [sys.executable, "-c", WITHOUT, *argv]
+    return subprocess.run(whole, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_compiled_engine_is_missed_once(tmp_path: Path) -> None:
+    """Where it was not built nothing runs, or the slow engine runs with no word."""
+    ended = without("compare", "-b", "native", "--limit", "10", cwd=tmp_path)
+    assert ended.returncode == 0
+    assert "engine readable" in ended.stdout
+    (line,) = [line for line in ended.stderr.splitlines() if "compiled_engine_missing" in line]
+    assert "was not built" in line
+    assert "was not built" in without("engines", cwd=tmp_path).stdout
+    asked = ("compare", "-b", "native", "--limit", "10", "--engine", "readable")
+    assert without(*asked, cwd=tmp_path).stderr == ""
+    ended = without("compare", "--engine", "compiled", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "error: engine compiled: it was not built" in ended.stderr
+    assert "install a C compiler" in ended.stderr
 
 
 def test_an_engine_is_chosen(acme: Command, tmp_path: Path) -> None:
@@ -170,7 +203,8 @@ def test_an_engine_is_chosen(acme: Command, tmp_path: Path) -> None:
     (problem,) = acme(*RUN, "--engine", "absent").problems
     assert problem == "the engine absent needs a CPU of gold; take another"
     (problem,) = acme(*RUN, "--engine", "twim").problems
-    assert problem.endswith("is not one of readable, absent, twin; did you mean 'twin'?")
+    known = ", ".join([*BUILT_IN, "absent", "twin"])
+    assert problem.endswith(f"is not one of {known}; did you mean 'twin'?")
     (tmp_path / "hvmmu.toml").write_text('engine = "twin"\ncosts = "mine"\n')
     made = json.loads(acme(*RUN).out)
     assert (made["runs"][0]["engine"], made["cost_model"]["name"]) == ("twin", "mine")

@@ -20,6 +20,7 @@ from hvmmu.arch.regs import (
     CpuFeatures,
 )
 from hvmmu.backend import Backend, Paging
+from hvmmu.hw.readable import ReadableEngine
 from hvmmu.machine import Platform, build
 from hvmmu.mmu.audit import audit
 from hvmmu.mmu.params import MmuParams
@@ -148,7 +149,9 @@ def boot() -> Iterator[Callable[..., Kernel]]:
 
     def make(on: Variant, cpu: CpuFeatures = CPU, **params: bool | int) -> Kernel:
         backend = on.backend(on.params, cpu, frozenset())
-        booted.append(build(backend, cpu, MmuParams(**params), Kernel.RAM))
+        # the engine whose TLB can be looked into
+        made = build(backend, cpu, MmuParams(**params), Kernel.RAM, engine=ReadableEngine)
+        booted.append(made)
         return Kernel(booted[-1])
 
     yield make

@@ -15,6 +15,7 @@ from hvmmu.errors import BackendUnavailableError, ConfigError, InvariantError
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import Phase
 from hvmmu.hw.engine import EXIT_NEVER, Core
+from hvmmu.hw.engines import DEFAULT
 from hvmmu.hw.params import CpuParams
 from hvmmu.hw.tlb import Scope
 from hvmmu.ledger import Ledger
@@ -128,7 +129,7 @@ def test_what_a_result_says(run: Run, variant: Variant) -> None:
     """If wrong, a result is credited to another machine, or does not add up."""
     result = run(variant, open_workload("demand-zero:pages=50"))
     assert result.backend == variant.backend.name
-    assert result.engine == "readable"
+    assert result.engine == DEFAULT.name
     assert result.params == attrs.asdict(variant.params)
     counted = result.counters
     assert counted["guest_faults"] == 50

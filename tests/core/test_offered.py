@@ -10,7 +10,7 @@ import pytest
 from hvmmu import plugins
 from hvmmu.costs import MODELS, estimate
 from hvmmu.errors import EngineUnavailableError, InputError, PluginError, TraceError
-from hvmmu.hw.readable import ReadableEngine
+from hvmmu.hw.engines import ENGINES
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.native import NativeBackend
 from hvmmu.plugins import BUILT_IN, GROUP, Registry, State
@@ -125,7 +125,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Regis
 def test_without_plugins() -> None:
     """If wrong, what is built in is not there to be chosen, or not the default."""
     registry = plugins.load([])
-    assert registry.engines == {"readable": ReadableEngine}
+    assert list(registry.engines.values()) == list(ENGINES)
     assert registry.workloads == WORKLOADS
     assert registry.trace_formats == FORMATS
     assert list(registry.cost_models) == list(MODELS)
@@ -147,7 +147,7 @@ def test_one_plugin_offers_everything(load: Callable[..., Registry]) -> None:
         "command hello",
         "parameters mine",
     )
-    assert list(registry.engines) == ["readable", "stopwatch"]
+    assert list(registry.engines) == [*(made.name for made in ENGINES), "stopwatch"]
     assert list(registry.workloads) == [*WORKLOADS, "touch"]
     assert list(registry.trace_formats) == [*FORMATS, "acme"]
     assert list(registry.cost_models) == [*MODELS, "mine"]

@@ -133,7 +133,9 @@ class Pair:
 
     def address(self) -> int:
         """Return an address whose indices are those that tables are written at."""
-        va = sum(self.random.choice(self.at) % (1 << at.bits) << at.shift for at in self.mode.levels)
+        va = sum(
+            self.random.choice(self.at) % (1 << at.bits) << at.shift for at in self.mode.levels
+        )
         va |= self.random.choice((0, 8, 0xFF8))
         if not self.mode.sign_extended:
             return va & 0xFFFF_FFFF

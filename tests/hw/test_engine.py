@@ -1,4 +1,4 @@
-"""The readable engine: where it stops and why, and what a TLB that really caches does."""
+"""The engines: where it stops and why, and what a TLB that really caches does."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ ACCESSES = tuple(w | u | x for w in (0, pf.W) for u in (0, pf.U) for x in (0, pf
 READ, WRITE, FETCH = pf.U, pf.U | pf.W, pf.U | pf.ID
 RW, RO = pte.P | pte.W | pte.U, pte.P | pte.U
 
+
+LOOKED_INTO = pytest.mark.parametrize("engine", [ReadableEngine], ids=["readable"])
+"""For tests that look at what is cached: test_agreement holds the other engine to the same."""
 
 # Where it stops.
 
@@ -114,6 +117,7 @@ def test_addresses_that_are_not_canonical(hw: Hardware) -> None:
         assert (hw.core.gva, hw.core.level, hw.core.access, hw.core.cr2) == (va, 0, 0, 7)
 
 
+@LOOKED_INTO
 def test_a_frame_beyond_memory(hw: Hardware) -> None:
     """If wrong, an access to no memory lands in some, or is cached as if it had."""
     end = hw.memory.size
@@ -236,6 +240,7 @@ def test_an_upgrade_is_seen_at_once(hw: Hardware, before: int, after: int, kind:
     assert hw.access(VA, kind) == FRAME
 
 
+@LOOKED_INTO
 def test_a_walk_renews_what_is_cached(hw: Hardware) -> None:
     """If wrong, a walk forced by a missing permission leaves the stale frame in the TLB."""
     hw.map(VA, FRAME | RO)
@@ -293,6 +298,7 @@ def test_page_sizes(hw: Hardware, level: int, size: int, frame: int) -> None:
     assert hw.core.event is None
 
 
+@LOOKED_INTO
 def test_invlpg_drops_a_page_of_every_size(hw: Hardware) -> None:
     """If wrong, INVLPG leaves a translation of the address behind, in another size or level.
 
@@ -310,6 +316,7 @@ def test_invlpg_drops_a_page_of_every_size(hw: Hardware) -> None:
     assert list(hw.engine.tlb.entries()) == []
 
 
+@LOOKED_INTO
 def test_invlpg_drops_no_other_page(hw: Hardware) -> None:
     """If wrong, INVLPG costs misses on pages that it does not name."""
     hw.map(VA, FRAME | RW)

@@ -8,11 +8,13 @@ from typing import Any
 
 import attrs
 import click
+import structlog
 
 from hvmmu.cli.loading import loaded, tell, warn
 from hvmmu.config import Config, Known, resolve
 from hvmmu.errors import InputError
 from hvmmu.guest.params import GuestParams
+from hvmmu.hw.compiled import CompiledEngine
 from hvmmu.hw.params import CpuParams
 from hvmmu.machine import MachineConfig
 from hvmmu.mmu.params import MmuParams
@@ -120,7 +122,17 @@ def open_session(
         costs=costs,
         engine=engine,
     )
+    _tell_of_fallback(config)
     return Session(registry, known, config)
+
+
+def _tell_of_fallback(config: Config) -> None:
+    """Log that the slow engine runs because the fast one was not built, and nobody chose."""
+    chosen = next(row for row in config.rows if row.key == "engine")
+    if CompiledEngine.why_not and not chosen.is_asked:
+        structlog.get_logger().warning(
+            "compiled_engine_missing", instead=config.engine, why=CompiledEngine.why_not
+        )
 
 
 def known_settings(registry: Registry) -> Known:

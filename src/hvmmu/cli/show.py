@@ -55,7 +55,7 @@ def engines(ctx: click.Context) -> None:
             name,
             _versioned(registry.origin(name, "engine")),
             made.summary,
-            listing.capabilities(made),
+            getattr(made, "why_not", "") or listing.capabilities(made),
         )
         for name, made in registry.engines.items()
     ]

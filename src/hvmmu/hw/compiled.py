@@ -3,18 +3,27 @@
 `kernel/kernel.c` does the work, `kernel/kernel.h` is what the two sides share.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar
 
 import attrs
 
 from hvmmu.arch.paging import LEGACY32, PAE, Formats, formats, mode_of
 from hvmmu.arch.regs import Regs
-from hvmmu.errors import InvariantError
-from hvmmu.hw._kernel import ffi, lib
+from hvmmu.errors import EngineUnavailableError, InvariantError
 from hvmmu.hw.engine import Core, EngineCaps, Event, TlbCounts
 from hvmmu.hw.tlb import Geometry, Scope, TlbGeometry
 from hvmmu.memory import Memory
 from hvmmu.types import Buffer
+
+ffi: Any
+lib: Any
+try:
+    _kernel = import_module("hvmmu.hw._kernel")
+    ffi, lib = _kernel.ffi, _kernel.lib
+    _WHY_NOT = ""
+except ImportError as error:
+    _WHY_NOT = f"it was not built when hvmmu was installed ({error.name} is not there)"
 
 _EVENTS = (None, Event.EXIT, Event.DELIVERED, Event.GENERAL_PROTECTION, Event.PHYSICAL)
 _NOT_PAGING = len(_EVENTS)
@@ -25,9 +34,15 @@ class CompiledEngine:
     """The engine for whole programs."""
 
     name = "compiled"
+    summary = "the readable one's semantics in C: for whole programs"
     caps = EngineCaps()
+    why_not: ClassVar[str] = _WHY_NOT
+    """Why it is not to be had here; empty if it is."""
 
     def __init__(self, memory: Memory, geometry: TlbGeometry | None = None) -> None:
+        if self.why_not:
+            todo = "install a C compiler and then hvmmu again, or use the engine readable"
+            raise EngineUnavailableError(f"engine compiled: {self.why_not}; {todo}")
         self._memory = memory
         chosen = geometry or TlbGeometry()
         levels = [_geometry(each) for each in (chosen.instruction, chosen.data, chosen.second)]
@@ -77,9 +92,7 @@ class CompiledEngine:
         if len(kinds) != len(vas) or (landed is not None and len(out) != len(vas)):
             raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
         stop = self._stop
-        at: int = lib.hv_run(
-            self._engine, vas, kinds, start, len(vas), out, core.exit_filter, stop
-        )
+        at: int = lib.hv_run(self._engine, vas, kinds, start, len(vas), out, core.exit_filter, stop)
         core.walk_refs += self._counts.walk_refs - self._refs
         self._refs = self._counts.walk_refs
         if stop.event == _NOT_PAGING:

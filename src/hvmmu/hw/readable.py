@@ -37,9 +37,7 @@ class ReadableEngine:
     """The engine to read, and to hold the others against."""
 
     name = "readable"
-    summary = (
-        "the reference walk behind a TLB, in plain Python: the one to read, and to compare with"
-    )
+    summary = "the reference walk behind a TLB, in Python: to read, and to compare with"
     caps = EngineCaps()
 
     def __init__(self, memory: Memory, geometry: TlbGeometry | None = None) -> None:

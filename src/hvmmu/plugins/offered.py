@@ -13,7 +13,7 @@ from hvmmu.backend import API_VERSION, Backend
 from hvmmu.costs import MODELS, Cost, CostModel
 from hvmmu.errors import PluginError
 from hvmmu.hw.engine import Engine, EngineCaps
-from hvmmu.hw.readable import ReadableEngine
+from hvmmu.hw.engines import ENGINES as BUILT_IN_ENGINES
 from hvmmu.native import NativeBackend
 from hvmmu.params import declared, shown
 from hvmmu.plugins.guard import GuardedFormat, GuardedKind
@@ -207,7 +207,7 @@ def _guarded_format(plugin: str, label: str, made: Any) -> GuardedFormat:  # noq
 BUILT_INS: Mapping[str, type[Backend[Any]]] = {NativeBackend.name: NativeBackend}
 """The backends that are built in, by name."""
 
-ENGINES: Mapping[str, type[Engine]] = {ReadableEngine.name: ReadableEngine}
+ENGINES: Mapping[str, type[Engine]] = {made.name: made for made in BUILT_IN_ENGINES}
 
 BACKEND = Kind("backend", "hvmmu_backends", BUILT_INS, _check_backend, _no_class, is_section=True)
 ENGINE = Kind("engine", "hvmmu_engines", ENGINES, _check_engine, _no_class)

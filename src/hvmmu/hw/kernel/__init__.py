@@ -1,0 +1,1 @@
+"""The compiled engine in C, and how it is built."""
