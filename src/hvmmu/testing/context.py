@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.hooks import RunHooks
@@ -66,6 +67,12 @@ class Context:
     def privileged(self) -> bool:
         """Say whether the guest's kernel runs in supervisor mode, as on a bare machine."""
         return not getattr(self.backend.caps, "deprivileged", False)
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Return the kinds of access that hardware sees: all are the user's if none is not."""
+        users = (pf.U,) if not self.privileged else (0, pf.U)
+        return tuple(user | how for user in users for how in (pf.READ, pf.WRITE, pf.FETCH))
 
     def cpu(self, maxphyaddr: int = 46, **features: bool) -> CpuFeatures:
         """Return a CPU model, with what the backend's guests may use of it."""

@@ -116,6 +116,8 @@ class Outcome:
     """CR2 and error code of each fault, in order."""
     tables: bytes
     """All page tables, accessed and dirty bits included."""
+    registers: tuple[int, int, int, int]
+    """CR0, CR3, CR4 and EFER as the guest reads them."""
 
     def differences(self, other: "Outcome") -> str:
         """Say in words how *other* differs from this outcome, which is the right one."""
@@ -124,6 +126,9 @@ class Outcome:
             told.append(f"faults {_faults(other)} instead of {_faults(self)}")
         if self.landed != other.landed:
             told.append(f"landed at {_hex(other.landed)} instead of {_hex(self.landed)}")
+        if self.registers != other.registers:
+            values = f"{_hex(other.registers)} instead of {_hex(self.registers)}"
+            told.append(f"CR0, CR3, CR4, EFER are {values}")
         for at in range(0, len(self.tables), 8):
             mine, theirs = self.tables[at : at + 8], other.tables[at : at + 8]
             if mine != theirs:
@@ -158,13 +163,13 @@ class Guest:
     """A program's guest on one machine; the same operations on another must show the same."""
 
     def __init__(self, platform: Platform) -> None:
-        self._vcpu = platform.vcpu
+        self.vcpu = platform.vcpu
         self._faults: list[tuple[int, int]] = []
-        self._vcpu.page_fault = self._page_fault
+        self.vcpu.page_fault = self._page_fault
         self._boot()
 
     def _boot(self) -> None:
-        vcpu = self._vcpu
+        vcpu = self.vcpu
         upper = pte.P | pte.W | pte.A
         page = upper | pte.D | pte.PS | pte.G
         pdpt, pd = (frame << PAGE_SHIFT for frame in KERNEL_TABLES)
@@ -179,7 +184,7 @@ class Guest:
         vcpu.write_cr0(CR0_PE | CR0_WP | CR0_PG)
 
     def _page_fault(self, pfec: int) -> Resume:
-        self._faults.append((self._vcpu.cr2, pfec))
+        self._faults.append((self.vcpu.cr2, pfec))
         return Resume.SKIP
 
     def do(self, operation: Operation) -> Outcome:
@@ -194,18 +199,20 @@ class Guest:
             case Poke():
                 landed = (self._poke(operation),)
             case Invlpg():
-                self._vcpu.invlpg(operation.gva)
+                self.vcpu.invlpg(operation.gva)
             case LoadRoot():
-                self._vcpu.write_cr3(ROOTS[operation.root] << PAGE_SHIFT)
+                self.vcpu.write_cr3(ROOTS[operation.root] << PAGE_SHIFT)
                 self._flush_all()  # global pages differ between the roots
             case Toggle():
                 self._toggle(operation)
-        return Outcome(landed, tuple(self._faults), self._tables())
+        vcpu = self.vcpu
+        registers = vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer
+        return Outcome(landed, tuple(self._faults), self._tables(), registers)
 
     def _set(self, operation: SetEntry) -> None:
         gpa = (operation.table << PAGE_SHIFT) + 8 * operation.index
-        old = self._vcpu.peek(gpa)
-        self._vcpu.store(KERNEL + gpa, operation.value)
+        old = self.vcpu.peek(gpa)
+        self.vcpu.store(KERNEL + gpa, operation.value)
         self._flush_if_needed(old, operation.value, by_page=operation.by_page)
 
     def _flush_if_needed(self, old: int, new: int, *, by_page: bool) -> None:
@@ -213,21 +220,21 @@ class Guest:
             return
         if by_page:
             for gva in ADDRESSES:
-                self._vcpu.invlpg(gva)
+                self.vcpu.invlpg(gva)
         else:
             self._flush_all()
 
     def _flush_all(self) -> None:
         """Drop every translation, global ones too, as the manual offers it."""
-        if self._vcpu.cr4 & CR4_PGE:
-            self._vcpu.write_cr4(self._vcpu.cr4 ^ CR4_PGE)
-            self._vcpu.write_cr4(self._vcpu.cr4 ^ CR4_PGE)
+        if self.vcpu.cr4 & CR4_PGE:
+            self.vcpu.write_cr4(self.vcpu.cr4 ^ CR4_PGE)
+            self.vcpu.write_cr4(self.vcpu.cr4 ^ CR4_PGE)
         else:
-            self._vcpu.write_cr3(self._vcpu.cr3)
+            self.vcpu.write_cr3(self.vcpu.cr3)
 
     def _access(self, gva: int, kind: int) -> int:
         landed = array("Q", [NOT_LANDED])
-        self._vcpu.run(array("Q", [gva]), bytes([kind]), landed)
+        self.vcpu.run(array("Q", [gva]), bytes([kind]), landed)
         return landed[0]
 
     def _poke(self, operation: Poke) -> int:
@@ -235,13 +242,13 @@ class Guest:
         gpa = self._access(operation.gva, pf.WRITE)
         fair = gpa >> PAGE_SHIFT in WRITABLE and (gpa & 0xFFF) // 8 in INDICES
         if fair:
-            old = self._vcpu.peek(gpa)
-            self._vcpu.store(operation.gva, operation.value)
+            old = self.vcpu.peek(gpa)
+            self.vcpu.store(operation.gva, operation.value)
             self._flush_if_needed(old, operation.value, by_page=False)
         return gpa
 
     def _toggle(self, operation: Toggle) -> None:
-        vcpu, bits = self._vcpu, operation.bits
+        vcpu, bits = self.vcpu, operation.bits
         match operation.register:
             case "cr0":
                 vcpu.write_cr0(vcpu.cr0 ^ bits)
@@ -256,9 +263,9 @@ class Guest:
                 vcpu.write_rflags_ac(vcpu.regs.rflags_ac ^ bits)
 
     def _tables(self) -> bytes:
-        peek = self._vcpu.slots
+        peek = self.vcpu.slots
         frames = (*KERNEL_TABLES, *WRITABLE)
-        ram = self._vcpu.memory.bytes
+        ram = self.vcpu.memory.bytes
         starts = [peek.hpa(frame << PAGE_SHIFT) or 0 for frame in frames]
         return b"".join(bytes(ram[hpa : hpa + 4096]) for hpa in starts)
 

@@ -30,7 +30,6 @@ from hvmmu.hw.walk import Outcome, walk
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KINDS = [user | how for user in (0, pf.U) for how in (pf.READ, pf.WRITE, pf.FETCH)]
 GVA = sum(1 << shift for shift in (39, 30, 21, 12))
 _LINK = pte.P | pte.W | pte.U | pte.A
 _KEY = 1
@@ -83,10 +82,12 @@ def registers(cpu: CpuFeatures) -> Iterator[Regs]:
 
 
 @cache
-def faults(entry: int, cpu: CpuFeatures, levels: tuple[int, ...] = (4, 3, 2, 1)) -> Faults:
+def faults(
+    entry: int, cpu: CpuFeatures, kinds: tuple[int, ...], levels: tuple[int, ...] = (4, 3, 2, 1)
+) -> Faults:
     """Walk to *entry* at each level, in every way; *entry* must not lead on to another table."""
     codes, through = [], []
-    for level, regs, kind in itertools.product(levels, registers(cpu), KINDS):
+    for level, regs, kind in itertools.product(levels, registers(cpu), kinds):
         found = walk(_Tables(level, entry), regs, formats(LONG4, regs, cpu), GVA, kind)
         nxe = "on" if regs.efer & EFER_NXE else "off"
         how = f"{pf.describe(kind)} at level {level} with MAXPHYADDR {cpu.maxphyaddr}, NXE {nxe}"
@@ -98,7 +99,7 @@ def faults(entry: int, cpu: CpuFeatures, levels: tuple[int, ...] = (4, 3, 2, 1))
 
 
 @cache
-def narrower(cpu: CpuFeatures) -> tuple[tuple[str, int], ...]:
+def narrower(cpu: CpuFeatures, kinds: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
     """Return the faults on entries that are present and allow less than was asked.
 
     These are a hypervisor's own where the guest's dirty bit is clear, where the frame is a page
@@ -110,5 +111,5 @@ def narrower(cpu: CpuFeatures) -> tuple[tuple[str, int], ...]:
         if nx and not cpu.nx:
             continue
         entry = 7 << 12 | pte.P | pte.A | w | u | nx | key
-        found += [one for one in faults(entry, cpu, (1,)).codes if not one[1] & pf.RSVD]
+        found += [one for one in faults(entry, cpu, kinds, (1,)).codes if not one[1] & pf.RSVD]
     return tuple(dict.fromkeys(found))

@@ -98,7 +98,7 @@ def trap_faults(context: Context) -> None:
     """Walk to trap at every level, with every kind of access, on every CPU model."""
     for backend, _, cpu in _made(context):
         trap = backend.nonpresent().trap
-        found = faults(trap, cpu)
+        found = faults(trap, cpu, context.kinds)
         if found.went_through:
             where = f"{found.went_through[0]}, NX {'offered' if cpu.nx else 'not offered'}"
             raise CheckFailure(
@@ -124,8 +124,10 @@ def filter_lets_out_host_faults(context: Context) -> None:
     """Walk to trap and to entries with fewer rights; look each code up in the filter."""
     for backend, exits, cpu in _made(context):
         trap = backend.nonpresent().trap
-        raised = [(f"trap, {trap:#x}", one) for one in faults(trap, cpu).codes]
-        raised += [("a present entry that allows less", one) for one in narrower(cpu)]
+        raised = [(f"trap, {trap:#x}", one) for one in faults(trap, cpu, context.kinds).codes]
+        raised += [
+            ("a present entry that allows less", one) for one in narrower(cpu, context.kinds)
+        ]
         for entry, (how, code) in raised:
             if not exits >> (code & 63) & 1:
                 raise CheckFailure(
@@ -145,7 +147,7 @@ def delivered_faults_are_the_guests(context: Context) -> None:
     """Walk to notrap and to an entry of zero: where notrap's fault is delivered both are equal."""
     for backend, exits, cpu in _made(context):
         notrap = backend.nonpresent().notrap
-        mine, guests = faults(notrap, cpu), faults(0, cpu)
+        mine, guests = faults(notrap, cpu, context.kinds), faults(0, cpu, context.kinds)
         if mine.went_through:
             how = mine.went_through[0]
             raise CheckFailure(f"notrap is {notrap:#x}, and an access ({how}) went through it")
@@ -171,8 +173,11 @@ def trap_and_notrap_differ_where_it_matters(context: Context) -> None:
     for backend, exits, cpu in _made(context):
         values = backend.nonpresent()
         what = f"trap is {values.trap:#x}, notrap is {values.notrap:#x}, with {backend.in_force}"
-        delivers = any(not exits >> (code & 63) & 1 for code in faults(0, cpu).all())
-        both = faults(values.trap, cpu).all() & faults(values.notrap, cpu).all()
+        delivers = any(not exits >> (code & 63) & 1 for code in faults(0, cpu, context.kinds).all())
+        both = (
+            faults(values.trap, cpu, context.kinds).all()
+            & faults(values.notrap, cpu, context.kinds).all()
+        )
         if delivers and not values.differ:
             raise CheckFailure(f"the filter delivers not-present faults, and {what}")
         if delivers and both:

@@ -1,1 +1,129 @@
-"""Level 3, to come."""
+"""Level 3: the shadow tables, looked at after every step of programs written by hand."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from hvmmu.mmu.params import MmuParams
+from hvmmu.testing.check import CheckFailure, Need, check
+from hvmmu.testing.lockstep import Broken, Setup, differs
+from hvmmu.testing.scenarios import scenarios
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hvmmu.testing.context import Context
+    from hvmmu.testing.lockstep import Violation
+
+_TWO_ROOTS = "two roots"
+_DROPPED = "dropped"
+_SETTINGS = 4  # level 5 tries them all
+_MMUS = (MmuParams(), MmuParams(update_on_write=False, large_pages=False, shadow_pages=8))
+
+
+def _setups(context: Context) -> Iterator[Setup]:
+    """Yield machines to play on: with the defaults both MMUs, with each other setting one."""
+    cpu = context.cpu()
+    for nth, setting in enumerate(context.settings()[:_SETTINGS]):
+        for mmu in _MMUS if nth == 0 else _MMUS[nth % 2 :][:1]:
+            yield Setup(setting, cpu, mmu)
+
+
+def _played(context: Context) -> dict[str, str]:
+    """Play every scenario; return what was broken first of each kind, on one machine."""
+    for setup in _setups(context):
+        told: dict[str, str] = {}
+        for name, program in scenarios(setup.cpu).items():
+            with warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always", ResourceWarning)
+                violation = differs(context, setup, program)
+            if violation is not None:
+                told.setdefault(_kind(name, violation), f"{name}, {violation}; on {setup}")
+            dropped = [str(one.message) for one in heard if one.category is ResourceWarning]
+            if dropped:
+                told.setdefault(_DROPPED, f"{name}: {dropped[0]}; on {setup}")
+        if told:
+            return told
+    return {}
+
+
+def _kind(name: str, violation: Violation) -> str:
+    roots = violation.broken is Broken.SEEN and name == _TWO_ROOTS
+    return _TWO_ROOTS if roots else violation.broken.name
+
+
+def _fail_if(context: Context, kind: str) -> None:
+    told = context.once("scenarios", lambda: _played(context)).get(kind)
+    if told:
+        raise CheckFailure(told)
+
+
+@check(
+    "shadow.notrap-only-where-not-present",
+    rule="A shadow entry is notrap only while the guest's entry is not present: where the guest's"
+    " entry has become present, the fault is no longer the guest's.",
+    reference="how-it-works",
+    needs=(Need.HYPERVISOR,),
+)
+def notrap_only_where_not_present(context: Context) -> None:
+    """Compare all shadow entries with the guest's after each step."""
+    _fail_if(context, Broken.NOTRAP.name)
+
+
+@check(
+    "shadow.keeps-its-promises",
+    rule="The shadow allows nothing that the guest's tables forbid, leads where they lead, lets no"
+    " write through to a page table or past a clear D, and its books are right.",
+    reference="hvmmu.mmu.audit",
+    needs=(Need.HYPERVISOR,),
+)
+def keeps_its_promises(context: Context) -> None:
+    """Audit the shadow after each step."""
+    _fail_if(context, Broken.SHADOW.name)
+
+
+@check(
+    "shadow.flushes-are-performed",
+    rule="A flush that an update of the tables owes is performed before the guest runs on: the TLB"
+    " holds nothing that the tables do not give.",
+    reference='SDM "Recommended Invalidation"',
+    needs=(Need.HYPERVISOR,),
+)
+def flushes_are_performed(context: Context) -> None:
+    """Compare the TLB with the shadow tables after each step."""
+    _fail_if(context, Broken.STALE.name)
+
+
+@check(
+    "shadow.flushes-are-not-dropped",
+    rule="A flush that the MMU hands over is performed, or forgone with a reason; none is dropped.",
+    reference="hvmmu.mmu.flush: Flush",
+    needs=(Need.HYPERVISOR,),
+)
+def flushes_are_not_dropped(context: Context) -> None:
+    """Listen for the warning of a flush that nobody took."""
+    _fail_if(context, _DROPPED)
+
+
+@check(
+    "shadow.cr3-loads-switch",
+    rule="A load of CR3 takes effect at once: the next access goes through the new root's tables.",
+    reference='SDM "4-Level Paging and 5-Level Paging"',
+    needs=(Need.HYPERVISOR,),
+)
+def cr3_loads_switch(context: Context) -> None:
+    """Load CR3 to and fro between roots that lead elsewhere."""
+    _fail_if(context, _TWO_ROOTS)
+
+
+@check(
+    "shadow.guest-sees-no-difference",
+    rule="Through demand paging, table writes, large pages, floods and zaps the guest sees what it"
+    " sees on a bare machine.",
+    reference="how-it-works: The guest cannot tell",
+    needs=(Need.HYPERVISOR,),
+)
+def guest_sees_no_difference(context: Context) -> None:
+    """Compare every step of every scenario with the bare machine."""
+    _fail_if(context, Broken.SEEN.name)

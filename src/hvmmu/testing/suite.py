@@ -30,9 +30,12 @@ LOADS = "packaging.loads"
 """The check that a plugin which cannot be loaded fails; all others are skipped then."""
 
 
+_MODULES = (*LEVELS[:3], "handover", *LEVELS[3:])
+
+
 def checks(level: int = HIGHEST) -> tuple[Check, ...]:
     """Return the checks up to a level, in the order in which they are run."""
-    for name in LEVELS:
+    for name in _MODULES:
         import_module(f"hvmmu.testing.{name}")
     return tuple(check for check in registered() if check.level <= level)
 

@@ -172,7 +172,7 @@ class VmxBackend:
         read = control.vmcs.read
         qualification = read(Field.EXIT_QUALIFICATION)
         match read(Field.VM_EXIT_REASON):
-            case ExitReason.EXCEPTION_NMI:
+            case ExitReason.EXCEPTION_NMI if read(Field.VM_EXIT_INTR_INFO) == INTR_PAGE_FAULT:
                 return PageFault(qualification, read(Field.VM_EXIT_INTR_ERROR_CODE))
             case ExitReason.CR_ACCESS:
                 return CrWrite(qualification & 0xF, registers.gprs[qualification >> 8 & 0xF])

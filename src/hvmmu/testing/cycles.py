@@ -1,0 +1,188 @@
+"""Exits and entries at random over one control structure, and what must come of them.
+
+One cycle is what the world switch does: an exit is recorded and read back, the hypervisor may ask
+for flushes, load a root and inject, and the guest is entered again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from hvmmu.arch.regs import CpuFeatures
+from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, CrWrite, Entry, Exit, Invlpg, MsrWrite
+from hvmmu.hw.engine import Core
+from hvmmu.hw.tlb import Scope
+from hvmmu.mmu.fault import PageFault
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator
+
+EXITS, REASONS, VECTOR, CODE, ONCE, CR2, FLUSHES, ROOT, CONTROLS = (
+    "exits",
+    "reasons",
+    "vector",
+    "code",
+    "once",
+    "cr2",
+    "flushes",
+    "root",
+    "controls",
+)
+"""The rules that a cycle can break."""
+
+EXTREMES = (0, 1, 0xFFF, 0x1000, (1 << 47) - 1, 1 << 47, ((1 << 17) - 1) << 47, (1 << 64) - 1)
+_SCOPES = (Scope.PAGE, Scope.PAGE, Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL)
+_WIDTH = {Scope.PAGE: 0, Scope.NON_GLOBAL: 1, Scope.ALL: 2}
+
+Request = tuple[Scope, int]
+Broken = tuple[str, str]
+
+
+class Cycles:
+    """A backend with one control structure, driven as the world switch drives it."""
+
+    def __init__(self, backend: Backend[Any], draw: random.Random, vcpu_id: int = 0) -> None:
+        self._backend, self._draw = backend, draw
+        self._control = backend.create_vcpu(vcpu_id)
+        self._core = Core(CpuFeatures())
+        self._controls = self._read_controls()
+        self._root: int | None = None
+        self._flushes: list[Request] = []
+        self._injected: tuple[int, int] | None = None
+        self._was_injected = False
+
+    def _read_controls(self) -> tuple[int, object]:
+        filters = self._backend.exit_filter(self._control)
+        return filters, self._backend.intercepts(self._control)
+
+    def run(self, count: int) -> Iterator[Broken]:
+        """Yield rule and values for all that goes wrong in *count* cycles."""
+        for _ in range(count):
+            yield from self._cycle()
+
+    def _cycle(self) -> Iterator[Broken]:
+        chance = self._draw.random
+        self._core.gprs = [self._draw.getrandbits(64) for _ in range(16)]
+        self._core.cr2 = self._wide()
+        if chance() < 0.1:
+            self._ask_for_flush()  # as a write to PKRU may: no exit of its own
+        yield from self._exit(self._any_exit())
+        if chance() < 0.4:
+            self._inject()
+        if chance() < 0.3:
+            self._root = self._draw.getrandbits(34) << 12
+            self._backend.load_root(self._control, self._root)
+        for _ in range(self._draw.choice((0, 0, 1, 1, 2, 3))):
+            self._ask_for_flush()
+        yield from self._enter()
+        yield from self._standing()
+
+    def _wide(self) -> int:
+        return self._draw.choice((self._draw.getrandbits(64), self._draw.choice(EXTREMES)))
+
+    def _any_exit(self) -> Exit:
+        bits = self._draw.getrandbits
+        return self._draw.choice(
+            (
+                PageFault(self._wide(), bits(16)),
+                PageFault(self._wide(), bits(6)),
+                CrWrite(self._draw.choice((0, 3, 4)), self._wide()),
+                MsrWrite(bits(32), self._wide()),
+                Invlpg(self._wide()),
+            )
+        )
+
+    def _exit(self, what: Exit) -> Iterator[Broken]:
+        self._backend.record_exit(self._control, self._core, what)
+        reason = self._backend.exit_reason(self._control)
+        if not isinstance(reason, str) or not reason.isprintable() or not reason:
+            yield REASONS, f"{what} has the reason {reason!r}"
+        read = self._backend.decode_exit(self._control, self._core)
+        if read != what:
+            yield EXITS, f"recorded {what}, and read back {read}"
+
+    def _inject(self) -> None:
+        gva, pfec = self._wide(), self._draw.choice((self._draw.getrandbits(6), 0x8007, 0x47))
+        self._injected = gva, pfec
+        self._backend.inject_page_fault(self._control, self._core, gva, pfec)
+
+    def _ask_for_flush(self) -> None:
+        scope, gva = self._draw.choice(_SCOPES), self._draw.choice((0, 0x1000, self._wide()))
+        self._flushes.append((scope, gva))
+        self._backend.flush_tlb(self._control, scope, gva)
+
+    def _enter(self) -> Iterator[Broken]:
+        cr2 = self._core.cr2 if self._injected is None else self._injected[0]
+        entry = self._backend.enter(self._control, self._core)
+        if self._injected is None and entry.vector is not None:
+            told = (
+                "delivered again" if self._was_injected else "delivered, and nothing was injected"
+            )
+            yield ONCE, f"vector {entry.vector}, code {entry.error_code:#x}, is {told}"
+        elif self._injected is not None:
+            yield from self._delivered(entry, *self._injected)
+        if self._core.cr2 != cr2:
+            was = "after an injection" if self._injected else "though nothing was injected"
+            yield CR2, f"CR2 is {self._core.cr2:#x} {was}, and should be {cr2:#x}"
+        self._was_injected, self._injected = self._injected is not None, None
+        yield from self._flushed(entry)
+
+    def _delivered(self, entry: Entry, gva: int, pfec: int) -> Iterator[Broken]:
+        what = f"injected {pfec:#x} for {gva:#x}"
+        if entry.vector != PAGE_FAULT_VECTOR:
+            yield VECTOR, f"{what}, and the entry delivers vector {entry.vector}"
+        elif entry.error_code != pfec:
+            yield CODE, f"{what}, and the entry delivers {entry.error_code:#x}"
+
+    def _flushed(self, entry: Entry) -> Iterator[Broken]:
+        asked, self._flushes = self._flushes, []
+        for scope, gva in asked:
+            if not _covers(entry, scope, gva):
+                wanted = ", ".join(_shown(*one) for one in asked)
+                done = "nothing" if entry.flush is None else _shown(entry.flush, entry.gva)
+                yield FLUSHES, f"asked to flush {wanted}, and the entry flushes {done}"
+                return
+
+    def _standing(self) -> Iterator[Broken]:
+        """Look at what no exit or entry may change."""
+        if self._root is not None:
+            found = self._backend.root(self._control)
+            if found != self._root:
+                told = hex(found) if isinstance(found, int) else repr(found)
+                yield ROOT, f"loaded root {self._root:#x}, and hardware walks from {told}"
+        if self._read_controls() != self._controls:
+            yield CONTROLS, f"{self._read_controls()} after an exit, and before {self._controls}"
+
+
+def _covers(entry: Entry, scope: Scope, gva: int) -> bool:
+    """Say whether the flush of an entry does what was asked for.
+
+    Under shadow paging no translation is global, so that one scope is wider than another.
+    """
+    if entry.flush is None:
+        return False
+    if entry.flush is Scope.PAGE and scope is Scope.PAGE:
+        return entry.gva >> 12 == gva >> 12
+    return _WIDTH[entry.flush] >= max(_WIDTH[scope], 1)
+
+
+def _shown(scope: Scope, gva: int) -> str:
+    return f"page {gva:#x}" if scope is Scope.PAGE else scope.value
+
+
+@attrs.frozen
+class Found:
+    """The first time that each rule was broken, by rule."""
+
+    broken: dict[str, str]
+
+
+def found(backend: Backend[Any], draw: random.Random, count: int, vcpu_id: int = 0) -> Found:
+    """Run cycles on a new control structure; return what was broken."""
+    broken: dict[str, str] = {}
+    for rule, values in Cycles(backend, draw, vcpu_id).run(count):
+        broken.setdefault(rule, f"{values}, with {backend.in_force}")
+    return Found(broken)

@@ -1,0 +1,185 @@
+"""The machine's word on the accesses of the board, set beside the oracle's."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+import attrs
+
+from hvmmu.arch import pfec as pf
+from hvmmu.arch.regs import (
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_PAE,
+    CR4_PKE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NXE,
+)
+from hvmmu.hw.engine import NOT_LANDED
+from hvmmu.testing.board import ROOT, Board
+from hvmmu.testing.oracle import ACCESSED, DIRTY, Expected, Mode
+from hvmmu.vcpu import Resume, Vcpu
+
+if TYPE_CHECKING:
+    from hvmmu.arch.regs import CpuFeatures
+    from hvmmu.testing.context import Context
+    from hvmmu.testing.settings import Setting
+
+MODES = (
+    Mode(),
+    Mode(wp=False),
+    Mode(nxe=False),
+    Mode(wp=False, nxe=False),
+    Mode(smep=True),
+    Mode(smep=True, wp=False),
+    Mode(smep=True, nxe=False),
+    Mode(smap=True),
+    Mode(smap=True, wp=False),
+    Mode(smap=True, ac=True, wp=False),
+    Mode(smap=True, nxe=False),
+    Mode(smep=True, smap=True),
+    Mode(pke=True, access_disable=True),
+    Mode(pke=True, write_disable=True),
+    Mode(pke=True, write_disable=True, wp=False),
+)
+
+
+def modes(cpu: CpuFeatures) -> list[Mode]:
+    """Return the modes that this CPU can be in."""
+    return [
+        mode
+        for mode in MODES
+        if (cpu.nx or not mode.nxe)
+        and (cpu.smep or not mode.smep)
+        and (cpu.smap or not mode.smap)
+        and (cpu.pku or not mode.pke)
+    ]
+
+
+@attrs.define
+class Mistakes:
+    """The first mistake of each kind, as a line; nothing where there is none."""
+
+    outcome: str = ""
+    code: str = ""
+    cr2: str = ""
+    landing: str = ""
+    accessed: str = ""
+    dirty: str = ""
+    other: str = ""
+
+    def note(self, kind: str, told: str) -> None:
+        """Note a mistake, if it is the first of its kind."""
+        if not getattr(self, kind):
+            setattr(self, kind, told)
+
+
+def observe(context: Context) -> Mistakes:
+    """Make all accesses of the board in every mode.
+
+    The default setting is tried in all modes, the others take turns in half of them.
+    """
+    mistakes = Mistakes()
+    cpu = context.cpu()
+    whole, less = (Board(cpu.maxphyaddr, whole=whole) for whole in (True, False))
+    default, *others = context.settings()
+    for nth, mode in enumerate(modes(cpu)):
+        _Look(context, default, cpu, mode, mistakes).at(whole if nth < 2 else less)
+        if others and nth % 2 == 0:
+            _Look(context, others[nth // 2 % len(others)], cpu, mode, mistakes).at(less)
+        if mistakes != Mistakes():
+            break  # one mode shows what is wrong
+    return mistakes
+
+
+@attrs.frozen
+class _Look:
+    """One machine, and what it makes of the board."""
+
+    context: Context
+    setting: Setting
+    cpu: CpuFeatures
+    mode: Mode
+    mistakes: Mistakes
+
+    def at(self, board: Board) -> None:
+        """Make the accesses, and note what the oracle does not say."""
+        gva = array("Q", [case.gva for case in board.cases])
+        kind = bytes(case.access.kind for case in board.cases)
+        landed = array("Q", [NOT_LANDED]) * len(gva)
+        faults: list[tuple[int, int]] = []
+        with self.context.machine(self.setting, self.cpu) as platform:
+            vcpu = platform.vcpu
+
+            def page_fault(pfec: int) -> Resume:
+                faults.append((vcpu.cr2, pfec))
+                return Resume.SKIP
+
+            vcpu.page_fault = page_fault
+            for gpa, entry in board.entries.items():
+                vcpu.boot_store(gpa, entry)
+            _turn_on(vcpu, self.mode)
+            vcpu.run(gva, kind, landed)
+            after = {gpa: vcpu.peek(gpa) for gpa in board.entries}
+        self._compare(board, landed, faults, after)
+
+    def _compare(
+        self, board: Board, landed: array[int], faults: list[tuple[int, int]], after: dict[int, int]
+    ) -> None:
+        outcomes, landings, entries = board.play(self.mode)
+        taken = iter(faults)
+        for case, outcome, right, at in zip(board.cases, outcomes, landings, landed, strict=True):
+            told = f"{pf.describe(case.access.kind)} at {case.gva:#x}"
+            cr2, code = next(taken, (0, None)) if at == NOT_LANDED else (0, None)
+            if (code is None) != (outcome.code is None):
+                self._note(
+                    "outcome", f"{told} {_said(code)}, and should have {_said(outcome.code)}"
+                )
+                return  # what follows is out of step
+            if code != outcome.code:
+                self._note("code", f"{told} {_said(code)}, and should have {_said(outcome.code)}")
+            elif code is not None and cr2 != case.gva:
+                self._note("cr2", f"{told} {_said(code)}, and CR2 is {cr2:#x}")
+            elif code is None and at != right:
+                self._note("landing", f"{told} lands at {at:#x}, and should at {right:#x}")
+        self._compare_entries(board, outcomes, entries, after)
+
+    def _compare_entries(
+        self,
+        board: Board,
+        outcomes: list[Expected],
+        entries: dict[int, int],
+        after: dict[int, int],
+    ) -> None:
+        for case, outcome in zip(board.cases, outcomes, strict=True):
+            told = f"{pf.describe(case.access.kind)} at {case.gva:#x} {_said(outcome.code)}"
+            for level, gpa in zip((4, 3, 2, 1), case.way, strict=False):
+                wrong = after[gpa] ^ entries[gpa]
+                was = f"its entry of level {level} is {after[gpa]:#x}, not {entries[gpa]:#x}"
+                for bit, kind in ((ACCESSED, "accessed"), (DIRTY, "dirty")):
+                    if wrong & bit:
+                        self._note(kind, f"{told}, and {was}")
+                if wrong & ~(ACCESSED | DIRTY):
+                    self._note("other", f"{told}, and {was}")
+
+    def _note(self, kind: str, told: str) -> None:
+        self.mistakes.note(kind, f"{told}; {self.mode}, {self.setting}")
+
+
+def _said(code: int | None) -> str:
+    return "went through" if code is None else f"faulted with {code:#x} ({pf.describe(code)})"
+
+
+def _turn_on(vcpu: Vcpu, mode: Mode) -> None:
+    guards = (mode.smep * CR4_SMEP) | (mode.smap * CR4_SMAP) | (mode.pke * CR4_PKE)
+    vcpu.write_cr4(CR4_PAE | guards)
+    vcpu.write_efer(EFER_LME | EFER_LMA | (mode.nxe * EFER_NXE))
+    vcpu.write_cr3(ROOT << 12)
+    vcpu.write_cr0(CR0_PE | CR0_PG | (mode.wp * CR0_WP))
+    vcpu.write_pkru(mode.access_disable * 0x5555_5555 | mode.write_disable * 0xAAAA_AAAA)
+    vcpu.write_rflags_ac(int(mode.ac))
