@@ -15,7 +15,7 @@ from hvmmu import cli
 from hvmmu.errors import GuestMemoryError, InvariantError, PluginError
 
 Command = Callable[..., Any]
-COMMANDS = ("compare", "run", "backends", "plugins", "params", "config", "record")
+COMMANDS = ("compare", "run", "backends", "plugins", "params", "config", "check", "record")
 
 
 def test_the_version(hvmmu: Command) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import pytest
@@ -10,13 +10,15 @@ import structlog
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.paging import reserved_pattern_works
-from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Caps, Paging
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.generic import GenericBackend
 from hvmmu.hw.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import param
+
+if TYPE_CHECKING:
+    from hvmmu.arch.regs import CpuFeatures
 
 PRESENT = sum(1 << code for code in range(FILTER_BITS) if code & pf.P)
 TRAP = 0xFFFF_FFFF_FFFF_F001

@@ -18,7 +18,6 @@ from hvmmu.mmu.flush import Flush
 from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import param
 from hvmmu.testing import check_backend
-from hvmmu.testing.check import Check
 from hvmmu.testing.context import Context
 from hvmmu.testing.report import FAILED
 from hvmmu.testing.subject import hooks_of
@@ -27,6 +26,7 @@ from hvmmu.testing.suite import checks, run_check
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hvmmu.testing.check import Check
     from hvmmu.vcpu import Vcpu
 
 Acme = Any
@@ -532,7 +532,7 @@ HOOKS: dict[type, str] = {
     ForgoesFlush: "shadow.flushes-are-performed",
     DropsFlush: "shadow.flushes-are-not-dropped",
     StoresUnseen: SEEN_NOTRAP,
-    LetsWritesThrough: "shadow.keeps-its-promises",
+    LetsWritesThrough: SEEN_NOTRAP,
     NotrapForUnused: SEEN_NOTRAP,
     KeepsCr3: "shadow.cr3-loads-switch",
     KeepsRoot: "shadow.cr3-loads-switch",
@@ -548,6 +548,6 @@ def test_mistakes_in_a_hook(plugin: type, acme: Acme) -> None:
 
 def test_the_right_backend_passes(acme: Acme) -> None:
     """The kit finds fault with a backend that has none."""
-    report = check_backend(acme, examples=10)
+    report = check_backend(acme, examples=4)
     assert report.ok, str(report)
     assert report.counts()["skipped"] == 5  # what only an installed package has

@@ -14,6 +14,7 @@ from hvmmu.errors import InputError
 from hvmmu.hooks import RunHooks
 from hvmmu.params import nearest, shown
 from hvmmu.plugins import BUILT_IN, GROUP, Plugin, Registry, load
+from hvmmu.plugins.offered import BACKENDS, PARAMETERS, check_offers
 
 if TYPE_CHECKING:
     from hvmmu.backend import Backend
@@ -39,21 +40,20 @@ class Subject:
         """Say where the backend is from."""
         if self.plugin is not None:
             return self.plugin.origin
-        return BUILT_IN if self.backend in _built_in(self.name) else UNPACKAGED
-
-
-def _built_in(name: str) -> list[type[Backend[Any]]]:
-    from hvmmu.plugins.offered import BUILT_INS  # noqa: PLC0415 - asked once
-
-    return [BUILT_INS[name]] if name in BUILT_INS else []
+        return BUILT_IN if self.backend in BACKENDS.values() else UNPACKAGED
 
 
 def hooks_of(plugin: object) -> RunHooks:
-    """Return the hooks that a plugin (a module, or any object with hooks) implements itself."""
+    """Return the hooks that a plugin (a module, or any object with hooks) implements itself.
+
+    Its own sections of the configuration are as they are by default.
+    """
     plugins = pluggy.PluginManager(hookspecs.PROJECT)
     plugins.add_hookspecs(hookspecs)
     plugins.register(plugin)
-    return RunHooks(plugins)
+    given = plugins.hook.hvmmu_parameters()
+    sections = check_offers(PARAMETERS, given[0]) if given else {}
+    return RunHooks(plugins, {name: params() for name, params in sections.items()})
 
 
 def subject(
@@ -91,11 +91,10 @@ def subject(
 
 def _facts(registry: Registry, name: str, backend: object) -> Plugin | None:
     """Return the installed plugin that a backend is from, or that failed to bring it."""
-    if backend is not None and registry.backends.get(name) is not backend:
-        return None
-    offering = [p for p in registry.plugins if f"backend {name}" in p.registered]
-    failed = [p for p in registry.unusable if p.name == name]
-    return next(iter(offering if backend is not None else failed), None)
+    if backend is None:
+        return next((plugin for plugin in registry.unusable if plugin.name == name), None)
+    installed = registry.backends.get(name) is backend
+    return registry.plugin("backend", name) if installed else None
 
 
 def _points(facts: Plugin) -> list[Any]:
