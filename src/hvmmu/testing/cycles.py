@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, CrWrite, Entry, Exit, Invlpg, MsrWrite
 from hvmmu.hw.engine import Core
@@ -41,6 +42,11 @@ Request = tuple[Scope, int]
 Broken = tuple[str, str]
 
 
+def switcher(backend: Backend[Any]) -> Any:  # noqa: ANN401 - a backend with more members
+    """Return the backend if it runs deprivileged guests, whose privilege it switches; else None."""
+    return backend if getattr(backend.caps, "deprivileged", False) else None
+
+
 class Cycles:
     """A backend with one control structure, driven as the world switch drives it."""
 
@@ -50,6 +56,10 @@ class Cycles:
         self._core = Core(CpuFeatures())
         self._controls = self._read_controls()
         self._root: int | None = None
+        self._switcher = switcher(backend)
+        self._user = False
+        """A deprivileged guest is in user mode."""
+        self._user_root: int | None = None
         self._flushes: list[Request] = []
         self._injected: tuple[int, int] | None = None
         self._was_injected = False
@@ -69,16 +79,46 @@ class Cycles:
         self._core.cr2 = self._wide()
         if chance() < 0.1:
             self._ask_for_flush()  # as a write to PKRU may: no exit of its own
+        if self._switcher is not None:
+            yield from self._switch(self._switcher)
         yield from self._exit(self._any_exit())
         if chance() < 0.4:
             self._inject()
         if chance() < 0.3:
-            self._root = self._draw.getrandbits(34) << 12
-            self._backend.load_root(self._control, self._root)
+            self._load_roots()
         for _ in range(self._draw.choice((0, 0, 1, 1, 2, 3))):
             self._ask_for_flush()
         yield from self._enter()
         yield from self._standing()
+
+    def _load_roots(self) -> None:
+        self._root = self._draw.getrandbits(34) << 12
+        self._backend.load_root(self._control, self._root)
+        if self._switcher is not None:
+            self._user_root = self._draw.getrandbits(34) << 12
+            self._switcher.load_user_root(self._control, self._user_root)
+
+    def _switch(self, backend: Any) -> Iterator[Broken]:  # noqa: ANN401 - one for such guests
+        """Take a deprivileged guest to and fro between its user mode and its kernel."""
+        if self._draw.random() < 0.5:
+            self._user = not self._user
+            backend.switch_privilege(self._control, self._core, user=self._user)
+        if self._draw.random() < 0.3:
+            gva, pfec = self._wide(), self._draw.getrandbits(6)
+            seen = backend.deliver_page_fault(self._control, self._core, gva, pfec | pf.U)
+            if seen != self._as_guests(pfec):
+                right = f"{self._as_guests(pfec):#x} is its own, user mode {self._user}"
+                yield CODE, f"delivered {pfec | pf.U:#x} as {seen:#x} without an exit, and {right}"
+            if self._core.cr2 != gva:
+                yield CR2, f"CR2 is {self._core.cr2:#x} after a fault at {gva:#x} was delivered"
+            self._user = False
+        yield from self._standing()
+
+    def _as_guests(self, pfec: int) -> int:
+        """Return an error code of hardware's as the guest's privilege has it."""
+        if self._switcher is None:
+            return pfec
+        return pfec | pf.U if self._user else pfec & ~pf.U
 
     def _wide(self) -> int:
         return self._draw.choice((self._draw.getrandbits(64), self._draw.choice(EXTREMES)))
@@ -96,13 +136,17 @@ class Cycles:
         )
 
     def _exit(self, what: Exit) -> Iterator[Broken]:
-        self._backend.record_exit(self._control, self._core, what)
+        recorded = what
+        if isinstance(what, PageFault) and self._switcher is not None:
+            recorded = attrs.evolve(what, pfec=what.pfec | pf.U)
+            what = attrs.evolve(what, pfec=self._as_guests(what.pfec))
+        self._backend.record_exit(self._control, self._core, recorded)
         reason = self._backend.exit_reason(self._control)
         if not isinstance(reason, str) or not reason.isprintable() or not reason:
             yield REASONS, f"{what} has the reason {reason!r}"
         read = self._backend.decode_exit(self._control, self._core)
         if read != what:
-            yield EXITS, f"recorded {what}, and read back {read}"
+            yield EXITS, f"recorded {recorded}, and read back {read}, not {what}"
 
     def _inject(self) -> None:
         gva, pfec = self._wide(), self._draw.choice((self._draw.getrandbits(6), 0x8007, 0x47))
@@ -127,6 +171,7 @@ class Cycles:
         if self._core.cr2 != cr2:
             was = "after an injection" if self._injected else "though nothing was injected"
             yield CR2, f"CR2 is {self._core.cr2:#x} {was}, and should be {cr2:#x}"
+        self._user = self._user and self._injected is None
         self._was_injected, self._injected = self._injected is not None, None
         yield from self._flushed(entry)
 
@@ -148,11 +193,12 @@ class Cycles:
 
     def _standing(self) -> Iterator[Broken]:
         """Look at what no exit or entry may change."""
-        if self._root is not None:
+        root = self._user_root if self._user else self._root
+        if root is not None:
             found = self._backend.root(self._control)
-            if found != self._root:
+            if found != root:
                 told = hex(found) if isinstance(found, int) else repr(found)
-                yield ROOT, f"loaded root {self._root:#x}, and hardware walks from {told}"
+                yield ROOT, f"loaded root {root:#x}, and hardware walks from {told}"
         if self._read_controls() != self._controls:
             yield CONTROLS, f"{self._read_controls()} after an exit, and before {self._controls}"
 
