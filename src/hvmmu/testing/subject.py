@@ -14,7 +14,7 @@ from hvmmu.errors import InputError
 from hvmmu.hooks import RunHooks
 from hvmmu.params import nearest, shown
 from hvmmu.plugins import BUILT_IN, GROUP, Plugin, Registry, load
-from hvmmu.plugins.offered import BACKENDS, PARAMETERS, check_offers
+from hvmmu.plugins.offered import BUILT_INS, PARAMETERS, check_offers
 
 if TYPE_CHECKING:
     from hvmmu.backend import Backend
@@ -40,7 +40,7 @@ class Subject:
         """Say where the backend is from."""
         if self.plugin is not None:
             return self.plugin.origin
-        return BUILT_IN if self.backend in BACKENDS.values() else UNPACKAGED
+        return BUILT_IN if self.backend in BUILT_INS.values() else UNPACKAGED
 
 
 def hooks_of(plugin: object) -> RunHooks:
