@@ -76,6 +76,8 @@ class Caps:
     paging: Paging
     filters_page_faults: bool = False
     """Hardware can choose by error code which page faults exit."""
+    deprivileged: bool = False
+    """The guest's kernel runs in user mode like its programs: each has a shadow root of its own."""
 
 
 @attrs.frozen
@@ -175,4 +177,34 @@ class Backend(Protocol, Generic[C]):
 
     def flush_tlb(self, control: C, scope: Scope, gva: int) -> None:
         """Have cached translations dropped before the guest runs on."""
+        ...
+
+
+class DeprivilegedBackend(Backend[C], Protocol):
+    """A backend whose caps say *deprivileged*: hardware runs all of the guest as user.
+
+    A switcher, which belongs to hardware's half here, takes the guest from one privilege to the
+    other. `root` returns the root of the privilege that the control structure says, which at first
+    is the kernel's; `load_root` sets the kernel's. Hardware's error codes always have U set:
+    `decode_exit` and `deliver_page_fault` put the guest's own privilege back. A page fault that is
+    injected leaves the guest in its kernel.
+    """
+
+    # The switcher: what happens without an exit.
+
+    def switch_privilege(self, control: C, registers: Registers, *, user: bool) -> None:
+        """Go from the guest's kernel to its user mode, or back, as for a system call."""
+        ...
+
+    def deliver_page_fault(self, control: C, registers: Registers, gva: int, pfec: int) -> int:
+        """Enter the guest's kernel with a page fault that does not exit.
+
+        *pfec* is hardware's error code. Return the guest's, with the address in CR2.
+        """
+        ...
+
+    # The hypervisor's half.
+
+    def load_user_root(self, control: C, root: int) -> None:
+        """Have hardware walk the table at host-physical *root* while the guest is in user mode."""
         ...

@@ -30,13 +30,15 @@ class Ledger:
     tlb_flushes: int = 0
     guest_walk_refs: int = 0
     """Entries of the guest's tables that the hypervisor's own walks read."""
+    direct_switches: int = 0
+    """Changes between the guest's user mode and its kernel that went past the hypervisor."""
 
     def clear(self) -> None:
         """Start again from zero."""
         self.faults.clear()
         self.exits.clear()
         self.accesses = self.invlpg = self.cr3_loads = self.tlb_flushes = 0
-        self.guest_walk_refs = 0
+        self.guest_walk_refs = self.direct_switches = 0
 
     def record(self, handled: Handled) -> None:
         """Count one fault."""

@@ -122,7 +122,7 @@ def _assembled(
     if not bare:
         pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
         pages = ShadowPages(memory, slots, engine, pool, backend.nonpresent())
-        shadow = ShadowMmu(slots, pages, cpu, params)
+        shadow = ShadowMmu(slots, pages, cpu, params, deprivileged=backend.caps.deprivileged)
     mmu: Mmu = BareMmu() if shadow is None else shadow
     vcpu = Vcpu(
         core=core,

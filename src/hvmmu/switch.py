@@ -1,14 +1,15 @@
 """The world switch: out of the guest and back in, with all that happens on the way.
 
-On a bare machine nothing is ever left, and what is asked of hardware is done at once.
+On a bare machine nothing is ever left, and what is asked of hardware is done at once. Where the
+guest is deprivileged, its own way between user mode and kernel leads through here too.
 """
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
 from hvmmu.arch.regs import Regs
-from hvmmu.backend import Backend, Entry, Exit, Paging
+from hvmmu.backend import Backend, DeprivilegedBackend, Entry, Exit, Paging
 from hvmmu.errors import InvariantError
 from hvmmu.hw.engine import Core, Engine
 from hvmmu.hw.tlb import Scope
@@ -30,6 +31,9 @@ class WorldSwitch:
         self.control = backend.create_vcpu(0)
         self.intercepts = backend.intercepts(self.control)
         core.exit_filter = backend.exit_filter(self.control)
+        self.user: bool | None = False if backend.caps.deprivileged else None
+        """The guest is in user mode; None where hardware itself tells user from kernel."""
+        self._user_root: int | None = None
         self.on_exit: Callable[..., Any] | None = None
         """Sees each exit first (argument *what*), and may return another one of its kind."""
 
@@ -48,18 +52,64 @@ class WorldSwitch:
     def enter(self) -> Entry:
         """Enter the guest; return what hardware did, after the flush in it is done."""
         entry = self._backend.enter(self.control, self._core)
+        if self.user is not None:
+            self.user = self.user and entry.vector is None
+            self._follow_root()
         if entry.flush is not None:
             self._flush(entry.flush, entry.gva)
         return entry
 
-    def load(self, regs: Regs, flush: Flush) -> None:
-        """Put hardware's registers in force, and ask for the flush that goes with them."""
-        if self.hypervised and regs != self._core.regs:
+    def load(self, regs: Regs, flush: Flush, user_root: int | None = None) -> None:
+        """Put hardware's registers in force, and ask for the flush that goes with them.
+
+        *user_root* is the root for the guest's user mode, where that has one of its own.
+        """
+        if self.hypervised and (regs != self._core.regs or user_root != self._user_root):
             self._backend.load_root(self.control, regs.cr3)
+            if user_root is not None:
+                self._switcher.load_user_root(self.control, user_root)
+            self._user_root = user_root
             regs = attrs.evolve(regs, cr3=self._backend.root(self.control))
         if regs != self._core.regs:
-            self._engine.load_regs(self._core, regs)
+            self._load_regs(regs)
         self.perform(flush)
+
+    # A deprivileged guest.
+
+    @property
+    def _switcher(self) -> DeprivilegedBackend[Any]:
+        return cast("DeprivilegedBackend[Any]", self._backend)
+
+    def be(self, *, user: bool) -> None:
+        """Have a deprivileged guest run at this privilege from now on."""
+        if self.user in (None, user):
+            return
+        self.user = user
+        self._ledger.direct_switches += 1
+        self._switcher.switch_privilege(self.control, self._core, user=user)
+        self._follow_root()
+
+    def deliver(self, gva: int, pfec: int) -> int:
+        """Take a page fault that did not exit to the guest; return the error code it gets."""
+        if self.user is None:
+            return pfec
+        self.user = False
+        self._ledger.direct_switches += 1
+        pfec = self._switcher.deliver_page_fault(self.control, self._core, gva, pfec)
+        self._follow_root()
+        return pfec
+
+    def _follow_root(self) -> None:
+        root = self._backend.root(self.control)
+        if root != self._core.regs.cr3:
+            self._load_regs(attrs.evolve(self._core.regs, cr3=root))
+
+    def _load_regs(self, regs: Regs) -> None:
+        """Load hardware's registers; the two roots of a guest share a TLB that has no tags."""
+        other_root = regs.cr3 != self._core.regs.cr3
+        self._engine.load_regs(self._core, regs)
+        if other_root and self.user is not None:
+            self._flush(Scope.ALL, 0)
 
     def inject_page_fault(self, gva: int, pfec: int) -> None:
         """Have the guest take a page fault when it is next entered."""

@@ -30,6 +30,7 @@ from hvmmu.ledger import Ledger
 from hvmmu.memory import Memory, Memslots
 from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
 from hvmmu.mmu.flush import Flush
+from hvmmu.stretches import Stretches
 from hvmmu.switch import WorldSwitch
 from hvmmu.types import PAGE_SIZE, Buffer
 
@@ -66,6 +67,11 @@ class Operand:
 
 class Mmu(Protocol):
     """What the vCPU asks of the MMU that backs it."""
+
+    @property
+    def user_root(self) -> int | None:
+        """Where the root lies that a deprivileged guest's user mode has to itself."""
+        ...
 
     def load_guest(self, regs: Regs) -> tuple[Regs, Flush]:
         """Take over the guest's registers; return hardware's."""
@@ -109,6 +115,8 @@ class Vcpu:
         self.switch = WorldSwitch(core, engine, backend, self.ledger)
         if self._hooks.handle_exit is not None:
             self.switch.on_exit = partial(self._hooks.handle_exit, vcpu=self)
+        deprivileged = self.switch.user is not None
+        self._runner = Stretches(engine, self.switch) if deprivileged else engine
         self.page_fault: Callable[[int], Resume] = _no_handler
         """The guest's page-fault handler: takes the error code, finds the address in cr2."""
         self.general_protection: Callable[[int], Resume] = _no_canonical
@@ -175,7 +183,7 @@ class Vcpu:
         self.ledger.accesses += len(vas)
         finished: dict[int, int] = {}
         at, last, tries = 0, -1, 0
-        while (at := self.engine.run(self.core, gva, kind, at, hosts)) < len(vas):
+        while (at := self._runner.run(self.core, gva, kind, at, hosts)) < len(vas):
             tries = tries + 1 if at == last else 0
             last = at
             self._refuse_to_hang(tries)
@@ -236,7 +244,7 @@ class Vcpu:
             raise InputError(f"{size} bytes at {gva:#x} are not aligned; split the access")
         vas, kinds, landed = array("Q", [gva]), bytes([kind]), array("Q", [NOT_LANDED])
         operand, tries = Operand(value, size), 0
-        while not self.engine.run(self.core, vas, kinds, 0, landed):
+        while not self._runner.run(self.core, vas, kinds, 0, landed):
             tries += 1
             self._refuse_to_hang(tries)
             if self._stopped(operand) is not None:
@@ -254,6 +262,7 @@ class Vcpu:
     def invlpg(self, gva: int) -> None:
         """Drop cached translations of one address."""
         self.ledger.invlpg += 1
+        self.switch.be(user=False)
         exits = Intercept.INVLPG in self.switch.intercepts
         if exits:
             gva = self.switch.leave(Invlpg(gva)).gva
@@ -294,6 +303,7 @@ class Vcpu:
                 f"the guest set bits {missing:#x} of {_NAMES[register]}, which this CPU does not"
                 " have: it would take #GP; offer them in the cpu section, or leave them clear"
             )
+        self.switch.be(user=False)
         exits = _INTERCEPTS[register] in self.switch.intercepts
         if exits and register == "efer":
             value = self.switch.leave(MsrWrite(IA32_EFER, value)).value
@@ -308,7 +318,7 @@ class Vcpu:
     def _load_guest(self, regs: Regs, scope: Scope | None) -> None:
         self.regs = regs
         hardware, flush = self.mmu.load_guest(regs)
-        self.switch.load(hardware, flush.then(Flush(scope)))
+        self.switch.load(hardware, flush.then(Flush(scope)), self.mmu.user_root)
 
     # Stops.
 
@@ -323,11 +333,9 @@ class Vcpu:
             case Event.EXIT:
                 return self._page_fault_exit(operand)
             case Event.DELIVERED:
-                cause = guest_cause(core.pfec, core.access, core.kind, core.regs)
-                handled = Handled(Route.BYPASS, cause, core.pfec, core.level)
-                self._record(PageFault(core.gva, core.pfec), handled)
-                resume = self.page_fault(core.pfec)
+                resume = self._delivered(core)
             case Event.GENERAL_PROTECTION:
+                self.switch.be(user=False)
                 resume = self.general_protection(core.gva)
             case Event.PHYSICAL if not self.switch.hypervised:
                 self.ledger.record(Handled(Route.MMIO, Cause.NO_MEMORY, 0, core.level))
@@ -335,6 +343,15 @@ class Vcpu:
             case _:
                 raise InvariantError(f"the engine stopped at {core.gva:#x} with {core.event}")
         return None if resume is Resume.RETRY else NOT_LANDED
+
+    def _delivered(self, core: Core) -> Resume:
+        pfec = self.switch.deliver(core.gva, core.pfec)
+        kind = core.kind & ~pf.U | pfec & pf.U
+        handled = Handled(
+            Route.BYPASS, guest_cause(pfec, core.access, kind, core.regs), pfec, core.level
+        )
+        self._record(PageFault(core.gva, pfec), handled)
+        return self.page_fault(pfec)
 
     def _page_fault_exit(self, operand: Operand | None) -> int | None:
         fault = self.switch.leave(PageFault(self.core.gva, self.core.pfec))
@@ -346,7 +363,7 @@ class Vcpu:
         elif handled.route is Route.INJECT:
             self.switch.inject_page_fault(fault.gva, handled.pfec)
         hardware, made = self.mmu.reload()
-        self.switch.load(hardware, flush.then(made))
+        self.switch.load(hardware, flush.then(made), self.mmu.user_root)
         entry = self.switch.enter()
         if entry.vector != PAGE_FAULT_VECTOR:
             return done

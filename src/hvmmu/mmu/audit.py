@@ -132,6 +132,24 @@ class _Audit:
             self._fail(sptep, "lets writes through to a shadowed page table")
 
     def _leaf_access(self, role: Role, sptep: int, spte: int, promise: _Promise) -> None:
+        if role.user is not None:
+            self._leaf_of_one_privilege(role, sptep, spte, promise)
+        elif access_of(spte) & ~self._allowed(role, spte, promise):
+            self._fail(sptep, "allows more than the guest's path does")
+        if spte & pte.W and not promise.dirty:
+            self._fail(sptep, "lets a write through while the guest's D is clear")
+
+    def _leaf_of_one_privilege(self, role: Role, sptep: int, spte: int, promise: _Promise) -> None:
+        """Hold a leaf of one of a deprivileged guest's two roots against that privilege."""
+        if not spte & pte.U:
+            self._fail(sptep, "a supervisor's leaf, and hardware runs all of the guest as user")
+        if role.user and not promise.access & pf.U:
+            self._fail(sptep, "maps a supervisor page in the root for the guest's user mode")
+        write = pf.W if not role.user and not role.cr0_wp else 0
+        if access_of(spte) & ~(promise.access | pf.U | write):
+            self._fail(sptep, "allows more than the guest's path does")
+
+    def _allowed(self, role: Role, spte: int, promise: _Promise) -> int:
         allowed = promise.access
         lifted = not role.cr0_wp and not allowed & pf.W and spte & pte.W
         if lifted and not spte & pte.U:
@@ -139,10 +157,7 @@ class _Audit:
             allowed |= pf.W
             if role.smep_andnot_wp and promise.access & pf.U:
                 allowed &= ~pf.ID
-        if access_of(spte) & ~allowed:
-            self._fail(sptep, "allows more than the guest's path does")
-        if spte & pte.W and not promise.dirty:
-            self._fail(sptep, "lets a write through while the guest's D is clear")
+        return allowed
 
     def _fail(self, sptep: int, rule: str) -> None:
         raise InvariantError(f"shadow entry at {sptep:#x} ({self._pages.entry(sptep):#x}): {rule}")

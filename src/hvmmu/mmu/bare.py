@@ -10,6 +10,9 @@ from hvmmu.mmu.flush import Flush
 class BareMmu:
     """Passes the guest's registers through."""
 
+    user_root: int | None = None
+    """There is no root but the guest's."""
+
     def __init__(self) -> None:
         self._regs = Regs()
 

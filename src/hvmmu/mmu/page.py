@@ -36,6 +36,8 @@ class Role:
     """Of a direct page: the protection key of the large page."""
     dirty: bool = False
     """Of a direct page: the large page's D, without which nothing in it may be writable."""
+    user: bool | None = None
+    """For the guest's user mode, or for its kernel; None where one page does for both."""
 
 
 @attrs.frozen
@@ -48,10 +50,11 @@ class RegsRole:
     smap_andnot_wp: bool
     pke: bool
     quiet: bool
+    user: bool | None = None
 
     @classmethod
-    def of(cls, regs: Regs) -> "RegsRole":
-        """Read it from the registers."""
+    def of(cls, regs: Regs, *, user: bool | None = None) -> "RegsRole":
+        """Read it from the registers; *user* is the privilege that the page is for, if for one."""
         wp = bool(regs.cr0 & CR0_WP)
         return cls(
             nxe=bool(regs.efer & EFER_NXE),
@@ -60,6 +63,7 @@ class RegsRole:
             smap_andnot_wp=bool(regs.cr4 & CR4_SMAP) and not wp,
             pke=bool(regs.cr4 & CR4_PKE),
             quiet=not hides_fetches(regs),
+            user=user,
         )
 
     def role(self, level: int, access: int) -> Role:
@@ -83,6 +87,7 @@ class RegsRole:
             self.quiet,
             pkey,
             dirty,
+            self.user,
         )
 
 

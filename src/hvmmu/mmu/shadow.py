@@ -10,7 +10,16 @@ import attrs
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LONG4, Formats, formats, mode_of
-from hvmmu.arch.regs import CR0_WP, CR4_PGE, EFER_NXE, CpuFeatures, Regs
+from hvmmu.arch.regs import (
+    CR0_WP,
+    CR4_PGE,
+    CR4_PKE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_NXE,
+    CpuFeatures,
+    Regs,
+)
 from hvmmu.errors import BackendUnavailableError, InvariantError
 from hvmmu.hw.tlb import Scope
 from hvmmu.hw.walk import ALL_ACCESS, Walk, permission_fault, walk
@@ -21,10 +30,12 @@ from hvmmu.mmu.flush import Flush
 from hvmmu.mmu.page import RegsRole, Role, ShadowPage, hides_fetches
 from hvmmu.mmu.pages import LARGE_FRAMES, ShadowPages
 from hvmmu.mmu.params import MmuParams
-from hvmmu.mmu.spte import access_of, lift_write_protection, make_spte
+from hvmmu.mmu.spte import access_as_user, access_of, lift_write_protection, make_spte
 from hvmmu.types import PAGE_SHIFT
 
 ROOT_LEVEL = 4
+SUPERVISORS_OWN = {CR4_SMEP: "SMEP", CR4_SMAP: "SMAP", CR4_PKE: "PKE"}
+"""Bits of CR4 that take a hardware which knows the guest's supervisor from its user."""
 _SHIFT = {level.level: level.shift for level in LONG4.levels}
 
 
@@ -33,10 +44,20 @@ def _index(gva: int, level: int) -> int:
 
 
 class ShadowMmu:
-    """Shadow paging of a 4-level guest; a 1 GiB page is mapped in pieces of 2 MiB or 4 KiB."""
+    """Shadow paging of a 4-level guest; a 1 GiB page is mapped in pieces of 2 MiB or 4 KiB.
+
+    Of a *deprivileged* guest, which hardware runs as user even in its kernel, there are two roots:
+    one for the guest's kernel, and one for its user mode, in which no supervisor page is mapped.
+    """
 
     def __init__(
-        self, slots: Memslots, pages: ShadowPages, cpu: CpuFeatures, params: MmuParams
+        self,
+        slots: Memslots,
+        pages: ShadowPages,
+        cpu: CpuFeatures,
+        params: MmuParams,
+        *,
+        deprivileged: bool = False,
     ) -> None:
         self.pages = pages
         self.params = params
@@ -44,8 +65,10 @@ class ShadowMmu:
         self._cpu = cpu
         self._regs = Regs()
         self._formats: Formats | None = None
-        self._regs_role = RegsRole.of(self._regs)
+        self._deprivileged = deprivileged
+        self._regs_role, self._user_role = self._roles_of(self._regs)
         self._root: ShadowPage | None = None
+        self._user_root: ShadowPage | None = None
 
     @property
     def guest_regs(self) -> Regs:
@@ -54,13 +77,26 @@ class ShadowMmu:
 
     @property
     def root(self) -> ShadowPage | None:
-        """The shadow of the guest's root table; None while paging is off."""
+        """The shadow of the guest's root table, its kernel's if two; None while paging is off."""
         return self._root
+
+    @property
+    def user_root(self) -> int | None:
+        """Where the root for a deprivileged guest's user mode lies; None if there is none."""
+        return None if self._user_root is None else self._user_root.hpa
+
+    def _roles_of(self, regs: Regs) -> tuple[RegsRole, RegsRole]:
+        """Return the role of pages below the root, and of those below the user's own."""
+        if not self._deprivileged:
+            role = RegsRole.of(regs)
+            return role, role
+        return RegsRole.of(regs, user=False), RegsRole.of(regs, user=True)
 
     def load_guest(self, regs: Regs) -> tuple[Regs, Flush]:
         """Take over the guest's registers; return those that hardware must run with.
 
-        Raise BackendUnavailableError for a paging mode that is not shadowed.
+        Raise BackendUnavailableError for a paging mode that is not shadowed, and for what a
+        deprivileged guest cannot have.
         """
         mode = mode_of(regs)
         if mode is not None and mode is not LONG4:
@@ -68,24 +104,32 @@ class ShadowMmu:
                 f"the guest turned on {mode.name} paging, and shadow paging has only {LONG4.name};"
                 " run it on the native backend"
             )
-        regs_role = RegsRole.of(regs)
+        if self._deprivileged:
+            _refuse_supervisors_own(regs)
+        regs_role, user_role = self._roles_of(regs)
         if regs.cr3 != self._regs.cr3 or regs_role != self._regs_role or mode is None:
-            self._root = None
-        self._regs, self._regs_role = regs, regs_role
+            self._root = self._user_root = None
+        self._regs, self._regs_role, self._user_role = regs, regs_role, user_role
         self._formats = None if mode is None else formats(mode, regs, self._cpu)
         return self.reload()
 
     def reload(self) -> tuple[Regs, Flush]:
-        """Return hardware's registers once more, with a new root if the old one was zapped."""
+        """Return hardware's registers once more, with new roots if the old ones were zapped."""
         regs, flush = self._regs, Flush.nothing()
         if self._formats is None:
             return regs, flush
         if self._root is None or self._root not in self.pages:
-            flush = self._make_room(1)
-            role = self._regs_role.role(ROOT_LEVEL, ALL_ACCESS)
-            self._root, made = self.pages.get((regs.cr3 & pte.ADDRESS) >> PAGE_SHIFT, role)
-            flush = flush.then(made).then(Flush(Scope.ALL))
+            self._root, flush = self._new_root(self._regs_role)
+        if self._deprivileged and (self._user_root is None or self._user_root not in self.pages):
+            self._user_root, made = self._new_root(self._user_role)
+            flush = flush.then(made)
         return self._hardware(self._root.hpa), flush
+
+    def _new_root(self, regs_role: RegsRole) -> tuple[ShadowPage, Flush]:
+        flush = self._make_room(1)
+        role = regs_role.role(ROOT_LEVEL, ALL_ACCESS)
+        root, made = self.pages.get((self._regs.cr3 & pte.ADDRESS) >> PAGE_SHIFT, role)
+        return root, flush.then(made).then(Flush(Scope.ALL))
 
     def _hardware(self, root: int) -> Regs:
         """Return the guest's registers as hardware must have them, with the shadow root."""
@@ -124,7 +168,7 @@ class ShadowMmu:
     def _install(self, fault: PageFault, found: Walk) -> tuple[Handled, Flush]:
         """Bring the shadow up to what the guest's tables say of this access."""
         flush = self._make_room(ROOT_LEVEL)
-        page, relinked, owed = self._descend(fault.gva, found)
+        page, relinked, owed = self._descend(fault.gva, fault.kind, found)
         flush = flush.then(owed)
         level = page.role.level
         sptep = page.hpa + 8 * _index(fault.gva, level)
@@ -146,8 +190,8 @@ class ShadowMmu:
         self, fault: PageFault, found: Walk, spte: int, *, changed: bool, spurious: bool
     ) -> Handled:
         """Name the route, now that the entry is written."""
-        pkey = found.pkey if self._regs_role.pke else 0
-        if permission_fault(access_of(spte), pkey, fault.kind, self._hardware(root=0)):
+        kind = fault.kind | pf.U if self._deprivileged else fault.kind
+        if permission_fault(access_of(spte), self._pkey(found), kind, self._hardware(root=0)):
             table = self.pages.is_table(found.pa >> PAGE_SHIFT)
             cause = Cause.TABLE_WRITE if table else Cause.WRITE_PROTECT_OFF
             return self._handled(Route.EMULATE, cause, fault, found)
@@ -156,7 +200,7 @@ class ShadowMmu:
         if changed and fault.kind & pf.W:
             if not found.path[-1].entry & pte.D:
                 return self._handled(Route.ACCESSED_DIRTY, Cause.DIRTY, fault, found)
-            if not found.access & pf.W:
+            if not self._deprivileged and not found.access & pf.W:
                 return self._handled(Route.ACCESSED_DIRTY, Cause.WRITE_PROTECT_OFF, fault, found)
         return self._handled(Route.INSTALL, Cause.UNBUILT, fault, found)
 
@@ -180,13 +224,23 @@ class ShadowMmu:
             raise InvariantError(f"gfn {gfn:#x} was found in a memslot, and is in none")
         return make_spte(
             hpa,
-            lift_write_protection(found.access, kind, self._regs),
+            self._allowed(found.access, kind),
             writable=found.dirty and not self.pages.is_table(gfn),
             large=level == 2,
-            pkey=found.pkey if self._regs_role.pke else 0,
+            pkey=self._pkey(found),
         )
 
-    def _descend(self, gva: int, found: Walk) -> tuple[ShadowPage, bool, Flush]:
+    def _allowed(self, access: int, kind: int) -> int:
+        """Return what a leaf must allow on hardware, of what the guest's path allows."""
+        if not self._deprivileged:
+            return lift_write_protection(access, kind, self._regs)
+        wp = bool(self._regs.cr0 & CR0_WP)
+        return access_as_user(access, user=bool(kind & pf.U), cr0_wp=wp)
+
+    def _pkey(self, found: Walk) -> int:
+        return found.pkey if self._regs.cr4 & CR4_PKE else 0
+
+    def _descend(self, gva: int, kind: int, found: Walk) -> tuple[ShadowPage, bool, Flush]:
         """Follow the shadow from its root to the page that holds the leaf.
 
         Return the page, and whether a link on the way had to be made.
@@ -194,14 +248,18 @@ class ShadowMmu:
         Whether a large leaf will do is asked on arrival: shadowing the tables on the way may have
         put one of them into the very page.
         """
-        if self._root is None:
+        users = self._deprivileged and bool(kind & pf.U)
+        page, regs_role = self._root, self._regs_role
+        if users:
+            page, regs_role = self._user_root, self._user_role
+        if page is None:
             raise InvariantError("there is no shadow root to build on")
-        page, relinked, flush = self._root, False, Flush.nothing()
+        relinked, flush = False, Flush.nothing()
         page.write_flooding = 0
         for level in range(ROOT_LEVEL, 1, -1):
             if level == 2 and self._leaf_level(found) == 2:
                 break
-            gfn, role = self._below(found, level)
+            gfn, role = self._below(found, level, regs_role)
             sptep = page.hpa + 8 * _index(gva, level)
             child = self.pages.child(sptep)
             if child is None or child.gfn != gfn or child.role != role:
@@ -214,7 +272,7 @@ class ShadowMmu:
             page.write_flooding = 0
         return page, relinked, flush
 
-    def _below(self, found: Walk, level: int) -> tuple[int, Role]:
+    def _below(self, found: Walk, level: int, regs_role: RegsRole) -> tuple[int, Role]:
         """Return what the entry at *level* must link to: guest frame and role.
 
         Below a guest large page that is a direct page, another one while the large page's D is
@@ -223,17 +281,17 @@ class ShadowMmu:
         if level > found.level:
             step = next(s for s in found.path if s.level == level)
             gfn = (step.entry & pte.ADDRESS) >> PAGE_SHIFT
-            return gfn, self._regs_role.role(level - 1, step.access)
-        pkey = found.pkey if self._regs_role.pke else 0
+            return gfn, regs_role.role(level - 1, step.access)
+        pkey = self._pkey(found)
         gfn = (found.pa & -(1 << _SHIFT[level])) >> PAGE_SHIFT
-        role = self._regs_role.direct(level - 1, found.access, pkey=pkey, dirty=found.dirty)
-        return gfn, role
+        return gfn, regs_role.direct(level - 1, found.access, pkey=pkey, dirty=found.dirty)
 
     def _make_room(self, pages: int) -> Flush:
         """Zap the oldest shadow pages until *pages* more fit: none may go while it is used."""
         flush = Flush.nothing()
+        roots = (self._root, self._user_root)
         while len(self.pages) + pages > self.params.shadow_pages:
-            oldest = next(page for page in self.pages if page is not self._root)
+            oldest = next(page for page in self.pages if page not in roots)
             flush = flush.then(self.pages.zap_page(oldest))
         return flush
 
@@ -287,19 +345,34 @@ class ShadowMmu:
     def _update_on_write(self, page: ShadowPage, sptep: int, gpte: int) -> None:
         """Build the leaf at once, if the page goes with the registers in force."""
         role = page.role
-        mine = self._regs_role.role(1, role.access)
+        mine = (self._user_role if role.user else self._regs_role).role(1, role.access)
         if self._formats is None or role != mine or gpte & self._formats.reserved[1]:
             return
+        access = role.access & access_of(gpte)
+        if role.user is not None:
+            access = access_as_user(access, user=role.user, cr0_wp=role.cr0_wp)
+        if role.user and not access & pf.U:
+            return  # the user's own root maps no supervisor page
         gfn = (gpte & pte.ADDRESS) >> PAGE_SHIFT
         hpa = self._slots.hpa(gfn << PAGE_SHIFT)
         if hpa is None:
             return
         spte = make_spte(
             hpa,
-            role.access & access_of(gpte),
+            access,
             writable=bool(gpte & pte.D) and not self.pages.is_table(gfn),
             large=False,
             pkey=(gpte & pte.PKEY) >> pte.PKEY_SHIFT if role.pke else 0,
         )
         self.pages.set_leaf(sptep, spte, gfn, 1)
         page.last_written = sptep
+
+
+def _refuse_supervisors_own(regs: Regs) -> None:
+    wanted = [name for bit, name in SUPERVISORS_OWN.items() if regs.cr4 & bit]
+    if wanted:
+        raise BackendUnavailableError(
+            f"the guest turned on {' and '.join(wanted)} in CR4, which tell its kernel from its"
+            " user mode, and hardware runs both in user mode here; leave them off, or take another"
+            " backend"
+        )

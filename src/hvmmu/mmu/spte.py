@@ -60,6 +60,19 @@ def access_of(spte: int) -> int:
     return spte & (pte.W | pte.U) | (0 if spte & pte.NX else pf.ID)
 
 
+def access_as_user(access: int, *, user: bool, cr0_wp: bool) -> int:
+    """Return *access* as hardware must have it that runs the guest's kernel in user mode as well.
+
+    Either privilege has entries of its own. Those of the guest's user mode allow what its tables
+    allow the user; where that is nothing (no U) none may be built. Those of its kernel allow what
+    they allow a supervisor, which SMEP, SMAP and protection keys do not restrict here: every page,
+    and writes to all of them while the guest's CR0.WP is clear.
+    """
+    if user:
+        return access
+    return access | pf.U | (0 if cr0_wp else pf.W)
+
+
 def lift_write_protection(access: int, kind: int, regs: Regs) -> int:
     """Return *access* as hardware, which runs with CR0.WP set, must have it for this access.
 
