@@ -1,4 +1,4 @@
-"""A backend in nobody's dialect, for those who only have data to set.
+"""Backends in nobody's dialect, for those who only have data to set.
 
 A subclass has a name and a summary, and overrides what differs: which page faults exit, the entries
 that map nothing, parameters. What passes between hardware and hypervisor lies in one plain record.
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
     API_VERSION,
@@ -50,6 +51,10 @@ class Controls:
     """Error code of the page fault to deliver."""
     flush: Scope | None = None
     gva: int = 0
+    user: bool = False
+    """A deprivileged guest is in user mode."""
+    user_root: int = 0
+    """Of a deprivileged guest; *root* is then its kernel's."""
 
 
 class GenericBackend:
@@ -145,3 +150,48 @@ class GenericBackend:
     def flush_tlb(self, control: Controls, scope: Scope, gva: int) -> None:
         """Have cached translations dropped at the next entry."""
         control.flush, control.gva = wider((control.flush, control.gva), (scope, gva))
+
+
+class GenericDeprivilegedBackend(GenericBackend):
+    """Shadow paging of a guest that hardware runs as user throughout, behind a plain switcher."""
+
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW, deprivileged=True)
+
+    def root(self, control: Controls) -> int:
+        """Return the root of the privilege that the guest is at."""
+        return control.user_root if control.user else control.root
+
+    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+        """Read the exit back, a page fault's error code as the guest's privilege has it."""
+        what = super().decode_exit(control, registers)
+        if not isinstance(what, PageFault):
+            return what
+        return attrs.evolve(what, pfec=self._of_guest(control, what.pfec))
+
+    def _of_guest(self, control: Controls, pfec: int) -> int:
+        return pfec if control.user else pfec & ~pf.U
+
+    def switch_privilege(self, control: Controls, registers: Registers, *, user: bool) -> None:
+        """Go from the guest's kernel to its user mode, or back."""
+        del registers
+        control.user = user
+
+    def deliver_page_fault(
+        self, control: Controls, registers: Registers, gva: int, pfec: int
+    ) -> int:
+        """Enter the guest's kernel with a page fault that does not exit."""
+        registers.cr2 = gva
+        seen = self._of_guest(control, pfec)
+        control.user = False
+        return seen
+
+    def load_user_root(self, control: Controls, root: int) -> None:
+        """Have hardware walk the table at host-physical *root* while the guest is in user mode."""
+        control.user_root = root
+
+    def inject_page_fault(
+        self, control: Controls, registers: Registers, gva: int, pfec: int
+    ) -> None:
+        """Have the guest take a page fault at its next entry, which is into its kernel."""
+        super().inject_page_fault(control, registers, gva, pfec)
+        control.user = False
