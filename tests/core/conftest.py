@@ -19,17 +19,43 @@ from hvmmu.arch.regs import (
     EFER_NXE,
     CpuFeatures,
 )
-from hvmmu.backend import Backend, Paging
+from hvmmu.backend import Backend, Caps, Paging
+from hvmmu.generic import GenericDeprivilegedBackend
 from hvmmu.hw.readable import ReadableEngine
 from hvmmu.machine import Platform, build
 from hvmmu.mmu.audit import audit
 from hvmmu.mmu.params import MmuParams
+from hvmmu.mmu.spte import Nonpresent
 from hvmmu.vcpu import Resume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 CPU = CpuFeatures(maxphyaddr=46)
+TRAP = 0xFFFF_FFFF_FFFF_F001
+
+
+class Deprivileged(GenericDeprivilegedBackend):
+    """A guest that runs as user throughout, and all of whose page faults exit."""
+
+    name = "deprivileged"
+    summary = "for tests"
+
+
+class DeprivilegedFiltering(GenericDeprivilegedBackend):
+    """The same, with its not-present faults delivered by the switcher."""
+
+    name = "deprivileged-filtering"
+    summary = "for tests"
+    caps = Caps(Paging.SHADOW, filters_page_faults=True, deprivileged=True)
+
+    def page_faults(self) -> int:
+        """Return those with P."""
+        return sum(1 << pfec for pfec in range(1, 64, 2))
+
+    def nonpresent(self) -> Nonpresent:
+        """Return the values that go with that."""
+        return Nonpresent(trap=TRAP)
 
 
 @attrs.frozen
@@ -44,6 +70,11 @@ class Variant:
         """Say whether a hypervisor stands between guest and hardware."""
         return self.backend.caps.paging is not Paging.BARE
 
+    @property
+    def deprivileged(self) -> bool:
+        """Say whether hardware runs the guest's kernel as user."""
+        return self.backend.caps.deprivileged
+
 
 def variants() -> Iterator[Any]:
     """Yield every installed backend, with each boolean it is compared over off and on."""
@@ -54,12 +85,13 @@ def variants() -> Iterator[Any]:
             for on in (False, True):
                 params = backend.params(**{over: on})
                 yield pytest.param(Variant(backend, params), id=f"{name}-{over}={on:d}")
+    for backend in (Deprivileged, DeprivilegedFiltering):
+        yield pytest.param(Variant(backend, backend.params()), id=backend.name)
 
 
 ALL = list(variants())
-HYPERVISED = [one for one in ALL if one.values[0].hypervised] or [
-    pytest.param(None, id="none", marks=pytest.mark.skip("no backend but native is installed"))
-]
+HYPERVISED = [one for one in ALL if one.values[0].hypervised]
+DEPRIVILEGED = [one for one in ALL if one.values[0].deprivileged]
 
 
 @pytest.fixture(params=ALL)
@@ -72,6 +104,19 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 def hypervised(request: pytest.FixtureRequest) -> Variant:
     """Return one backend that is not native, with one setting; the test runs for all."""
     return request.param
+
+
+@pytest.fixture(params=DEPRIVILEGED)
+def deprivileged(request: pytest.FixtureRequest) -> Variant:
+    """Return one backend whose guests run as user throughout; the test runs for all."""
+    return request.param
+
+
+@pytest.fixture
+def privileged(variant: Variant) -> None:
+    """Leave out backends whose guests have no SMEP, SMAP and keys, and one root for each mode."""
+    if variant.deprivileged:
+        pytest.skip("hardware runs this guest's kernel in user mode")
 
 
 class Kernel:

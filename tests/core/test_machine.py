@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from conftest import Variant
 
+    from hvmmu.backend import Backend
     from hvmmu.results import RunResult
     from hvmmu.workloads import Workload
 
@@ -188,10 +189,15 @@ def test_a_technique_that_the_cpu_cannot_do(make: Callable[..., Machine]) -> Non
     if not backends:
         pytest.skip("no installed backend filters page faults")
     for backend in backends:
-        variant = attrs.make_class("Chosen", ["backend", "params"])(backend, backend.params())
+        variant = attrs.make_class("Chosen", ["backend", "params"])(backend, _compared(backend))
         config = {"cpu": CpuParams(maxphyaddr=52), "asked": frozenset(backend.compare_over)}
         with pytest.raises(BackendUnavailableError, match="MAXPHYADDR 52"):
             make(variant, **config)
+
+
+def _compared(backend: type[Backend[Any]]) -> object:
+    """Return parameters with all on that comparisons show."""
+    return backend.params(**dict.fromkeys(backend.compare_over, True))
 
 
 # The CPU model.

@@ -191,6 +191,7 @@ def test_a_handler_that_resolves_nothing(kernel: Kernel, single: bool) -> None:
     assert len(kernel.faults) in (100, 101)
 
 
+@pytest.mark.usefixtures("privileged")
 def test_present_faults(kernel: Kernel) -> None:
     """If wrong, a fault on a present page reaches the guest with another error code."""
     key = 1 << pte.PKEY_SHIFT
@@ -348,6 +349,7 @@ def test_a_traces_write_to_a_table_changes_nothing(kernel: Kernel) -> None:
 # Registers.
 
 
+@pytest.mark.usefixtures("privileged")
 def test_the_guest_reads_its_own_registers(kernel: Kernel) -> None:
     """If wrong, the guest sees what hardware runs with, and can tell that it is not alone."""
     kernel.vcpu.write_cr4(CR4_PAE | CR4_PGE | CR4_SMEP)
@@ -399,6 +401,7 @@ def test_write_protection_off_and_on(kernel: Kernel) -> None:
     assert kernel.faults == [(kernel.user(1), pf.P | pf.W)] * 2
 
 
+@pytest.mark.usefixtures("privileged")
 def test_smep_and_smap(kernel: Kernel) -> None:
     """If wrong, the kernel uses user pages that it was told to keep off, or AC does not help."""
     kernel.map(1, kernel.FREE | kernel.RW)
@@ -414,6 +417,7 @@ def test_smep_and_smap(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("guard", [CR4_SMAP, CR4_PKE], ids=["smap", "pke"])
+@pytest.mark.usefixtures("privileged")
 def test_what_nobody_intercepts_is_obeyed(kernel: Kernel, guard: int) -> None:
     """If wrong, a page that the kernel wrote with CR0.WP clear escapes AC or PKRU from then on."""
     kernel.map(1, kernel.FREE | kernel.RO)
@@ -436,6 +440,7 @@ def cached(kernel: Kernel) -> set[int]:
 
 
 @pytest.mark.parametrize("register", ["cr0", "cr3", "cr4"])
+@pytest.mark.usefixtures("privileged")
 def test_a_flush_happens_before_the_guest_runs_on(kernel: Kernel, register: str) -> None:
     """If wrong, a flush waits for an exit that may be long in coming, or is not counted."""
     kernel.map(1, kernel.FREE | kernel.RW)
@@ -453,6 +458,7 @@ def test_a_flush_happens_before_the_guest_runs_on(kernel: Kernel, register: str)
 
 
 @pytest.mark.parametrize("register", ["cr0", "cr4", "efer"])
+@pytest.mark.usefixtures("privileged")
 def test_a_registers_own_value_flushes_nothing(kernel: Kernel, register: str) -> None:
     """If wrong, a write that changes nothing empties the TLB; only CR3's does."""
     kernel.map(1, kernel.FREE | kernel.RW)
@@ -502,6 +508,7 @@ def test_global_pages_need_pge(kernel: Kernel) -> None:
     assert run(kernel, (kernel.user(1), READ)) == [NOT_LANDED]
 
 
+@pytest.mark.usefixtures("privileged")
 def test_smep_turned_on_flushes(kernel: Kernel) -> None:
     """If wrong, setting CR4.SMEP, or turning paging off and on, leaves old translations behind."""
     kernel.map(1, kernel.FREE | kernel.RW)
