@@ -143,13 +143,21 @@ def test_error_codes_of_the_kernels_own_faults(kernel: Kernel) -> None:
 def test_a_wild_access_in_user_mode(kernel: Kernel) -> None:
     """If wrong, the guest's handler of #GP runs in user mode."""
     kernel.map(1, kernel.FREE | kernel.RW)
-    kernel.vcpu.general_protection = lambda gva: kernel.vcpu.store(kernel.FREE, gva) or Resume.SKIP
+    modes = []
+
+    def general_protection(gva: int) -> Resume:
+        modes.append(kernel.vcpu.switch.user)
+        kernel.vcpu.store(kernel.FREE, gva)
+        return Resume.SKIP
+
+    kernel.vcpu.general_protection = general_protection
     assert run(kernel, (kernel.user(1), pf.U), (WILD, pf.U), (kernel.user(1), pf.U)) == [
         kernel.FREE,
         NOT_LANDED,
         kernel.FREE,
     ]
     assert kernel.vcpu.peek(kernel.FREE) == WILD
+    assert modes == [False]
 
 
 @pytest.mark.parametrize(
@@ -187,11 +195,22 @@ def test_direct_switches_are_counted(kernel: Kernel) -> None:
     run(kernel, (kernel.user(1), pf.U), (kernel.user(1), pf.U), (kernel.user(1), READ))
     assert ledger.direct_switches == 2
     run(kernel, (kernel.user(1), pf.U))
-    kernel.vcpu.invlpg(0)
-    kernel.vcpu.write_cr3(kernel.PML4)
-    assert ledger.direct_switches == 4
     ledger.clear()
     assert ledger.direct_switches == 0
+
+
+@pytest.mark.parametrize("register", ["cr0", "cr3", "cr4", "efer", ""])
+def test_privileged_operations_are_the_kernels(kernel: Kernel, register: str) -> None:
+    """If wrong, a hypercall is made from user mode, which no guest's kernel would let pass."""
+    kernel.map(1, kernel.FREE | kernel.RW)
+    run(kernel, (kernel.user(1), pf.U))
+    before = kernel.vcpu.ledger.direct_switches
+    if register:
+        getattr(kernel.vcpu, f"write_{register}")(getattr(kernel.vcpu, register))
+    else:
+        kernel.vcpu.invlpg(0)
+    assert kernel.vcpu.switch.user is False
+    assert kernel.vcpu.ledger.direct_switches == before + 1
 
 
 def test_a_fault_takes_the_guest_to_its_kernel(kernel: Kernel) -> None:
@@ -238,15 +257,41 @@ def test_two_roots_for_one(kernel: Kernel) -> None:
     assert shadow.root is shadow.user_root is None
 
 
-def test_few_shadow_pages(boot: Callable[..., Kernel], deprivileged: Variant) -> None:
+@pytest.mark.parametrize("flood_threshold", [0, 1])
+def test_few_shadow_pages(
+    boot: Callable[..., Kernel], deprivileged: Variant, flood_threshold: int
+) -> None:
     """If wrong, one of the roots is zapped under the guest's feet when shadow pages run out."""
-    kernel = boot(deprivileged, shadow_pages=8, flood_threshold=1)
+    few = {"shadow_pages": 8, "flood_threshold": flood_threshold, "update_on_write": False}
+    kernel = boot(deprivileged, **few)
+    shadow = kernel.platform.shadow
     for page in range(3):
         kernel.map(page, kernel.FREE + (page << 12) | kernel.RW)
-        kernel.vcpu.store(kernel.PML4 + 8 * 7, page)  # a write to the root table zaps its shadows
+        kernel.vcpu.store(kernel.PML4 + 8 * 7, page)
         for kind in KINDS[:4]:
             assert run(kernel, (kernel.user(page), kind)) == [kernel.FREE + (page << 12)]
-    assert len(kernel.platform.shadow.pages) <= 8
+            audit(shadow, kernel.vcpu.slots)
+            assert len(shadow.pages) <= 8
+    for user in (pf.U, READ):  # fault after fault, with no change of privilege in between
+        for page in range(3, 9):
+            kernel.map(page, kernel.FREE | kernel.RW)
+        accesses = [(kernel.user(page), user) for page in range(3, 9)]
+        assert run(kernel, *accesses) == [kernel.FREE] * 6
+
+
+def test_a_new_root_for_the_user_alone(kernel: Kernel) -> None:
+    """If wrong, hardware goes on walking the frame of a user's root that was given up."""
+    shadow = kernel.platform.shadow
+    kernel.map(1, kernel.FREE | kernel.RW)
+    run(kernel, (kernel.user(1), pf.U), (kernel.user(1), READ))
+    old = shadow.user_root
+    (page,) = [one for one in shadow.pages if one.hpa == old]
+    shadow.pages.zap_page(page).forgo("the guest is in its kernel")
+    taken = shadow.pages._pool.take()
+    kernel.vcpu.invlpg(0)
+    kernel.map(2, kernel.FREE | kernel.RW)
+    assert shadow.user_root not in (old, taken)
+    assert run(kernel, (kernel.user(1), pf.U)) == [kernel.FREE]
 
 
 def test_update_on_write_keeps_to_the_privilege(kernel: Kernel) -> None:
