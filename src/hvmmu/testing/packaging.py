@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hvmmu.backend import API_VERSION, Caps
 from hvmmu.errors import PluginError
 from hvmmu.params import plain
-from hvmmu.plugins.offered import BACKEND, BACKENDS, check_offers
+from hvmmu.plugins.offered import BACKEND, BUILT_INS, check_offers
 from hvmmu.testing.check import CheckFailure, Need, NotApplicable, check
 from hvmmu.testing.sources import is_public, package_of, private_imports
 
@@ -45,7 +45,7 @@ def loads(context: Context) -> None:
 def members(context: Context) -> None:
     """Look it over as the registry does, and at what the registry leaves to us."""
     backend = context.backend
-    if backend not in BACKENDS.values():
+    if backend not in BUILT_INS.values():
         try:
             check_offers(BACKEND, [backend])
         except PluginError as error:
