@@ -117,6 +117,8 @@ def _no_counters(arguments: Mapping[str, Any], answers: Iterable[object]) -> str
                 return f"counter {name!r} is {count!r}; a name and a count of 0 or more can be"
             if name in there:
                 return f"there is a counter {name!r} already"
+            if not all(name.partition(".")):
+                return f"counter {name!r} has no prefix; call it PLUGIN.{plain(name)}"
             there.add(name)
     return ""
 

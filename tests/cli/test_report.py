@@ -68,6 +68,14 @@ def test_the_comparison_as_text(compared: Document) -> None:
     assert all(len(line) <= 80 for line in made.splitlines())
 
 
+def test_what_plugins_count_has_its_own_group(compared: Document) -> None:
+    """What a plugin reports is measured and then shown to nobody."""
+    compared["runs"][1]["counters"]["acme.seen"] = 1234
+    made = text.comparison(compared, baseline="bare", width=None).splitlines()
+    at = made.index("plugins")
+    assert made[at + 1].split() == ["acme.seen", "·", "1,234", "·"]
+
+
 def test_a_narrow_terminal_gets_more_tables(compared: Document) -> None:
     """On a narrow terminal columns are folded or digits are lost."""
     made = text.comparison(compared, baseline="bare", width=50)

@@ -275,6 +275,7 @@ def test_a_fault_is_answered_with_a_route(
         ({"x": True}, "counter 'x' is True"),
         ({"x": 1.5}, "counter 'x' is 1.5"),
         ({7: 1}, "counter 7 is 1"),
+        ({"seen": 1}, "counter 'seen' has no prefix; call it PLUGIN.seen"),
         (7, "answered with an object of type int; return a dict of counters, or None"),
     ],
 )
@@ -289,7 +290,7 @@ def test_a_report_is_of_new_counters(
 
 def test_two_plugins_report_one_counter(machine: Callable[..., Machine]) -> None:
     """If wrong, one of two counters is lost, and which one depends on chance."""
-    answers = {name: Answering({"seen": 1}) for name in ("left", "right")}
+    answers = {name: Answering({"both.seen": 1}) for name in ("left", "right")}
     made = machine(BACKENDS["native"], **answers)
     with pytest.raises(PluginError, match="plugin 'left' or 'right', in hvmmu_report: there"):
         made.result(next(iter(MODELS.values())))

@@ -68,6 +68,7 @@ def lines(document: Document, baseline: str) -> Iterator[Line]:
     yield from _exits(runs)
     yield Line("hardware")
     yield from _counters(runs, HARDWARE | MISSES if is_single else HARDWARE)
+    yield from _reported(runs)
     yield Line(f"cycles ({document['cost_model']['name']})")
     for label, part in _parts(runs).items():
         yield Line(f"  {label}", tuple(f"{run['cycles'][part]:,}" for run in runs), part == "total")
@@ -75,6 +76,17 @@ def lines(document: Document, baseline: str) -> Iterator[Line]:
     if bases and bases[0] and len(runs) > 1:
         ratios = tuple(f"{run['cycles']['total'] / bases[0]:.2f}x" for run in runs)
         yield Line(f"  of {baseline}", ratios)
+
+
+def _reported(runs: Sequence[Run]) -> Iterator[Line]:
+    """Yield what plugins counted: their counters alone have a prefix."""
+    counters = [run["counters"] for run in runs]
+    names = sorted({name for counted in counters for name in counted if "." in name})
+    if names:
+        yield Line("plugins")
+    for name in names:
+        counts = [counted.get(name) for counted in counters]
+        yield Line(f"  {name}", tuple(_NONE if c is None else f"{c:,}" for c in counts))
 
 
 def _parts(runs: Sequence[Run]) -> dict[str, str]:
