@@ -215,7 +215,7 @@ def hvmmu_fault_handled(vcpu: Vcpu, fault: PageFault, handled: Handled) -> None:
 
 @hookspec
 def hvmmu_report(vcpu: Vcpu, result: RunResult) -> dict[str, int] | None:
-    """Add counters of the plugin's own to a run's result, names prefixed with the plugin's: `PLUGIN.NAME`.
+    """Add counters of the plugin's own to a run's result, named `PLUGIN.NAME`.
 
     A name that is there already is an error. Cycles are estimated again with these counters, so
     that a cost model may price them.

@@ -44,7 +44,8 @@ def run(command: str, cwd: Path) -> str:
         timeout=120,
         check=False,
     )
-    assert ended.returncode == (2 if ended.stdout.startswith("hvmmu: error") else 0), ended.stdout
+    refused, failed = ended.stdout.startswith("hvmmu: error"), " failed\n" in ended.stdout
+    assert ended.returncode == (2 if refused else 1 if failed else 0), ended.stdout
     return ended.stdout
 
 
