@@ -128,55 +128,90 @@ class Backend(Protocol, Generic[C]):
     def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None: ...  # noqa: ANN401
 
     def create_vcpu(self, vcpu_id: int) -> C:
-        """Return a control structure, its fields written."""
+        """Return the control structure of vCPU *vcpu_id*, from 0 up, with its controls written.
+
+        Called once for each vCPU, before anything else is asked about it.
+        """
         ...
 
     def nonpresent(self) -> Nonpresent:
-        """Return the values of entries that map nothing."""
+        """Return the two values of shadow entries that map nothing, as 64-bit entries.
+
+        Called once for each machine. Trap must fault whatever the access; where a not-present fault
+        does not exit, trap must fault with P in the error code.
+        """
         ...
 
     # Hardware's half: what silicon does with the control structure.
 
     def exit_filter(self, control: C) -> int:
-        """Return the 64-entry table: bit *pfec* (low six bits) set means that page fault exits."""
+        """Return which page faults exit, as the controls say it: a 64-bit number.
+
+        Bit *pfec* (an error code's low six bits) set means that this page fault exits; another one
+        goes straight to the guest. Called once for each vCPU: the controls it reads stay as they
+        were created.
+        """
         ...
 
     def intercepts(self, control: C) -> Intercept:
-        """Return which privileged operations exit."""
+        """Return which privileged operations exit, as the controls say it; called like the filter.
+
+        Shadow paging must see every one of them.
+        """
         ...
 
     def root(self, control: C) -> int:
-        """Return the host-physical address of the table that hardware walks from."""
+        """Return the host-physical address (in bytes) of the table that hardware walks from.
+
+        Called after each `load_root`.
+        """
         ...
 
     def record_exit(self, control: C, registers: Registers, what: Exit) -> None:
-        """Record an exit as silicon does."""
+        """Record an exit as silicon does, in the control structure and nowhere else.
+
+        General-purpose registers that the exit's reader will look into are set in *registers*, as
+        the guest's instruction would have left them.
+        """
         ...
 
     def enter(self, control: C, registers: Registers) -> Entry:
-        """Enter the guest: load what the structure holds, and say what else happens on the way."""
+        """Enter the guest: load what the structure holds, and say what else happens on the way.
+
+        Flush and injected event are the structure's, and are used up by this.
+        """
         ...
 
     # The hypervisor's half: what its code reads and writes.
 
     def exit_reason(self, control: C) -> str:
-        """Return the vendor's own name for why the guest exited."""
+        """Return the vendor's own name for why the guest exited: the name exits are counted by."""
         ...
 
     def decode_exit(self, control: C, registers: Registers) -> Exit:
-        """Read the exit back."""
+        """Read the last exit back, equal to what was recorded.
+
+        Raise InvariantError for an exit that the hypervisor does not expect.
+        """
         ...
 
     def load_root(self, control: C, root: int) -> None:
-        """Have hardware walk the table at host-physical *root*."""
+        """Have hardware walk the table at host-physical *root* (in bytes, a multiple of 4096)."""
         ...
 
     def inject_page_fault(self, control: C, registers: Registers, gva: int, pfec: int) -> None:
-        """Have the guest take a page fault at its next entry, which by itself loads no CR2."""
+        """Have the guest take a page fault, once, at its next entry.
+
+        *gva* must be in CR2 when the guest's handler runs: injection by itself loads no CR2.
+        *pfec* is the guest's error code, which goes to it unchanged.
+        """
         ...
 
     def flush_tlb(self, control: C, scope: Scope, gva: int) -> None:
-        """Have cached translations dropped before the guest runs on."""
+        """Have cached translations dropped by the next entry, besides those already asked for.
+
+        *gva* is read for one page only.
+        """
         ...
 
 
