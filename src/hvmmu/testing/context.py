@@ -12,6 +12,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.hooks import RunHooks
+from hvmmu.hw.readable import ReadableEngine
 from hvmmu.machine import Platform, build
 from hvmmu.mmu.params import MmuParams
 from hvmmu.testing.program import RAM
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from hvmmu.plugins import Plugin
 
 T = TypeVar("T")
+
+ENGINE = ReadableEngine
+"""What plays the hardware: the engine that is always there, and whose TLB can be looked at."""
 
 EXAMPLES = 30
 """Random programs at level 5, and the measure of all else that is random."""
@@ -123,7 +127,7 @@ class Context:
         """Yield a machine with no guest on it, and give its memory back."""
         cpu = cpu or self.cpu()
         made = self.made(setting, cpu)
-        platform = build(made, cpu, mmu or MmuParams(), ram, self.hooks)
+        platform = build(made, cpu, mmu or MmuParams(), ram, self.hooks, engine=ENGINE)
         try:
             yield platform
         finally:

@@ -17,6 +17,7 @@ from hvmmu.machine import Platform, build
 from hvmmu.mmu.audit import audit
 from hvmmu.mmu.params import MmuParams
 from hvmmu.native import NativeBackend, NativeParams
+from hvmmu.testing.context import ENGINE
 from hvmmu.testing.program import RAM, Guest, Operation
 from hvmmu.testing.stale import stale
 
@@ -64,9 +65,8 @@ class Setup:
 def differs(context: Context, setup: Setup, program: list[Operation]) -> Violation | None:
     """Run *program* on both machines; return what went wrong first, None if nothing did."""
     with ExitStack() as stack:
-        bare = build(
-            NativeBackend(NativeParams(), setup.cpu, frozenset()), setup.cpu, setup.mmu, RAM
-        )
+        native = NativeBackend(NativeParams(), setup.cpu, frozenset())
+        bare = build(native, setup.cpu, setup.mmu, RAM, engine=ENGINE)
         stack.callback(bare.memory.close)
         platform = stack.enter_context(context.machine(setup.setting, setup.cpu, setup.mmu))
         return in_step(bare, platform, program)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hvmmu.backend import API_VERSION, Caps
 from hvmmu.errors import PluginError
 from hvmmu.params import plain
-from hvmmu.plugins.offered import BACKEND, BUILT_INS, check_offers
+from hvmmu.plugins.offered import BUILT_INS, check_backends
 from hvmmu.testing.check import CheckFailure, Need, NotApplicable, check
 from hvmmu.testing.sources import is_public, package_of, private_imports
 
@@ -47,7 +47,7 @@ def members(context: Context) -> None:
     backend = context.backend
     if backend not in BUILT_INS.values():
         try:
-            check_offers(BACKEND, [backend])
+            check_backends([backend])
         except PluginError as error:
             raise CheckFailure(str(error)) from None
     if backend.api_version != API_VERSION:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from hvmmu.arch import pfec as pf
 from hvmmu.costs import cost_model
 from hvmmu.guest.params import GuestParams
+from hvmmu.hooks import RunHooks
 from hvmmu.hw.engine import NOT_LANDED, Core
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.params import MmuParams
 from hvmmu.native import NativeBackend, NativeParams
 from hvmmu.testing import cycles
 from hvmmu.testing.blame import told
 from hvmmu.testing.check import CheckFailure, Need, check
+from hvmmu.testing.context import ENGINE
 from hvmmu.testing.lockstep import Setup, differs
 from hvmmu.testing.program import Access, Guest, LoadRoot, Operation
 from hvmmu.testing.programs import Programs
@@ -140,10 +141,8 @@ def _run(
     backend: type[Any] = NativeBackend if native else context.backend
     params = NativeParams() if native else setting
     guest = GuestParams(memory=_RAM)
-    config = MachineConfig(backend, params, MmuParams(), guest=guest)
-    if not native:
-        config = MachineConfig(backend, params, MmuParams(), guest=guest, hooks=context.hooks)
-    machine = Machine(config)
+    hooks = RunHooks() if native else context.hooks
+    machine = Machine(MachineConfig(backend, params, guest=guest, hooks=hooks, engine=ENGINE))
     try:
         for step in workload.steps():
             machine.step(step)
