@@ -70,7 +70,7 @@ class Context:
     @property
     def privileged(self) -> bool:
         """Say whether the guest's kernel runs in supervisor mode, as on a bare machine."""
-        return not getattr(self.backend.caps, "deprivileged", False)
+        return not self.backend.caps.deprivileged
 
     @property
     def kinds(self) -> tuple[int, ...]:

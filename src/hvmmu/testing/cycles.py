@@ -44,7 +44,7 @@ Broken = tuple[str, str]
 
 def switcher(backend: Backend[Any]) -> Any:  # noqa: ANN401 - a backend with more members
     """Return the backend if it runs deprivileged guests, whose privilege it switches; else None."""
-    return backend if getattr(backend.caps, "deprivileged", False) else None
+    return backend if backend.caps.deprivileged else None
 
 
 class Cycles:
