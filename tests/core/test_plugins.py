@@ -132,6 +132,15 @@ BROKEN = [
         id="half a backend",
     ),
     pytest.param(
+        GOOD.replace(
+            "class Backend(NativeBackend):",
+            "class Backend(NativeBackend):\n"
+            "    caps = __import__('attrs').evolve(NativeBackend.caps, deprivileged=True)",
+        ),
+        "backend 'NAME' lacks switch_privilege, deliver_page_fault, load_user_root",
+        id="half a backend for guests without privilege",
+    ),
+    pytest.param(
         GOOD.replace("api_version =", "params, api_version =").replace('"NAME",', '"NAME", 7,'),
         "backend 'NAME': its params are no attrs class",
         id="parameters that are none",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_origin
 
 import attrs
 
-from hvmmu.backend import API_VERSION, Backend
+from hvmmu.backend import API_VERSION, Backend, DeprivilegedBackend
 from hvmmu.costs import MODELS, Cost, CostModel
 from hvmmu.errors import PluginError
 from hvmmu.hw.engine import Engine, EngineCaps
@@ -38,6 +38,9 @@ _BACKEND = (
     *_methods(Backend),
 )
 """What a backend class must have: `in_force` comes with an instance."""
+
+_DEPRIVILEGED = _methods(DeprivilegedBackend)
+"""What it must have besides, where its caps say deprivileged."""
 
 
 class RefusedError(PluginError):
@@ -155,6 +158,8 @@ def _whole(label: str, made: object, members: Iterable[str]) -> None:
 
 def _check_backend(label: str, backend: Any) -> None:  # noqa: ANN401 - a class of a plugin
     _whole(label, backend, _BACKEND)
+    if getattr(backend.caps, "deprivileged", False):
+        _whole(label, backend, _DEPRIVILEGED)
     if not isinstance(backend.params, type) or not attrs.has(backend.params):
         raise RefusedError(f"{label}: its params are no attrs class")
     declared(backend.params)
