@@ -19,7 +19,13 @@ PROJECTS = {
     "hvmmu-vmx": ROOT / "plugins" / "vmx" / "pyproject.toml",
     "hvmmu-svm": ROOT / "plugins" / "svm" / "pyproject.toml",
 }
-CARGO = ("py.typed", "report/schema.json", "testing/schema.json", "workloads/traces/dd.lackey.xz")
+CARGO = (
+    "py.typed",
+    "report/schema.json",
+    "scaffold/template/tox.ini.in",
+    "testing/schema.json",
+    "workloads/traces/dd.lackey.xz",
+)
 """What must be in the core's package beside its modules."""
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import attrs
+import structlog
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
@@ -25,7 +26,7 @@ from hvmmu.backend import (
     Paging,
     Registers,
 )
-from hvmmu.errors import InvariantError
+from hvmmu.errors import BackendUnavailableError, InvariantError
 from hvmmu.hw.engine import EXIT_ALWAYS
 from hvmmu.hw.tlb import Scope
 from hvmmu.mmu.fault import PageFault
@@ -81,6 +82,20 @@ class GenericBackend:
         """Take the parameters as they are; a subclass may look at the CPU, and raise."""
         del cpu, asked
         self.in_force = params
+
+    def do_without(self, parameter: str, asked: frozenset[str], why: str) -> None:
+        """Turn a bool parameter off that this CPU model cannot do, and log why.
+
+        *asked* are the names of those that somebody set: raise BackendUnavailableError if this one
+        is among them.
+        """
+        if parameter in asked:
+            raise BackendUnavailableError(
+                f"{self.name}.{parameter}=1: {why}; set it to 0, or choose another CPU model"
+                " (see `hvmmu params cpu`)"
+            )
+        self.in_force = attrs.evolve(self.in_force, **{parameter: False})
+        structlog.get_logger().warning(f"{parameter}_turned_off", backend=self.name, why=why)
 
     def page_faults(self) -> int:
         """Return which page faults exit: bit *pfec* (low six bits) set means that it does."""

@@ -44,7 +44,7 @@ def test_every_command_has_help(hvmmu: Command, command: str) -> None:
     ("argv", "said"),
     [
         (["frobnicate"], "No such command 'frobnicate'"),
-        (["compare", "--frob"], "No such option '--frob'"),
+        (["compare", "--frob"], "No such option"),
         (["compare", "--limit", "0"], "Invalid value for '--limit'"),
         (["compare", "a", "b"], "Got unexpected extra argument (b)"),
         (["record", "-o", "x.xz"], "Missing argument 'COMMAND...'"),

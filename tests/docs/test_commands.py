@@ -1,4 +1,4 @@
-"""The commands in README and docs: each one is run, and what is shown as its output is compared.
+"""The commands in README, docs and examples: each is run, and what is shown as its output compared.
 
 Fences are read in the order of the page, in one folder: `console` runs; `toml` or `python` that
 begins with a file's name writes that file. A line of three dots stands for any number of lines,
@@ -15,14 +15,18 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hvmmu_vmx", reason="the pages show both plugins")
-pytest.importorskip("hvmmu_svm", reason="the pages show both plugins")
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 FENCE = re.compile(r"^```(console|toml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 FILE = re.compile(r"# (\S+\.(?:toml|py))\n")
+
+
+def need(*modules: str) -> None:
+    """Skip unless these plugins are installed."""
+    for module in modules:
+        pytest.importorskip(module, reason="the page shows this plugin")
 
 
 def snippets(page: Path) -> list[tuple[str, str]]:
@@ -63,6 +67,19 @@ def pattern(shown: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     """A page shows a command that does not run, or output that nobody would get."""
+    need("hvmmu_vmx", "hvmmu_svm")
+    run_page(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.parent.name)
+def test_an_example_says_what_is_so(page: Path, tmp_path: Path) -> None:
+    """An example's page claims figures that nobody would get."""
+    need(page.parent.name.replace("-", "_"))
+    run_page(page, tmp_path)
+
+
+def run_page(page: Path, tmp_path: Path) -> None:
+    """Run a page's commands in order; fail at the first that prints something else."""
     for language, text in snippets(page):
         if language != "console":
             if named := FILE.match(text):
@@ -80,6 +97,7 @@ def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("update_on_write", [0, 1])
 def test_exits_per_fault(update_on_write: int, tmp_path: Path) -> None:
     """README's table of exits per demand-zero fault has a number that was not measured."""
+    need("hvmmu_vmx", "hvmmu_svm")
     setting = f"-p mmu.update_on_write={update_on_write}"
     document = json.loads(run(f"hvmmu compare --json demand-zero:pages=1000 {setting}", tmp_path))
     counted = [run["counters"] for run in document["runs"] if run["backend"] != "native"]

@@ -24,6 +24,7 @@ _MODULES = {
     "config": "show",
     "check": "check",
     "record": "record",
+    "new-backend": "scaffold",
 }
 
 
@@ -46,7 +47,7 @@ class _OnDemand(click.Group):
         if cmd_name not in _MODULES:
             return _of_plugins(ctx, cmd_name)
         module: Any = import_module(f"hvmmu.cli.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what a command returns
