@@ -17,6 +17,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
@@ -26,5 +27,5 @@ nitpick_ignore_regex = [
     # names for longer types, and type variables: autodoc writes them out nowhere
     ("py:class", r"(hvmmu\.backend\.C|hvmmu\.params\.V|Buffer|Exit|Part|Sink|Step|Value|Words)"),
     # private: a plugin meets them as values, and has no use for their names
-    ("py:class", r"hvmmu\.(hooks\.RunHooks|ledger\.Ledger)"),
+    ("py:class", r"\W*(hvmmu\.\w+\.)*(Ledger|Registry|RunHooks)\W*"),
 ]

@@ -116,7 +116,7 @@ def process(tmp_path: Path) -> Command:
     """Run `python -m hvmmu` for real; *environ* is added to what is left of the environment."""
 
     def command(*argv: str, **environ: str) -> Ended:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("HVMMU_")}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE", "HVMMU_"))}
         ended = subprocess.run(
             [sys.executable, "-m", "hvmmu", *argv],
             cwd=tmp_path,

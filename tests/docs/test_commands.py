@@ -36,7 +36,7 @@ def snippets(page: Path) -> list[tuple[str, str]]:
 
 def run(command: str, cwd: Path) -> str:
     """Run a shell command with this environment's hvmmu; return stdout and stderr as one text."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("HVMMU_")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE", "HVMMU_"))}
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     ended = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
