@@ -48,7 +48,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except (InputError, GuestMemoryError) as error:
         return _fail(BAD_INPUT, str(error))
     except InvariantError as error:
-        return _fail(BUG, f"{error} (a bug in hvmmu: please report what you ran)")
+        todo = (
+            "`hvmmu check NAME` tells whether it is a backend's; if not, please report what you ran"
+        )
+        return _fail(BUG, f"{error} (a bug: {todo})")
     except HvmmuError as error:
         return _fail(DIFFERS, *str(error).splitlines())
     return code if isinstance(code, int) else DONE

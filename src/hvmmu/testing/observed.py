@@ -138,11 +138,11 @@ class _Look:
             cr2, code = next(taken, (0, None)) if at == NOT_LANDED else (0, None)
             if (code is None) != (outcome.code is None):
                 self._note(
-                    "outcome", f"{told} {_said(code)}, and should have {_said(outcome.code)}"
+                    "outcome", f"{told} {_said(code)}; by the manual it {_said(outcome.code)}"
                 )
                 return  # what follows is out of step
             if code != outcome.code:
-                self._note("code", f"{told} {_said(code)}, and should have {_said(outcome.code)}")
+                self._note("code", f"{told} {_said(code)}; by the manual it {_said(outcome.code)}")
             elif code is not None and cr2 != case.gva:
                 self._note("cr2", f"{told} {_said(code)}, and CR2 is {cr2:#x}")
             elif code is None and at != right:
@@ -172,7 +172,7 @@ class _Look:
 
 
 def _said(code: int | None) -> str:
-    return "went through" if code is None else f"faulted with {code:#x} ({pf.describe(code)})"
+    return "goes through" if code is None else f"faults with {code:#x} ({pf.describe(code)})"
 
 
 def _turn_on(vcpu: Vcpu, mode: Mode) -> None:
