@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "compare": "compare",
     "run": "run",
+    "sweep": "sweep",
+    "collect": "collect",
     "backends": "show",
     "engines": "show",
     "plugins": "show",

@@ -94,10 +94,10 @@ def _nearest_file(cwd: Path) -> tuple[str, dict[str, Any]] | None:
     for directory in (cwd, *cwd.parents):
         if os.path.lexists(directory / "hvmmu.toml"):
             where = plain(os.path.relpath(directory / "hvmmu.toml", cwd))
-            return where, _read_toml(directory / "hvmmu.toml", where)
+            return where, read_toml(directory / "hvmmu.toml", where)
         if directory == projects:
             where = plain(os.path.relpath(directory / "pyproject.toml", cwd))
-            table = _tool_table(_read_toml(directory / "pyproject.toml", where), where)
+            table = _tool_table(read_toml(directory / "pyproject.toml", where), where)
             if table is not None:
                 return f"{where} [tool.hvmmu]", table
     return None
@@ -116,7 +116,7 @@ def _tool_table(project: dict[str, Any], where: str) -> dict[str, Any] | None:
     return table
 
 
-def _read_toml(path: Path, where: str) -> dict[str, Any]:
+def read_toml(path: Path, where: str) -> dict[str, Any]:
     """Return the file's tables; raise ConfigError with one clear line."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
