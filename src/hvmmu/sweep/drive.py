@@ -14,7 +14,7 @@ from hvmmu.sweep import work
 from hvmmu.sweep.cells import Cell
 from hvmmu.sweep.grid import Grid, grid_of, read_grid
 from hvmmu.sweep.planning import cells
-from hvmmu.sweep.pools import Pool, pool
+from hvmmu.sweep.pools import Pool, pool, unheard
 from hvmmu.sweep.site import Site, open_site
 from hvmmu.sweep.store import Failure, Store
 
@@ -25,6 +25,9 @@ _NO_WORKER = (
     "no worker lives: see what it says above; a script calls sweep.run below "
     "`if __name__ == '__main__':`"
 )
+
+BROKEN = (BrokenExecutor, EOFError, ConnectionError)
+"""What an executor raises when its workers, or what makes them, are gone."""
 
 Ended = tuple[Cell, str, Failure | None]
 
@@ -118,6 +121,8 @@ def _written(
     tell(Step(0, len(todo), None))
     at_once = True
     try:
+        chosen.start()
+        store.make()
         for ended in _ended(todo, chosen):
             if ended is not None:
                 cell, text, failure = ended
@@ -160,7 +165,7 @@ def _alone(cell: Cell, chosen: Pool) -> Iterator[Ended | None]:
         chosen.end(at_once=True)
         try:
             chosen.start().submit(work.hello).result()
-        except BrokenExecutor as error:
+        except BROKEN as error:
             raise InputError(f"{_NO_WORKER} ({error})") from None
         yield (cell, *work.lost(cell.unit, _DIED))
 
@@ -177,11 +182,12 @@ def _handed_out(
     while (waiting or running) and not died:
         while waiting and len(running) < window:
             try:
-                running[executor.submit(work.run_unit, dict(waiting[0].unit))] = waiting[0]
-                waiting.popleft()
-            except BrokenExecutor:
+                with unheard():
+                    future = executor.submit(work.run_unit, dict(waiting[0].unit))
+            except BROKEN:
                 died += running.values() or [waiting.popleft()]
                 return
+            running[future] = waiting.popleft()
         ready, _ = wait(running, _TICK, FIRST_COMPLETED)
         for future in ready:
             cell = running.pop(future)
@@ -198,7 +204,7 @@ def _result(cell: Cell, future: Future[Any]) -> Ended | None:
     """Return what came of a cell; None if its worker may have died of it."""
     try:
         return cell, *future.result()
-    except BrokenExecutor:
+    except BROKEN:
         return None
     except Exception as error:  # noqa: BLE001 - what a cluster makes of a lost worker
         return cell, *work.lost(cell.unit, f"{type(error).__name__}: {error}")

@@ -92,7 +92,7 @@ class _Reading:
             else:
                 self.set_one(axes, (None, name), given, prefix)
         if prefix and not axes:
-            self.problems.append(f"{prefix}{self.where}: says nothing; leave it out")
+            self.problems.append(f"{prefix[:-2]} ({self.where}): says nothing; leave it out")
         return axes
 
     def set_one(

@@ -9,10 +9,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
-from multiprocessing import forkserver
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, Protocol
 
 import attrs
@@ -75,9 +75,17 @@ def warm_up() -> None:
     a worker hears the keyboard, from its first moment on.
     """
     multiprocessing.set_forkserver_preload([_WORK])
+    resource_tracker.ensure_running()  # it would unblock what we are about to block
+    with unheard():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Have Ctrl-C wait: a worker that is half made can neither be ended nor end in peace."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        forkserver.ensure_running()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

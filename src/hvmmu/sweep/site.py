@@ -5,6 +5,7 @@ A site is opened from plain data, so that a worker on another machine makes its 
 
 import hashlib
 import json
+import os
 import platform
 import threading
 from collections.abc import Mapping
@@ -17,11 +18,12 @@ import attrs
 
 from hvmmu.backend import Paging
 from hvmmu.config import Known
+from hvmmu.errors import InputError
 from hvmmu.guest.params import GuestParams
 from hvmmu.hw.params import CpuParams
 from hvmmu.machine import MachineConfig
 from hvmmu.mmu.params import MmuParams
-from hvmmu.params import Value, declared
+from hvmmu.params import Value, declared, nearest, shown
 from hvmmu.plugins import Plugin, Registry, State, load
 from hvmmu.workloads import SHIPPED, Workload, open_workload
 
@@ -86,9 +88,16 @@ class Site:
         return open_workload(spec, limit=limit, kinds=kinds, formats=formats)
 
     def located(self, spec: str | None, folder: Path) -> str | None:
-        """Return *spec* with the path of a trace seen from *folder*."""
-        if spec is None or spec.partition(":")[0] in self.registry.workloads:
+        """Return *spec* with the path of a trace that is seen from *folder*; raise InputError."""
+        kinds = self.registry.workloads
+        if spec is None or spec.partition(":")[0] in kinds:
             return spec
+        if not os.path.lexists(folder / spec):
+            known, near = ", ".join(kinds), nearest(spec.partition(":")[0], kinds)
+            raise InputError(
+                f"{shown(spec)} is neither a workload ({known}) nor a file, seen from the grid's "
+                f"folder{near}"
+            )
         return str(folder / spec)
 
     def trace(self, spec: str | None) -> Path | None:

@@ -91,22 +91,33 @@ class Store:
     folder: Path
 
     def begin(self, mine: Iterable[Cell], all_ids: Collection[str], *, resume: bool) -> list[Cell]:
-        """Return the cells that are yet to run, in a folder that may be written to.
+        """Return the cells that are yet to run.
 
         Raise ConfigError if, without *resume*, something is there that is not another shard's.
         """
         mine = list(mine)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             there = sorted(os.listdir(self.folder))  # noqa: PTH208 - names are all it takes
+        except FileNotFoundError:
+            return mine
         except OSError as error:
-            where = plain(str(self.folder))
-            raise InputError(f"{where}: cannot be used: {error.strerror}; give another") from None
+            raise self._unusable(error) from None
         ids = {cell.id for cell in mine}
         if not resume:
             self._refuse(there, ids, all_ids)
         self._tidy(there, ids)
         return [cell for cell in mine if not self.has(cell.id)]
+
+    def make(self) -> None:
+        """Make the folder if it is not there; raise InputError if it cannot be used."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> InputError:
+        where = plain(str(self.folder))
+        return InputError(f"{where}: cannot be used: {error.strerror}; give another with -o")
 
     def _refuse(self, there: list[str], ids: Collection[str], all_ids: Collection[str]) -> None:
         where = plain(str(self.folder))
