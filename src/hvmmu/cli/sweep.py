@@ -75,7 +75,11 @@ def sweep(
 
     Exit code 1 if a cell failed.
     """
-    from hvmmu.cli.ahead import Ahead  # noqa: PLC0415 - nothing of this for --help
+    from hvmmu.sweep.warm import warm_up  # noqa: PLC0415 - nothing of this for --help
+
+    if executor == "process":
+        warm_up()
+    from hvmmu.cli.ahead import Ahead  # noqa: PLC0415 - as above
     from hvmmu.cli.commands import BUILT_IN  # noqa: PLC0415 - as above
     from hvmmu.cli.loading import choice, warn  # noqa: PLC0415 - as above
     from hvmmu.cli.session import open_registry  # noqa: PLC0415 - as above

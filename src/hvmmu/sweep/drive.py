@@ -14,9 +14,10 @@ from hvmmu.sweep import work
 from hvmmu.sweep.cells import Cell
 from hvmmu.sweep.grid import Grid, grid_of, read_grid
 from hvmmu.sweep.planning import cells
-from hvmmu.sweep.pools import Pool, pool, unheard
+from hvmmu.sweep.pools import Pool, pool
 from hvmmu.sweep.site import Site, open_site
 from hvmmu.sweep.store import Failure, Store
+from hvmmu.sweep.warm import unheard
 
 _TICK = 0.25  # seconds between two words on how far it is, while no cell ends
 
@@ -85,7 +86,7 @@ def run(
     """
     site = site or open_site({})
     planned = cells(_read(grid, site), site)
-    mine = [cell for cell in planned if is_in(cell.id, shard)]
+    mine = part_of(planned, shard)
     chosen = pool(executor, jobs, scheduler)
     store = Store(_folder(grid, folder))
     todo = store.begin(mine, {cell.id for cell in planned}, resume=resume)
@@ -95,10 +96,14 @@ def run(
     return Outcome(store.folder, len(planned), len(mine), len(mine) - len(todo), tuple(failed))
 
 
-def is_in(name: str, shard: tuple[int, int]) -> bool:
-    """Return whether the cell of this name is in part *shard*, i of n: by its name alone."""
+def part_of(planned: Sequence[Cell], shard: tuple[int, int]) -> list[Cell]:
+    """Return the i-th of n parts, which only the names decide; no part has two more than another.
+
+    Names are hashes: cells that take long are spread over the parts.
+    """
     part, parts = shard
-    return int(name[:16], 16) % parts == part - 1
+    ids = set(sorted(cell.id for cell in planned)[part - 1 :: parts])
+    return [cell for cell in planned if cell.id in ids]
 
 
 def _read(grid: Path | str | Mapping[str, Any], site: Site) -> Grid:

@@ -91,7 +91,7 @@ class _Reading:
                     self.check_section(name, prefix, is_empty=not given)
             else:
                 self.set_one(axes, (None, name), given, prefix)
-        if prefix and not axes:
+        if prefix and not table:
             self.problems.append(f"{prefix[:-2]} ({self.where}): says nothing; leave it out")
         return axes
 

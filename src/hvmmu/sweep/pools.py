@@ -5,23 +5,23 @@ and how to start anew when a worker died.
 """
 
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing import forkserver, resource_tracker
+from contextlib import suppress
 from typing import Any, Protocol
 
 import attrs
+import structlog
 
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, shown
 from hvmmu.sweep import work
-
-_WORK = "hvmmu.sweep.work"
+from hvmmu.sweep.warm import warm_up
 
 
 class Pool(Protocol):
@@ -49,7 +49,11 @@ def usable_cpus() -> int:
 
 
 def hear_nothing() -> None:
-    """Begin a worker's life: the keyboard is not for it, and stdout not its own."""
+    """Begin a worker's life: the keyboard is not for it, stdout not its own, nobody reads its log.
+
+    The parent has logged what there is to say of a plugin or a parameter, once.
+    """
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):
         os.dup2(2, 1)  # what a plugin prints must not get between the results
@@ -66,28 +70,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def warm_up() -> None:
-    """Start the process that workers are forked from; it imports what they need meanwhile.
-
-    It is no copy of this process, whose threads and state a fork would carry along. Neither it nor
-    a worker hears the keyboard, from its first moment on.
-    """
-    multiprocessing.set_forkserver_preload([_WORK])
-    resource_tracker.ensure_running()  # it would unblock what we are about to block
-    with unheard():
-        forkserver.ensure_running()
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Have Ctrl-C wait: a worker that is half made can neither be ended nor end in peace."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @attrs.define

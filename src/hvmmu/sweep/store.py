@@ -128,13 +128,15 @@ class Store:
         problems = []
         if done:
             todo = "--resume runs the others, or give another folder with -o"
-            problems.append(f"{where}: has {done} of these {len(ids)} cells; {todo}")
+            problems.append(f"{where}: {done} of these {len(ids)} cells are there; {todo}")
         if foreign:
             todo = "give a folder of its own with -o, or add to it with --resume"
-            problems.append(f"{where}: has {foreign} cells that are not of this grid; {todo}")
+            problems.append(
+                f"{where}: cells that are not of this grid are there ({foreign}); {todo}"
+            )
         if others:
             todo = "give a folder of its own with -o"
-            problems.append(f"{where}: has {others} files that are no cells; {todo}")
+            problems.append(f"{where}: files that are no cells are there ({others}); {todo}")
         if problems:
             raise ConfigError(problems)
 

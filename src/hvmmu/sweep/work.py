@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from hvmmu.errors import HvmmuError, InputError
 from hvmmu.machine import Machine
 from hvmmu.params import plain
@@ -34,8 +32,6 @@ def run_unit(unit: Unit) -> tuple[str, Failure | None]:
 
     Whatever is raised on the way is the cell's failure, and no other's.
     """
-    if not structlog.is_configured():
-        _be_quiet()
     site, made, failure = None, None, None
     try:
         site = open_site(unit["plugins"])
@@ -113,15 +109,3 @@ def lost(unit: Unit, why: str) -> tuple[str, Failure]:
     failure = Failure("worker", plain(why, 1000))
     text = text_of(unit["identity"], None, failure, provenance(open_site(unit["plugins"])))
     return text, failure
-
-
-class _Nothing:
-    """A logger that says nothing."""
-
-    def __getattr__(self, _: str) -> Any:  # noqa: ANN401 - any level's method
-        return lambda *_, **__: None
-
-
-def _be_quiet() -> None:
-    """Keep the log of a worker out of the results: what matters is in the cell."""
-    structlog.configure(processors=[], logger_factory=lambda *_: _Nothing())

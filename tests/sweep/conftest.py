@@ -1,0 +1,123 @@
+"""A plugin whose backend does what a test asks of it, small grids of it, and a site with it."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvmmu.sweep import Outcome, run
+from hvmmu.sweep.site import Site, open_site
+
+MODULE = "acme_sweep"
+PLUGIN = '''
+"""A backend that needs a CPU of odd width for one parameter, and is not always well behaved."""
+
+import os
+import signal
+import time
+
+import attrs
+
+from hvmmu.errors import BackendUnavailableError
+from hvmmu.generic import GenericBackend
+from hvmmu.hookspecs import hookimpl
+from hvmmu.params import param
+
+
+@attrs.frozen
+class Params:
+    odd: bool = param(default=True, doc="needs a CPU of odd width; off without, unless asked for")
+    mood: str = param(default="good", choices=("good", "rude", "deadly"), doc="how it behaves")
+    nap: int = param(default=0, doc="milliseconds that it sleeps first", least=0)
+    size: int = param(default=0, doc="no even number between 10 and 20", least=0)
+
+    def __attrs_post_init__(self):
+        if 10 < self.size < 20 and self.size % 2 == 0:
+            raise ValueError(f"size {self.size} is no good with this")
+
+
+class Acme(GenericBackend):
+    name = "acme"
+    summary = "for tests of sweeps"
+    params = Params
+
+    def __init__(self, params, cpu, asked):
+        if params.odd and cpu.maxphyaddr % 2 == 0:
+            if "odd" in asked:
+                raise BackendUnavailableError("acme.odd=1: the CPU is even; set it to 0")
+            params = attrs.evolve(params, odd=False)
+        super().__init__(params, cpu, asked)
+
+    def create_vcpu(self, vcpu_id):
+        time.sleep(self.in_force.nap / 1000)
+        if self.in_force.mood == "rude":
+            raise RuntimeError("no manners")
+        if self.in_force.mood == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().create_vcpu(vcpu_id)
+
+
+@hookimpl
+def hvmmu_backends():
+    return [Acme]
+'''
+ALONE = {"block": [], "extra": [MODULE], "autoload": False}
+"""The plugin above, whatever else is installed."""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have the plugin where Python finds it, here and in workers; return the folder."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / f"{MODULE}.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+@pytest.fixture
+def site(plugin: Path) -> Site:
+    """Return the site with that plugin, and no other."""
+    del plugin
+    return open_site(ALONE)
+
+
+@pytest.fixture
+def sweep(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Return `run` with that site, in an empty folder, with threads unless told otherwise."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def swept(grid: Any, executor: Any = "thread", **options: Any) -> Outcome:  # noqa: ANN401
+        return run(grid, executor, site=site, **options)
+
+    return swept
+
+
+class Here(Executor):
+    """The simplest executor there can be: what is handed in is done at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
+        """Do it."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - a future keeps whatever is raised
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Return a function that reads every file of a folder, by name."""
+    return lambda folder: {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def here() -> Iterator[Here]:
+    """Return the simplest executor."""
+    with Here() as executor:
+        yield executor
