@@ -33,9 +33,9 @@ def test_a_sweep_from_the_grid_to_the_table(hvmmu: Command, tmp_path: Path) -> N
     """The commands do not fit each other, or say something else than they did."""
     ended = hvmmu("sweep", "grid.toml", *QUICK)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out == "grid.cells: 2 cells: 2 run, 0 kept, 0 failed\n"
+    assert ended.out == "grid.cells: 2 cells: 2 run, 0 failed, 0 kept\n"
     again = hvmmu("sweep", "grid.toml", "--resume", *QUICK)
-    assert again.out == "grid.cells: 2 cells: 0 run, 2 kept, 0 failed\n"
+    assert again.out == "grid.cells: 2 cells: 0 run, 0 failed, 2 kept\n"
     printed = hvmmu("collect", "grid.cells", "-o", "-")
     assert (printed.code, printed.err) == (0, "")
     ended = hvmmu("collect", "grid.cells", "-o", "all.csv")
@@ -52,7 +52,7 @@ def test_a_shard_says_that_it_is_one(hvmmu: Command, tmp_path: Path) -> None:
     """A part of a sweep looks like the whole."""
     said = [hvmmu("sweep", "grid.toml", "--shard", f"{i}/2", *QUICK).out for i in (1, 2)]
     assert len(list((tmp_path / "grid.cells").iterdir())) == 2
-    assert said == ["grid.cells: 1 of 2 cells: 1 run, 0 kept, 0 failed\n"] * 2
+    assert said == ["grid.cells: 1 of 2 cells: 1 run, 0 failed, 0 kept\n"] * 2
     for wrong in ("0/2", "3/2", "1/0", "2", "1/2/3", "-1/2", "1/9999999"):
         (problem,) = hvmmu("sweep", "grid.toml", "--shard", wrong).problems
         assert "is not I/N with I from 1 to N, as 2/3" in problem
@@ -68,7 +68,7 @@ def test_failed_cells(hvmmu: Command, tmp_path: Path) -> None:
     ended = hvmmu("sweep", "grid.toml", *QUICK)
     assert (ended.code, ended.err) == (1, "")
     first, *failed, more = ended.out.splitlines()
-    assert first == "grid.cells: 22 cells: 22 run, 0 kept, 22 failed"
+    assert first == "grid.cells: 22 cells: 22 run, 22 failed, 0 kept"
     assert len(failed) == 20
     for line in failed:
         assert " native late.trace: TraceError: " in line

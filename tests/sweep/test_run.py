@@ -320,7 +320,7 @@ def test_kill_9_at_any_moment(
     """A sweep that is killed and resumed lacks a cell, has one twice, or has other bytes."""
     undisturbed = begin("-o", "undisturbed")
     out, err = undisturbed.communicate(timeout=60)
-    assert (out, err) == ("undisturbed: 12 cells: 12 run, 0 kept, 0 failed\n", "")
+    assert (out, err) == ("undisturbed: 12 cells: 12 run, 0 failed, 0 kept\n", "")
     cells = tmp_path / "cells"
     for nth, count in enumerate((1, 3, 7, 10)):
         process = begin("-o", "cells", "--resume")

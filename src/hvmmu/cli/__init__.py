@@ -1,7 +1,8 @@
 """The command line: what is typed, and how it ends.
 
-Exit codes: 0 done; 1 the guest could tell two runs apart, or a plugin failed; 2 input that
-cannot be used; 3 a bug in hvmmu; 130 interrupted; 141 the reader of our output went away.
+Exit codes: 0 done; 1 the guest could tell two runs apart, or a plugin or a cell of a sweep failed;
+2 input that cannot be used; 3 a bug in hvmmu; 130 interrupted; 141 the reader of our output went
+away.
 """
 
 import errno

@@ -110,8 +110,8 @@ def _summary(outcome: "Outcome") -> Iterator[str]:
     folder, failed = plain(str(outcome.folder)), outcome.failed
     part = "" if outcome.mine == outcome.planned else f" of {outcome.planned:,}"
     yield (
-        f"{folder}: {outcome.mine:,}{part} cells: {outcome.ran:,} run, {outcome.kept:,} kept, "
-        f"{len(failed):,} failed"
+        f"{folder}: {outcome.mine:,}{part} cells: {outcome.ran:,} run, {len(failed):,} failed, "
+        f"{outcome.kept:,} kept"
     )
     for cell, failure in failed[:MOST_SHOWN]:
         yield f"failed: {cell.id[:12]} {cell.told}: {failure.kind}: {failure.reason}"

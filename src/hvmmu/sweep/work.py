@@ -83,6 +83,8 @@ def _check_same(site: Site, identity: Identity) -> None:
     """Raise InputError if the worker would run something else than what was planned."""
     here, lacking = site.plugins(), identity["plugins"]
     unlike = [f"{name} ({origin})" for name, origin in lacking.items() if here.get(name) != origin]
+    if identity["engine"] not in site.registry.engines:
+        unlike.insert(0, f"engine {identity['engine']}")
     if identity["hvmmu"] != hvmmu_version():
         unlike.insert(0, f"hvmmu {identity['hvmmu']}")
     if unlike:
