@@ -17,7 +17,6 @@ from hvmmu.sweep.planning import cells
 from hvmmu.sweep.pools import Pool, pool
 from hvmmu.sweep.site import Site, open_site
 from hvmmu.sweep.store import Failure, Store
-from hvmmu.sweep.warm import unheard
 
 _TICK = 0.25  # seconds between two words on how far it is, while no cell ends
 
@@ -90,6 +89,8 @@ def run(
     chosen = pool(executor, jobs, scheduler)
     store = Store(_folder(grid, folder))
     todo = store.begin(mine, {cell.id for cell in planned}, resume=resume)
+    if not todo:
+        store.make()
     failed = list(_written(todo, chosen, store, tell)) if todo else []
     places = {cell.id: nth for nth, cell in enumerate(mine)}
     failed.sort(key=lambda one: places[one[0].id])
@@ -184,25 +185,39 @@ def _handed_out(
     """
     executor = chosen.start()
     running: dict[Future[Any], Cell] = {}
-    while (waiting or running) and not died:
-        while waiting and len(running) < window:
-            try:
-                with unheard():
-                    future = executor.submit(work.run_unit, dict(waiting[0].unit))
-            except BROKEN:
+    try:
+        while (waiting or running) and not died:
+            if not _filled(running, waiting, executor, window):
                 died += running.values() or [waiting.popleft()]
                 return
-            running[future] = waiting.popleft()
-        ready, _ = wait(running, _TICK, FIRST_COMPLETED)
-        for future in ready:
-            cell = running.pop(future)
-            if (ended := _result(cell, future)) is None:
-                died.append(cell)
-            else:
-                yield ended
-        if not ready:
-            yield None
-    died += running.values()
+            ready, _ = wait(running, _TICK, FIRST_COMPLETED)
+            for future in ready:
+                cell = running.pop(future)
+                if (ended := _result(cell, future)) is None:
+                    died.append(cell)
+                else:
+                    yield ended
+            if not ready:
+                yield None
+        died += running.values()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _filled(
+    running: dict[Future[Any], Cell], waiting: deque[Cell], executor: Executor, window: int
+) -> bool:
+    """Hand out as many cells as may be out; return whether the executor takes them."""
+    while waiting and len(running) < window:
+        try:
+            future = executor.submit(work.run_unit, dict(waiting[0].unit))
+        except BROKEN:
+            return False
+        running[future] = waiting.popleft()
+        if future.done():  # this executor does it at once: write it, then go on
+            break
+    return True
 
 
 def _result(cell: Cell, future: Future[Any]) -> Ended | None:

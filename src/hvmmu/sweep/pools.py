@@ -11,17 +11,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import structlog
 
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, shown
-from hvmmu.sweep import work
-from hvmmu.sweep.warm import warm_up
+from hvmmu.sweep.warm import unheard, warm_up
+
+T = TypeVar("T")
 
 
 class Pool(Protocol):
@@ -72,12 +73,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+class _Processes(ProcessPoolExecutor):
+    """A pool that Ctrl-C does not find in the middle of making a worker."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
+        """Hand in a call, with a new worker if none is idle."""
+        with unheard():
+            return super().submit(fn, *args, **kwargs)
+
+
 @attrs.define
 class Processes:
     """Processes of our own: killed with us, and replaced if one dies."""
 
     jobs: int
-    _executor: ProcessPoolExecutor | None = None
+    _executor: _Processes | None = None
     _others: set[Any] = attrs.field(factory=set)
 
     @property
@@ -91,7 +101,7 @@ class Processes:
             self._others = set(multiprocessing.active_children())
             warm_up()
             context = multiprocessing.get_context("forkserver")
-            self._executor = ProcessPoolExecutor(self.jobs, context, begin_worker)
+            self._executor = _Processes(self.jobs, context, begin_worker)
         return self._executor
 
     def end(self, *, at_once: bool) -> None:
@@ -105,12 +115,24 @@ class Processes:
         executor.shutdown(wait=True, cancel_futures=at_once)
 
 
+class _Threads(ThreadPoolExecutor):
+    """A pool whose cells can be stopped in the middle."""
+
+    def __init__(self, jobs: int) -> None:
+        super().__init__(jobs)
+        self.stopped = threading.Event()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
+        """Hand in a call that asks now and then whether to go on."""
+        return super().submit(fn, *args, **kwargs, is_stopped=self.stopped.is_set)
+
+
 @attrs.define
 class Threads:
     """Threads of this process."""
 
     jobs: int
-    _executor: ThreadPoolExecutor | None = None
+    _executor: _Threads | None = None
 
     @property
     def window(self) -> int:
@@ -120,15 +142,14 @@ class Threads:
     def start(self) -> Executor:
         """Return the executor."""
         if self._executor is None:
-            work.stopping.clear()
-            self._executor = ThreadPoolExecutor(self.jobs)
+            self._executor = _Threads(self.jobs)
         return self._executor
 
     def end(self, *, at_once: bool) -> None:
         """Wait for the threads; *at_once* has each stop at its next step."""
         if self._executor is not None:
             if at_once:
-                work.stopping.set()
+                self._executor.stopped.set()
             self._executor.shutdown(wait=True, cancel_futures=at_once)
             self._executor = None
 

@@ -3,8 +3,7 @@
 Nothing but the unit decides the text. A worker loads its plugins itself, once.
 """
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,35 +18,35 @@ from hvmmu.sweep.store import Failure, text_of
 
 Unit = Mapping[str, Any]
 
-stopping = threading.Event()
-"""Set when the sweep is given up: a thread cannot be killed, so it looks here at each step."""
-
 
 class StoppedError(Exception):
     """The sweep was given up in the middle of a cell."""
 
 
-def run_unit(unit: Unit) -> tuple[str, Failure | None]:
+def run_unit(
+    unit: Unit, *, is_stopped: Callable[[], bool] = lambda: False
+) -> tuple[str, Failure | None]:
     """Run one cell; return the text of its file, and why it failed if it did.
 
-    Whatever is raised on the way is the cell's failure, and no other's.
+    Whatever is raised on the way is the cell's failure, and no other's. Raise StoppedError once
+    *is_stopped* says so: it is asked at each step, for a thread cannot be killed.
     """
     site, made, failure = None, None, None
     try:
         site = open_site(unit["plugins"])
-        made = _measured(site, unit)
+        made = _measured(site, unit, is_stopped)
     except StoppedError:
         raise
     except HvmmuError as error:
         failure = Failure(type(error).__name__, plain(" ".join(str(error).split()), 1000))
     except Exception as error:  # noqa: BLE001 - one cell's bug must not end the others
         what = plain(f"{type(error).__name__}: {error}", 1000)
-        failure = Failure("bug", f"{what} (please report what you ran)")
+        failure = Failure("bug", f"{what} (a bug, in hvmmu or in a plugin)")
     text = text_of(unit["identity"], made, failure, {} if site is None else provenance(site))
     return text, failure
 
 
-def _measured(site: Site, unit: Unit) -> Document:
+def _measured(site: Site, unit: Unit, is_stopped: Callable[[], bool]) -> Document:
     """Return the result document of one cell."""
     identity = unit["identity"]
     _check_same(site, identity)
@@ -63,7 +62,7 @@ def _measured(site: Site, unit: Unit) -> Document:
     )
     try:
         for step in workload.steps():
-            if stopping.is_set():
+            if is_stopped():
                 raise StoppedError
             machine.step(step)
         result = machine.result(model)
@@ -102,7 +101,7 @@ def _hashed_once(path: Path, *_: int) -> str:
     return file_sha256(path)
 
 
-def hello() -> None:
+def hello(**_: object) -> None:
     """Do nothing, in a worker: one that cannot do this cannot do anything."""
 
 
