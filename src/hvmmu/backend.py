@@ -78,6 +78,10 @@ class Caps:
     """Hardware can choose by error code which page faults exit."""
     deprivileged: bool = False
     """The guest's kernel runs in user mode like its programs: each has a shadow root of its own."""
+    plain_switch: bool = False
+    """An exit is read back as it was recorded, and an entry does what it does after any other: it
+    flushes what follows from the flush asked for, and delivers what was injected. A run that no
+    plugin watches then need not call the backend at each page fault."""
 
 
 @attrs.frozen

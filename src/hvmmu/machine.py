@@ -3,13 +3,14 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
+from hvmmu.crossing import crossing_of
 from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.guest.os import GuestOs
 from hvmmu.guest.params import GuestParams
@@ -23,6 +24,7 @@ from hvmmu.mmu.bare import BareMmu
 from hvmmu.mmu.pages import ShadowPages
 from hvmmu.mmu.params import MmuParams
 from hvmmu.mmu.shadow import ShadowMmu
+from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import declared
 from hvmmu.results import RunResult, counters
 from hvmmu.types import PAGE_SHIFT, Pfn
@@ -72,17 +74,21 @@ def build(
     *,
     engine: type[Engine] = DEFAULT,
     settings: Mapping[str, Any] | None = None,
+    fast: bool = False,
 ) -> Platform:
     """Put a machine of *ram* bytes of guest RAM together around a backend.
 
-    *settings* are what plugins are told of the configuration, by section, besides their own
-    sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
+    *fast* has the shadow pages kept in C, which takes the compiled engine and a guest with all its
+    tables in RAM. *settings* are what plugins are told of the configuration, by section, besides
+    their own sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
     """
     hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
     memory = Memory(ram if bare else GUEST_BASE + ram)
     try:
-        platform = _assembled(backend, cpu, params, _made(engine, memory), memory, hooks=hooks)
+        platform = _assembled(
+            backend, cpu, params, _made(engine, memory), memory, hooks=hooks, fast=fast
+        )
         vcpu = platform.vcpu
         if hooks.memslot_changed is not None:
             hooks.memslot_changed(vcpu=vcpu, slots=vcpu.slots)
@@ -113,6 +119,7 @@ def _assembled(
     memory: Memory,
     *,
     hooks: RunHooks,
+    fast: bool,
 ) -> Platform:
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
@@ -120,8 +127,7 @@ def _assembled(
     core = Core(cpu)
     shadow = None
     if not bare:
-        pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
-        pages = ShadowPages(memory, slots, engine, pool, backend.nonpresent())
+        pages = _pages(memory, slots, engine, backend.nonpresent(), fast=fast)
         shadow = ShadowMmu(slots, pages, cpu, params, deprivileged=backend.caps.deprivileged)
     mmu: Mmu = BareMmu() if shadow is None else shadow
     vcpu = Vcpu(
@@ -136,6 +142,29 @@ def _assembled(
     return Platform(memory, engine, backend, vcpu, shadow)
 
 
+def _pages(
+    memory: Memory, slots: Memslots, engine: Engine, entries: Nonpresent, *, fast: bool
+) -> ShadowPages:
+    if fast:
+        from hvmmu.mmu.compiled import CompiledPages  # noqa: PLC0415 - needs what is compiled
+
+        made = CompiledPages(memory, slots.slots[0], engine, GUEST_BASE >> PAGE_SHIFT, entries)
+        return cast("ShadowPages", made)  # the same from outside
+    pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
+    return ShadowPages(memory, slots, engine, pool, entries)
+
+
+def _goes_fast(backend: Backend[Any], config: MachineConfig, cpu: CpuFeatures) -> bool:
+    """Say whether faults may be handled in C: nobody watches, and there is nothing unusual."""
+    hooks = config.hooks
+    watched = (hooks.handle_exit, hooks.handle_fault, hooks.fault_handled)
+    if not config.engine.caps.fast_lane or any(hook is not None for hook in watched):
+        return False
+    if backend.caps.deprivileged:
+        return False
+    return backend.caps.paging is Paging.BARE or crossing_of(backend, Core(cpu)) is not None
+
+
 class Machine:
     """A machine with a guest OS on it, ready for the steps of a workload.
 
@@ -147,6 +176,7 @@ class Machine:
         cpu = config.cpu.features
         backend = config.backend(config.backend_params, cpu, config.asked)
         self._hooks = config.hooks
+        fast = _goes_fast(backend, config, cpu)
         core = {"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest}
         self._platform = build(
             backend,
@@ -156,6 +186,7 @@ class Machine:
             config.hooks,
             engine=config.engine,
             settings={**config.settings, **core},
+            fast=fast,
         )
         self.vcpu = self._platform.vcpu
         try:
@@ -163,7 +194,16 @@ class Machine:
         except BaseException:
             self.close()
             raise
+        if fast:
+            self._take_the_lane()
         self._since = self._hardware()
+
+    def _take_the_lane(self) -> None:
+        from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
+
+        platform = self._platform
+        crossing = crossing_of(platform.backend, Core(self.vcpu.cpu))
+        self.guest.run = Lane(self.vcpu, self.guest, platform.shadow, crossing).run
 
     @property
     def params(self) -> dict[str, bool | int | str]:

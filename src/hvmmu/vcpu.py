@@ -17,6 +17,7 @@ from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Backend,
     CrWrite,
+    Entry,
     Intercept,
     Invlpg,
     MsrWrite,
@@ -186,8 +187,8 @@ class Vcpu:
         while (at := self._runner.run(self.core, gva, kind, at, hosts)) < len(vas):
             tries = tries + 1 if at == last else 0
             last = at
-            self._refuse_to_hang(tries)
-            gpa = self._stopped(None)
+            self.refuse_to_hang(tries)
+            gpa = self.stopped(None)
             if gpa is not None:
                 finished[at] = gpa
                 at += 1
@@ -246,12 +247,12 @@ class Vcpu:
         operand, tries = Operand(value, size), 0
         while not self._runner.run(self.core, vas, kinds, 0, landed):
             tries += 1
-            self._refuse_to_hang(tries)
-            if self._stopped(operand) is not None:
+            self.refuse_to_hang(tries)
+            if self.stopped(operand) is not None:
                 return NOT_LANDED
         return landed[0]
 
-    def _refuse_to_hang(self, tries: int) -> None:
+    def refuse_to_hang(self, tries: int) -> None:
         """Give up on an access that all sides claim to have made possible, and that still stops."""
         if tries > MOST_TRIES:
             gva, event = self.core.gva, self.core.event
@@ -322,7 +323,7 @@ class Vcpu:
 
     # Stops.
 
-    def _stopped(self, operand: Operand | None) -> int | None:
+    def stopped(self, operand: Operand | None) -> int | None:
         """Take a stop to whoever must handle it; *operand* is what the access stores, if known.
 
         Return None if the access is to be tried again, its guest-physical address if it was
@@ -362,12 +363,16 @@ class Vcpu:
             flush = flush.then(self._emulate(handled.gpa, operand))
         elif handled.route is Route.INJECT:
             self.switch.inject_page_fault(fault.gva, handled.pfec)
-        hardware, made = self.mmu.reload()
-        self.switch.load(hardware, flush.then(made), self.mmu.user_root)
-        entry = self.switch.enter()
+        entry = self.resume(flush)
         if entry.vector != PAGE_FAULT_VECTOR:
             return done
         return None if self.page_fault(entry.error_code) is Resume.RETRY else NOT_LANDED
+
+    def resume(self, flush: Flush) -> Entry:
+        """Enter the guest after an exit for which *flush* is owed."""
+        hardware, made = self.mmu.reload()
+        self.switch.load(hardware, flush.then(made), self.mmu.user_root)
+        return self.switch.enter()
 
     def _handle(self, fault: PageFault) -> tuple[Handled, Flush]:
         """Ask the plugins who listen, and the core's own MMU last."""

@@ -124,9 +124,9 @@ def test_mprotect_splits_and_merges_regions(guest: Guest) -> None:
     """If wrong, protections bleed into neighbours, or regions pile up for ever."""
     guest.mmap(9)
     guest.mprotect(3, 1, page=3)
-    assert [(r.pages, r.prot) for r in guest.os._current.regions] == [(3, 3), (3, 1), (3, 3)]
+    assert [(r.pages, r.prot) for r in guest.os.current.regions] == [(3, 3), (3, 1), (3, 3)]
     guest.mprotect(3, 3, page=3)
-    assert [(r.pages, r.prot) for r in guest.os._current.regions] == [(9, 3)]
+    assert [(r.pages, r.prot) for r in guest.os.current.regions] == [(9, 3)]
 
 
 def test_files_side_by_side_stay_two(guest: Guest) -> None:

@@ -10,7 +10,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.guest.layout import USER_END
 from hvmmu.guest.steps import PROT_EXEC, PROT_NONE, PROT_WRITE
-from hvmmu.types import PAGE_SIZE, Gva
+from hvmmu.types import PAGE_SIZE, Buffer, Gva
 
 if TYPE_CHECKING:
     from hvmmu.guest.pager import Pager
@@ -48,6 +48,11 @@ class FaultLog:
         self.count += 1
         self._digest.update(_RECORD.pack(gva, pfec))
 
+    def add_all(self, records: Buffer) -> None:
+        """Add faults as they go into the digest: 12 bytes each."""
+        self.count += memoryview(records).nbytes // _RECORD.size
+        self._digest.update(records)
+
     @property
     def sha256(self) -> str:
         """Return the digest so far: 12 bytes a fault, CR2 then the error code, little-endian."""
@@ -60,12 +65,13 @@ class FaultHandler:
     def __init__(self, pager: Pager) -> None:
         self.log = FaultLog()
         self._pager = pager
-        self._last = (0, 0)
-        self._repeats = 0
+        self.last = (0, 0)
+        self.repeats = 0
+        """How often the last fault, which *last* names, was taken in a row."""
 
     def forget_last(self) -> None:
         """Begin counting repeats anew: mappings have changed since the last fault."""
-        self._repeats = 0
+        self.repeats = 0
 
     def handle(self, process: Process, gva: int, pfec: int) -> None:
         """Resolve a fault.
@@ -89,9 +95,9 @@ class FaultHandler:
             raise InvariantError(f"{what}: this guest sets up nothing that could raise it")
         if gva >= USER_END and not pfec & pf.U:
             raise InvariantError(f"{what}: the direct map is always present and writable")
-        self._repeats = self._repeats + 1 if (gva, pfec) == self._last else 1
-        self._last = (gva, pfec)
-        if self._repeats >= MOST_REPEATS:
+        self.repeats = self.repeats + 1 if (gva, pfec) == self.last else 1
+        self.last = (gva, pfec)
+        if self.repeats >= MOST_REPEATS:
             raise InvariantError(f"{what}: delivered {MOST_REPEATS} times in a row for nothing")
 
 

@@ -7,6 +7,7 @@ same steps always get the same frames.
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 from hvmmu.errors import GuestMemoryError, InvariantError
@@ -20,35 +21,36 @@ if TYPE_CHECKING:
 class Zone:
     """Frames from *first* up to, not including, *end*; both are guest-physical addresses."""
 
-    __slots__ = ("_free", "_next", "end", "first", "name")
+    __slots__ = ("end", "first", "free", "name", "next")
 
     def __init__(self, name: str, first: int, end: int) -> None:
         self.name, self.first, self.end = name, first, end
-        self._next = first
-        self._free: list[Gpa] = []
+        self.next = first
+        self.free: list[Gpa] = []
+        """Frames given back, the last one first to go out again."""
 
     @property
     def in_use(self) -> int:
         """Count the frames handed out and not given back."""
-        return (self._next - self.first) // PAGE_SIZE - len(self._free)
+        return (self.next - self.first) // PAGE_SIZE - len(self.free)
 
     def take(self) -> tuple[Gpa, bool]:
         """Return a frame, and whether it is fresh: never used since boot, hence zero."""
-        if self._free:
-            return self._free.pop(), False
-        if self._next >= self.end:
+        if self.free:
+            return self.free.pop(), False
+        if self.next >= self.end:
             size = (self.end - self.first) // PAGE_SIZE
             raise GuestMemoryError(
                 f"the guest used up its {size} {self.name} frames, the last at"
                 f" {self.end - PAGE_SIZE:#x}; raise guest.memory"
             )
-        frame = Gpa(self._next)
-        self._next += PAGE_SIZE
+        frame = Gpa(self.next)
+        self.next += PAGE_SIZE
         return frame, True
 
     def give(self, frame: Gpa) -> None:
         """Take *frame* back."""
-        self._free.append(frame)
+        self.free.append(frame)
 
 
 class Frames:
@@ -64,7 +66,9 @@ class Frames:
         # Frame 0 stays unused: an entry of zero then names no frame at all.
         self.tables = Zone("page-table", PAGE_SIZE, border)
         self.data = Zone("data", border, vcpu.guest_memory)
-        self._shares: dict[Gpa, int] = {}
+        counts = mmap(-1, (vcpu.guest_memory - border) // PAGE_SIZE * 4)
+        self.shared = memoryview(counts).cast("I")
+        """How many hold each data frame."""
 
     def take_table(self) -> Gpa:
         """Return a cleared frame for a page table."""
@@ -77,33 +81,35 @@ class Frames:
     def take(self) -> Gpa:
         """Return a cleared data frame with one share."""
         frame = self._cleared(self.data)
-        self._shares[frame] = 1
+        self.shared[self.nth(frame)] = 1
         return frame
 
     def take_copy(self, source: Gpa) -> Gpa:
         """Return a data frame with one share and the bytes of *source*."""
         frame, _ = self.data.take()
         self._vcpu.copy_page(kernel_gva(frame), kernel_gva(source))
-        self._shares[frame] = 1
+        self.shared[self.nth(frame)] = 1
         return frame
 
     def share(self, frame: Gpa) -> None:
         """Count one more holder of *frame*."""
-        self._shares[frame] += 1
+        self.shared[self.nth(frame)] += 1
 
     def shares(self, frame: Gpa) -> int:
         """Return how many hold *frame*."""
-        return self._shares[frame]
+        return self.shared[self.nth(frame)]
+
+    def nth(self, frame: int) -> int:
+        """Return which of the data frames *frame* is."""
+        return (frame - self.data.first) // PAGE_SIZE
 
     def drop(self, frame: Gpa) -> None:
         """Count one holder less and free *frame* with the last, which no TLB may still know."""
-        left = self._shares.get(frame, 0) - 1
-        if left < 0:
+        nth = self.nth(frame)
+        if not 0 <= nth < len(self.shared) or not self.shared[nth]:
             raise InvariantError(f"data frame {frame:#x} was dropped more often than shared")
-        if left:
-            self._shares[frame] = left
-        else:
-            del self._shares[frame]
+        self.shared[nth] -= 1
+        if not self.shared[nth]:
             self.data.give(frame)
 
     def _cleared(self, zone: Zone) -> Gpa:

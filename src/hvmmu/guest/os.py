@@ -30,6 +30,9 @@ from hvmmu.guest.tables import Tables
 from hvmmu.vcpu import Resume
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hvmmu.types import Buffer
     from hvmmu.vcpu import Vcpu
 
 
@@ -44,30 +47,34 @@ class GuestOs:
         chosen = policy or PagerPolicy()
         self._vcpu = vcpu
         self.frames = Frames(vcpu)
-        entries = Entries(nx=vcpu.cpu.nx, set_accessed_dirty=chosen.set_accessed_dirty)
-        self._tables = Tables(vcpu, self.frames, entries)
-        self._current = Process(FIRST_PID, boot(vcpu, self.frames))
-        self._tables.adopt_root(self._current.root)
-        self._pager = Pager(vcpu, self.frames, self._tables, entries)
-        self._handler = FaultHandler(self._pager)
-        self._syscalls = Syscalls(vcpu, self.frames, self._tables, entries)
-        self._processes = {FIRST_PID: self._current}
+        self.entries = entries = Entries(
+            nx=vcpu.cpu.nx, set_accessed_dirty=chosen.set_accessed_dirty
+        )
+        self.tables = Tables(vcpu, self.frames, entries)
+        self.current = Process(FIRST_PID, boot(vcpu, self.frames))
+        self.tables.adopt_root(self.current.root)
+        self.pager = Pager(vcpu, self.frames, self.tables, entries)
+        self.handler = FaultHandler(self.pager)
+        self._syscalls = Syscalls(vcpu, self.frames, self.tables, entries)
+        self._processes = {FIRST_PID: self.current}
         vcpu.page_fault = self._page_fault
+        self.run: Callable[[Buffer, Buffer], None] = vcpu.run
+        """Runs a program's accesses."""
 
     @property
     def faults(self) -> int:
         """Count the page faults that reached the handler since boot."""
-        return self._handler.log.count
+        return self.handler.log.count
 
     @property
     def fault_log_sha256(self) -> str:
         """Return a digest of every fault's address and error code, in order, since boot."""
-        return self._handler.log.sha256
+        return self.handler.log.sha256
 
     @property
     def counters(self) -> dict[str, int]:
         """Return the handled faults by cause, since boot."""
-        return dict(self._pager.counters)
+        return dict(self.pager.counters)
 
     def page_tables_sha256(self) -> str:
         """Return a digest of all processes' page tables as they are in memory, A and D included."""
@@ -80,23 +87,23 @@ class GuestOs:
         Raise InputError if the step asks for what cannot be (no such process, nothing mapped, an
         access that the mapping forbids), GuestMemoryError if guest RAM is used up.
         """
-        self._handler.forget_last()
+        self.handler.forget_last()
         match step:
             case Accesses():
-                self._vcpu.run(step.gva, step.kind)
+                self.run(step.gva, step.kind)
             case Mmap():
-                self._syscalls.mmap(self._current, step)
+                self._syscalls.mmap(self.current, step)
             case Munmap():
-                self._syscalls.munmap(self._current, step.start, step.pages, loaded=True)
+                self._syscalls.munmap(self.current, step.start, step.pages, loaded=True)
             case Mprotect():
                 self._syscalls.mprotect(
-                    self._current, step.start, step.pages, step.prot, loaded=True
+                    self.current, step.start, step.pages, step.prot, loaded=True
                 )
             case Fork():
                 self._fork(step.child)
             case Switch():
-                self._current = self._process(step.pid, "switch to")
-                self._vcpu.write_cr3(self._current.root)
+                self.current = self._process(step.pid, "switch to")
+                self._vcpu.write_cr3(self.current.root)
             case Exit():
                 self._exit(step.pid)
             case Phase():
@@ -107,12 +114,12 @@ class GuestOs:
             raise InputError(f"fork: process {child} exists already; choose another pid")
         if child < FIRST_PID:
             raise InputError(f"fork: {child} is no pid; choose one from {FIRST_PID} up")
-        self._processes[child] = self._syscalls.fork(self._current, child, loaded=True)
+        self._processes[child] = self._syscalls.fork(self.current, child, loaded=True)
 
     def _exit(self, pid: int) -> None:
         """Refuse the current process: its tables are in CR3 until a switch loads others."""
         process = self._process(pid, "exit of")
-        if process is self._current:
+        if process is self.current:
             raise InputError(f"exit of process {pid}: it is the current one; switch first")
         self._syscalls.exit(process)
         del self._processes[pid]
@@ -124,5 +131,5 @@ class GuestOs:
         return process
 
     def _page_fault(self, pfec: int) -> Resume:
-        self._handler.handle(self._current, self._vcpu.cr2, pfec)
+        self.handler.handle(self.current, self._vcpu.cr2, pfec)
         return Resume.RETRY

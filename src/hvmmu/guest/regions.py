@@ -27,6 +27,8 @@ class PageCache:
 
     pages: int
     frames: dict[Gva, Gpa] = attrs.Factory(dict)
+    forked: bool = False
+    """Two processes have mapped it: it may hold pages that one of them has yet to touch."""
 
 
 @attrs.frozen(eq=False)
@@ -68,6 +70,8 @@ class Regions:
 
     def __init__(self, regions: list[Region] | None = None) -> None:
         self._sorted: list[Region] = regions or []
+        self.changes = 0
+        """How often the list has changed."""
 
     def __iter__(self) -> Iterator[Region]:
         """Iterate in address order."""
@@ -105,6 +109,7 @@ class Regions:
         return slice(first, bisect_left(self._sorted, end, key=_START))
 
     def _replace(self, start: int, end: int, new: list[Region]) -> None:
+        self.changes += 1
         touched = self._touching(start, end)
         old = self._sorted[touched]
         head = [old[0].part(0, start)] if old and old[0].start < start else []

@@ -25,11 +25,12 @@ class Tables:
 
     def __init__(self, vcpu: Vcpu, frames: Frames, entries: Entries) -> None:
         self._vcpu, self._frames, self._entries = vcpu, frames, entries
-        self._used: dict[Gpa, int] = {}
+        self.used: dict[Gpa, int] = {}
+        """Entries in use, by table; of a root those of its user half."""
 
     def adopt_root(self, root: Gpa) -> None:
         """Count the entries of a root from now on; what it holds already is the kernel's."""
-        self._used[root] = 0
+        self.used[root] = 0
 
     def new_root(self, like: Gpa) -> Gpa:
         """Return a new root with an empty user half and the kernel half of *like*."""
@@ -41,7 +42,7 @@ class Tables:
 
     def free_root(self, root: Gpa) -> None:
         """Free a root whose user half is empty and which CR3 does not hold."""
-        del self._used[root]
+        del self.used[root]
         self._frames.give_table(root)
 
     def read(self, at: Gpa) -> int:
@@ -51,7 +52,7 @@ class Tables:
     def write(self, at: Gpa, old: int, new: int) -> None:
         """Store *new* over the entry *old* at *at*; what the TLB may then owe is the caller's."""
         self._vcpu.store(kernel_gva(at), new)
-        self._used[Gpa(at & -PAGE_SIZE)] += bool(new) - bool(old)
+        self.used[Gpa(at & -PAGE_SIZE)] += bool(new) - bool(old)
 
     def leaf_slot(self, root: Gpa, gva: int) -> Gpa:
         """Return where the level-1 entry for *gva* is, building the tables above it."""
@@ -88,9 +89,9 @@ class Tables:
             child = Gpa(entry & pte.ADDRESS)
             if level - 1 > 1:
                 self._prune(child, level - 1, low, high, unlinked)
-            if not self._used[child]:
+            if not self.used[child]:
                 self.write(at, entry, 0)
-                del self._used[child]
+                del self.used[child]
                 unlinked.append(child)
 
     def _leaf_tables(
@@ -116,5 +117,5 @@ class Tables:
 
     def _new_table(self) -> Gpa:
         table = self._frames.take_table()
-        self._used[table] = 0
+        self.used[table] = 0
         return table

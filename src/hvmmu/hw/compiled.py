@@ -35,7 +35,7 @@ class CompiledEngine:
 
     name = "compiled"
     summary = "the readable one's semantics in C: for whole programs"
-    caps = EngineCaps()
+    caps = EngineCaps(fast_lane=True)
     why_not: ClassVar[str] = _WHY_NOT
     """Why it is not to be had here; empty if it is."""
 
@@ -46,12 +46,12 @@ class CompiledEngine:
         self._memory = memory
         chosen = geometry or TlbGeometry()
         levels = [_geometry(each) for each in (chosen.instruction, chosen.data, chosen.second)]
-        self._bytes = ffi.from_buffer("uint8_t[]", memory.bytes)
+        self._bytes = ffi.from_buffer("uint8_t[]", memory.bytes.obj)
         made = lib.hv_new(self._bytes, memory.size, *levels)
         if made == ffi.NULL:
             raise MemoryError("no memory for the compiled engine's TLB")
         self._engine = ffi.gc(made, lib.hv_free)
-        self._stop = ffi.new("hv_stop *")
+        self.stop = ffi.new("hv_stop *")
         self._counts = lib.hv_counts_of(made)
         self._refs = 0
         memory.before_close(self._release)
@@ -64,7 +64,7 @@ class CompiledEngine:
     def load_regs(self, core: Core, regs: Regs) -> None:
         """Put *regs* in force; flushes nothing."""
         mode = mode_of(regs)
-        known = ffi.NULL if mode is None else _formats(formats(mode, regs, core.cpu))
+        known = ffi.NULL if mode is None else c_formats(formats(mode, regs, core.cpu))
         lib.hv_load_regs(self._engine, ffi.new("hv_regs *", attrs.asdict(regs)), known)
         core.regs = regs
 
@@ -91,33 +91,47 @@ class CompiledEngine:
             out = ffi.from_buffer("uint64_t[]", landed, require_writable=True)
         if len(kinds) != len(vas) or (landed is not None and len(out) != len(vas)):
             raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
-        stop = self._stop
+        stop = self.stop
         at: int = lib.hv_run(self._engine, vas, kinds, start, len(vas), out, core.exit_filter, stop)
-        core.walk_refs += self._counts.walk_refs - self._refs
-        self._refs = self._counts.walk_refs
-        if stop.event == _NOT_PAGING:
-            raise InvariantError("an access was run before paging was on")
-        core.event = _EVENTS[stop.event]
-        if core.event is not None:
-            _stopped(core, stop)
+        self.ended(core)
         return at
 
+    @property
+    def handle(self) -> Any:  # noqa: ANN401 - a pointer of cffi's
+        """The engine as C knows it."""
+        return self._engine
 
-def _stopped(core: Core, stop: Any) -> None:  # noqa: ANN401 - a struct of cffi's
-    """Take over where the engine stopped."""
-    core.gva, core.kind, core.pfec = stop.gva, stop.kind, stop.pfec
-    core.level, core.access = stop.level, stop.access
-    if core.event is Event.PHYSICAL:
-        core.pa = stop.pa
-    elif core.event is Event.DELIVERED:
-        core.cr2 = stop.gva
+    @property
+    def memory(self) -> Any:  # noqa: ANN401 - a pointer of cffi's
+        """Host-physical 0, until the memory is closed."""
+        return self._bytes
+
+    def ended(self, core: Core) -> None:
+        """Tell *core* what has been run, and where it stopped if it did."""
+        core.walk_refs += self._counts.walk_refs - self._refs
+        self._refs = self._counts.walk_refs
+        if self.stop.event == _NOT_PAGING:
+            raise InvariantError("an access was run before paging was on")
+        core.event = _EVENTS[self.stop.event]
+        if core.event is not None:
+            self.stopped(core)
+
+    def stopped(self, core: Core) -> None:
+        """Tell *core* of the last stop."""
+        stop = self.stop
+        core.gva, core.kind, core.pfec = stop.gva, stop.kind, stop.pfec
+        core.level, core.access = stop.level, stop.access
+        if core.event is Event.PHYSICAL:
+            core.pa = stop.pa
+        elif core.event is Event.DELIVERED:
+            core.cr2 = stop.gva
 
 
 def _geometry(level: Geometry) -> dict[str, int]:
     return {"sets": level.sets, "ways": level.ways}
 
 
-def _formats(known: Formats) -> Any:  # noqa: ANN401 - a struct of cffi's
+def c_formats(known: Formats) -> Any:  # noqa: ANN401 - a struct of cffi's
     """Return the table of a mode as C has it: by level, from 0, which is none."""
     mode = known.mode
     made = ffi.new("hv_formats *")

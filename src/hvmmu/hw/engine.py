@@ -80,6 +80,8 @@ class EngineCaps:
     flushes_one_page: bool = True
     filters_inside: bool = True
     """The exit filter runs without leaving the engine."""
+    fast_lane: bool = False
+    """It is the compiled engine, which can handle whole faults where nobody watches them."""
     delivers: bool = False
     """The engine itself enters the guest's handler through an IDT."""
 

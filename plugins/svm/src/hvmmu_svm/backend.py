@@ -68,7 +68,7 @@ class SvmBackend:
     name: ClassVar[str] = "svm"
     api_version: ClassVar[int] = API_VERSION
     summary: ClassVar[str] = "AMD SVM: no filter by error code, every page fault exits"
-    caps: ClassVar[Caps] = Caps(Paging.SHADOW)
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW, plain_switch=True)
     params: ClassVar[type] = SvmParams
     refused: ClassVar[Mapping[str, str]] = MappingProxyType(
         {

@@ -72,7 +72,7 @@ class VmxBackend:
     name: ClassVar[str] = "vmx"
     api_version: ClassVar[int] = API_VERSION
     summary: ClassVar[str] = "Intel VMX: page faults filtered by error code"
-    caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True)
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True, plain_switch=True)
     params: ClassVar[type] = VmxParams
     refused: ClassVar[Mapping[str, str]] = MappingProxyType({})
     compare_over: ClassVar[tuple[str, ...]] = ("bypass_guest_pf",)

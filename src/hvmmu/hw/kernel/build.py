@@ -9,14 +9,21 @@ from cffi import FFI
 
 _HERE = Path(__file__).parent  # relative to the project, as setuptools runs this
 
+HEADERS = ("kernel.h", "pages.h", "shadow.h", "lane.h")
+"""Read by cffi and the compiler, each after those it needs."""
+
 ffibuilder = FFI()
-ffibuilder.cdef((_HERE / "kernel.h").read_text(encoding="utf-8"))
+for header in HEADERS:
+    ffibuilder.cdef((_HERE / header).read_text(encoding="utf-8"))
+ffibuilder.cdef(
+    'extern "Python+C" int32_t hv_ask(void *self, int32_t what, uint64_t value, int32_t has_value);'
+)
 ffibuilder.set_source(
     "hvmmu.hw._kernel",
-    '#include <stdint.h>\n#include "kernel.h"',
-    sources=[str(_HERE / "kernel.c")],
+    "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in HEADERS),
+    sources=[str(_HERE / name) for name in ("kernel.c", "pages.c", "shadow.c", "lane.c")],
     include_dirs=[str(_HERE)],
-    depends=[str(_HERE / "kernel.h")],
+    depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
     extra_compile_args=["-O3", "-std=c11"],
     optional=True,
 )

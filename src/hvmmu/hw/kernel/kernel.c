@@ -4,42 +4,19 @@
  * against each other. Nothing here knows of guests, shadow tables or vendors.
  */
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bits.h"
 #include "kernel.h"
-
-#define PF_P 1u
-#define PF_W 2u
-#define PF_U 4u
-#define PF_RSVD 8u
-#define PF_ID 16u
-#define PF_PK 32u
-
-#define PTE_P (1ull << 0)
-#define PTE_A (1ull << 5)
-#define PTE_D (1ull << 6)
-#define PTE_PS (1ull << 7)
-#define PTE_G (1ull << 8)
-#define PTE_NX (1ull << 63)
-#define PTE_ADDRESS 0x000ffffffffff000ull
-#define PTE_PKEY_SHIFT 59
-
-#define CR0_WP (1ull << 16)
-#define CR4_PGE (1ull << 7)
-#define CR4_SMEP (1ull << 20)
-#define CR4_SMAP (1ull << 21)
-#define CR4_PKE (1ull << 22)
-#define EFER_LMA (1ull << 10)
-#define EFER_NXE (1ull << 11)
+#include "walk.h"
 
 #define KINDS 32u   /* a kind is made of W, U and ID: bits 1, 2 and 4 */
 #define SIZES 3     /* 4 KiB, 2 MiB, 1 GiB */
 #define NO_TAG (~0ull)
 
-enum { END, EXIT, DELIVERED, GENERAL_PROTECTION, PHYSICAL, NOT_PAGING };
-enum { FLUSH_PAGE, FLUSH_NON_GLOBAL, FLUSH_ALL };
 
 static const int SHIFTS[SIZES] = {12, 21, 30};
 
@@ -68,8 +45,7 @@ typedef struct {
 enum { INSTRUCTION, DATA, SECOND, LEVELS };
 
 struct hv_engine {
-    uint8_t *memory;
-    uint64_t size;
+    hv_space space;
     hv_regs regs;
     hv_formats formats;
     int32_t paging;
@@ -82,34 +58,34 @@ struct hv_engine {
 
 /* Memory: all ones come from beyond its end, and stores there are lost. */
 
-static uint64_t load(const hv_engine *e, uint64_t pa, int32_t size)
+static uint64_t load(const hv_space *space, uint64_t pa, int32_t size)
 {
-    if (pa > e->size || e->size - pa < (uint64_t)size)
+    if (pa > space->size || space->size - pa < (uint64_t)size)
         return size == 8 ? ~0ull : 0xffffffffull;
     if (size == 8) {
         uint64_t value;
-        memcpy(&value, e->memory + pa, 8);
+        memcpy(&value, space->bytes + pa, 8);
         return value;
     }
     uint32_t value;
-    memcpy(&value, e->memory + pa, 4);
+    memcpy(&value, space->bytes + pa, 4);
     return value;
 }
 
-static void store(hv_engine *e, uint64_t pa, uint64_t value, int32_t size)
+static void store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
 {
-    if (pa > e->size || e->size - pa < (uint64_t)size)
+    if (pa > space->size || space->size - pa < (uint64_t)size)
         return;
     if (size == 8) {
-        memcpy(e->memory + pa, &value, 8);
+        memcpy(space->bytes + pa, &value, 8);
     } else {
         uint32_t narrow = (uint32_t)value;
-        memcpy(e->memory + pa, &narrow, 4);
+        memcpy(space->bytes + pa, &narrow, 4);
     }
 }
 
 /* Return 0 if access allows kind, else P and PK as the error code has them: SDM "Access Rights". */
-static uint32_t permission_fault(const hv_regs *regs, uint32_t access, uint32_t pkey, uint32_t kind)
+uint32_t hv_permission_fault(const hv_regs *regs, uint32_t access, uint32_t pkey, uint32_t kind)
 {
     int user = !!(kind & PF_U), write = !!(kind & PF_W), fetch = !!(kind & PF_ID);
     int user_page = !!(access & PF_U), wp = !!(regs->cr0 & CR0_WP);
@@ -254,12 +230,12 @@ static void flush_non_global(level *l)
 
 void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
 {
-    if (scope == FLUSH_PAGE) {
+    if (scope == HV_FLUSH_PAGE) {
         flush_page(e, va);
         return;
     }
     for (int l = 0; l < LEVELS; l++) {
-        if (scope == FLUSH_ALL)
+        if (scope == HV_FLUSH_ALL)
             empty(&e->tlb[l]);
         else
             flush_non_global(&e->tlb[l]);
@@ -274,14 +250,6 @@ static uint32_t kinds_of(const hv_engine *e, const payload *entry)
 
 /* The walk. */
 
-typedef struct {
-    int32_t ok;          /* translated; else pfec says why not, or general_protection is set */
-    int32_t general_protection;
-    uint32_t pfec, level, access, refs;
-    uint64_t pa;
-    uint8_t pkey, dirty, global;
-} walked;
-
 static int is_canonical(const hv_formats *f, uint64_t va)
 {
     if (!f->sign_extended)
@@ -290,11 +258,11 @@ static int is_canonical(const hv_formats *f, uint64_t va)
     return top == 0 || top == (1ull << (65 - f->va_bits)) - 1;
 }
 
-static uint64_t root_of(const hv_engine *e)
+static uint64_t root_of(const hv_formats *f, uint64_t cr3)
 {
-    if (e->formats.is_pae)
-        return e->regs.cr3 & 0xffffffe0ull;
-    return e->regs.cr3 & (e->formats.is_legacy32 ? 0xfffff000ull : PTE_ADDRESS);
+    if (f->is_pae)
+        return cr3 & 0xffffffe0ull;
+    return cr3 & (f->is_legacy32 ? 0xfffff000ull : PTE_ADDRESS);
 }
 
 static uint64_t frame_of(const hv_formats *f, uint64_t entry, int n)
@@ -305,46 +273,42 @@ static uint64_t frame_of(const hv_formats *f, uint64_t entry, int n)
     return base;
 }
 
-typedef struct {
-    uint64_t pa, entry;
-} step;
-
 /* Set A in every entry used, D in the leaf of a write; store only what changes. */
-static void set_accessed_dirty(hv_engine *e, const step *path, uint32_t count, uint32_t kind)
+void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_walked *w,
+                           uint32_t kind)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        if (e->formats.is_pae && i == 0)
+    for (uint32_t i = 0; i < w->refs; i++) {
+        if (f->is_pae && i == 0)
             continue; /* a page-directory pointer has neither */
-        uint64_t entry = path[i].entry | PTE_A;
-        if (i == count - 1 && (kind & PF_W))
+        uint64_t entry = w->path[i].entry | PTE_A;
+        if (i == w->refs - 1 && (kind & PF_W))
             entry |= PTE_D;
-        if (entry != path[i].entry)
-            store(e, path[i].pa, entry, e->formats.entry_size);
+        if (entry != w->path[i].entry)
+            store(space, w->path[i].pa, entry, f->entry_size);
     }
 }
 
-static void walk(hv_engine *e, uint64_t va, uint32_t kind, walked *out)
+void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *f, uint64_t va,
+             uint32_t kind, hv_walked *out)
 {
-    const hv_formats *f = &e->formats;
-    memset(out, 0, sizeof *out);
+    memset(out, 0, offsetof(hv_walked, path));
     if (!is_canonical(f, va)) {
         out->general_protection = 1;
         return;
     }
-    int shows = ((e->regs.efer & EFER_NXE) && !f->is_legacy32) || (e->regs.cr4 & CR4_SMEP);
+    int shows = ((regs->efer & EFER_NXE) && !f->is_legacy32) || (regs->cr4 & CR4_SMEP);
     uint32_t shown = shows ? kind : kind & ~PF_ID;
-    uint64_t table = root_of(e), entry = 0;
+    uint64_t table = root_of(f, regs->cr3), entry = 0;
     uint32_t access = PF_W | PF_U | PF_ID;
-    step path[5];
     int n = f->depth;
     for (;; n--) {
         uint64_t index = va >> f->shift[n] & ((1ull << f->bits[n]) - 1);
         uint64_t where = table + index * (uint64_t)f->entry_size;
         int pointer = f->is_pae && n == 3;
-        entry = load(e, where, f->entry_size);
+        entry = load(space, where, f->entry_size);
         if ((entry & PTE_P) && !pointer)
             access &= (uint32_t)(entry & (PF_W | PF_U)) | (entry & PTE_NX ? 0 : PF_ID);
-        path[out->refs++] = (step){where, entry};
+        out->path[out->refs++] = (hv_step){where, entry, access};
         out->level = (uint32_t)n;
         out->access = access;
         if (!(entry & PTE_P)) {
@@ -362,16 +326,15 @@ static void walk(hv_engine *e, uint64_t va, uint32_t kind, walked *out)
         table = entry & PTE_ADDRESS;
     }
     uint32_t pkey = (uint32_t)(entry >> PTE_PKEY_SHIFT) & 15;
-    uint32_t denied = permission_fault(&e->regs, access, pkey, kind);
+    uint32_t denied = hv_permission_fault(regs, access, pkey, kind);
     if (denied) {
         out->pfec = shown | denied;
         return;
     }
-    set_accessed_dirty(e, path, out->refs, kind);
     out->ok = 1;
     out->pa = frame_of(f, entry, n) | (va & ((1ull << f->shift[n]) - 1));
     out->dirty = (entry & PTE_D) || (kind & PF_W);
-    out->global = (entry & PTE_G) && (e->regs.cr4 & CR4_PGE);
+    out->global = (entry & PTE_G) && (regs->cr4 & CR4_PGE);
     out->pkey = (uint8_t)pkey;
 }
 
@@ -401,7 +364,7 @@ static void fill(hv_engine *e, uint64_t tag, payload *fresh, int fetch)
     put_first(e, tag, fresh, fetch);
 }
 
-static void stop_at(hv_stop *stop, const walked *w, uint64_t va, uint32_t kind, uint64_t filter)
+static void stop_at(hv_stop *stop, const hv_walked *w, uint64_t va, uint32_t kind, uint64_t filter)
 {
     stop->gva = va;
     stop->kind = kind;
@@ -409,12 +372,12 @@ static void stop_at(hv_stop *stop, const walked *w, uint64_t va, uint32_t kind, 
     stop->level = w->level;
     stop->access = w->refs ? w->access : 0;
     if (w->ok) {
-        stop->event = PHYSICAL;
+        stop->event = HV_PHYSICAL;
         stop->pa = w->pa;
     } else if (w->general_protection) {
-        stop->event = GENERAL_PROTECTION;
+        stop->event = HV_GENERAL_PROTECTION;
     } else {
-        stop->event = filter >> (w->pfec & 63) & 1 ? EXIT : DELIVERED;
+        stop->event = filter >> (w->pfec & 63) & 1 ? HV_EXIT : HV_DELIVERED;
     }
 }
 
@@ -428,17 +391,19 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
     if (entry) {
         if ((entry->kinds >> kind & 1) ||
             ((entry->dirty || !(kind & PF_W)) &&
-             !permission_fault(&e->regs, entry->access, entry->pkey, kind))) {
+             !hv_permission_fault(&e->regs, entry->access, entry->pkey, kind))) {
             *base = entry->base;
             *mask = (1ull << SHIFTS[tag & 3]) - 1;
             return 1;
         }
         serial = entry->serial;
     }
-    walked w;
-    walk(e, va, kind, &w);
+    hv_walked w;
+    hv_walk(&e->space, &e->regs, &e->formats, va, kind, &w);
+    if (w.ok)
+        hv_set_accessed_dirty(&e->space, &e->formats, &w, kind);
     e->counts.walk_refs += w.refs;
-    if (!w.ok || w.pa >= e->size) {
+    if (!w.ok || w.pa >= e->space.size) {
         if (entry && !w.ok && !w.general_protection)
             flush_page(e, va);
         stop_at(stop, &w, va, kind, filter);
@@ -468,9 +433,9 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
     const level *const levels[2] = {&e->tlb[DATA], &e->tlb[INSTRUCTION]};
     const uint64_t masks[2] = {levels[0]->mask, levels[1]->mask};
     const front *const fronts[2] = {levels[0]->fronts, levels[1]->fronts};
-    stop->event = END;
+    stop->event = HV_END;
     if (!e->paging && start < count) {
-        stop->event = NOT_PAGING;
+        stop->event = HV_NOT_PAGING;
         return start;
     }
     /* Most accesses hit their set's most recent 4 KiB entry: that case alone is written out. */
@@ -512,7 +477,7 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
         e->allowed[access] = 0;
         for (uint32_t kind = 0; kind < KINDS; kind++) {
             int keyed = (regs->cr4 & CR4_PKE) && (access & PF_U) && !(kind & PF_ID);
-            if (!keyed && !permission_fault(regs, access, 0, kind))
+            if (!keyed && !hv_permission_fault(regs, access, 0, kind))
                 e->allowed[access] |= 1u << kind;
         }
     }
@@ -543,8 +508,8 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
     hv_engine *e = calloc(1, sizeof *e);
     if (!e)
         return NULL;
-    e->memory = memory;
-    e->size = size;
+    e->space.bytes = memory;
+    e->space.size = size;
     e->seen[0] = 1;
     if (!make_level(&e->tlb[INSTRUCTION], instruction, 1) ||
         !make_level(&e->tlb[DATA], data, 1) || !make_level(&e->tlb[SECOND], second, 0)) {

@@ -22,6 +22,8 @@ typedef struct {
     uint32_t sets, ways;
 } hv_geometry;
 
+enum { HV_END, HV_EXIT, HV_DELIVERED, HV_GENERAL_PROTECTION, HV_PHYSICAL, HV_NOT_PAGING };
+
 /* Why a run ended, and the access that it ended at. */
 typedef struct {
     int32_t event;
@@ -42,7 +44,9 @@ void hv_free(hv_engine *engine);
 /* Put registers in force; flushes nothing. formats is NULL while paging is off. */
 void hv_load_regs(hv_engine *engine, const hv_regs *regs, const hv_formats *formats);
 
-/* Drop cached translations: of one page (0), those that are not global (1), all (2). */
+enum { HV_FLUSH_PAGE, HV_FLUSH_NON_GLOBAL, HV_FLUSH_ALL, HV_FLUSH_NOTHING };
+
+/* Drop cached translations: of one page, those that are not global, all. */
 void hv_flush(hv_engine *engine, int32_t scope, uint64_t va);
 
 /* Run accesses start..count; return the index of the one that stopped, or count. landed may be NULL. */

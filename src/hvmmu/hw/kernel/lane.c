@@ -1,0 +1,473 @@
+/* The fast lane: whole faults in C, from the stop to the access's retry, the guest's pager included.
+ *
+ * vcpu.py, switch.py and guest/{faults,pager,tables,frames}.py say in words what is done here, and
+ * the tests hold the two against each other. A stop is either handled here, all of it, or nothing of
+ * it is and Python is asked: so is each stop of the pager's own accesses. What Python keeps of the
+ * guest is not touched: what changes is noted, and taken over before anybody there looks.
+ */
+
+#include <stdint.h>
+#include <string.h>
+
+#include "bits.h"
+#include "kernel.h"
+#include "pages.h"
+#include "shadow.h"
+#include "lane.h"
+
+#include "ask.h"
+#include "handled.h"
+
+#define PAGE 4096ull
+#define NOT_LANDED (~0ull)
+#define PROT_WRITE 2u
+#define PROT_EXEC 4u
+#define RECORD 12u /* bytes of a fault in the log */
+
+static int32_t stopped(hv_lane *l, const uint64_t *operand);
+
+/* Python takes over all that is noted before it answers, and gives anew what it may change. */
+static int32_t ask(hv_lane *l, int32_t what, uint64_t value, int32_t has_value)
+{
+    return hv_ask(l->self, what, value, has_value);
+}
+
+static uint64_t peek(const hv_lane *l, uint64_t gpa)
+{
+    uint64_t value;
+    memcpy(&value, l->ram + gpa, 8);
+    return value;
+}
+
+/* The ledger. */
+
+static void count_row(hv_lane *l, uint32_t route, uint32_t cause, uint32_t pfec, uint32_t level)
+{
+    uint32_t key = route | cause << 4 | (pfec & 0xff) << 8 | level << 16, at = 0;
+    while (at < l->row_count && l->rows[at].key != key)
+        at++;
+    if (at == l->row_count) {
+        l->rows[at].key = key;
+        l->rows[at].count = 0;
+        l->row_count++;
+    }
+    l->rows[at].count++;
+}
+
+/* The kernel's own accesses, through the direct map. Each returns 0 if Python failed. */
+
+static int single(hv_lane *l, uint64_t gva, uint8_t kind, uint64_t value, uint64_t *hpa)
+{
+    *hpa = NOT_LANDED;
+    uint32_t tries = 0;
+    while (!hv_run(l->engine, &gva, &kind, 0, 1, hpa, l->exit_filter, l->stop)) {
+        if (++tries > l->most_tries)
+            return ask(l, HV_ASK_HANG, tries, 0) != HV_FAILED;
+        int32_t became = stopped(l, &value);
+        if (became != HV_RETRY)
+            return became == HV_DONE;
+    }
+    return 1;
+}
+
+static int load(hv_lane *l, uint64_t gpa, uint64_t *value)
+{
+    uint64_t hpa;
+    l->accesses++;
+    if (!single(l, l->kernel_base + gpa, 0, 0, &hpa))
+        return 0;
+    *value = ~0ull;
+    if (hpa != NOT_LANDED)
+        memcpy(value, l->memory + hpa, 8);
+    return 1;
+}
+
+static int store(hv_lane *l, uint64_t gpa, uint64_t value)
+{
+    uint64_t hpa;
+    l->accesses++;
+    if (!single(l, l->kernel_base + gpa, PF_W, value, &hpa))
+        return 0;
+    if (hpa != NOT_LANDED)
+        memcpy(l->memory + hpa, &value, 8);
+    return 1;
+}
+
+/* Fill a page as REP MOVSQ does from the host's source, or REP STOSQ with zeros. */
+static int fill_page(hv_lane *l, uint64_t gpa, const uint8_t *source)
+{
+    l->accesses++;
+    for (uint64_t done = 0; done < PAGE; done += 8) { /* 8: this iteration was emulated */
+        uint64_t hpa, value = 0;
+        if (source)
+            memcpy(&value, source + done, 8);
+        if (!single(l, l->kernel_base + gpa + done, PF_W, value, &hpa))
+            return 0;
+        if (hpa == NOT_LANDED)
+            continue;
+        if (source)
+            memcpy(l->memory + hpa, source + done, PAGE - done);
+        else
+            memset(l->memory + hpa, 0, PAGE - done);
+        return 1;
+    }
+    return 1;
+}
+
+/* The world switch. */
+
+static void flush(hv_lane *l, int32_t scope, uint64_t gva)
+{
+    l->tlb_flushes++;
+    hv_flush(l->engine, scope, gva);
+}
+
+/* Enter the guest, a flush of this scope having been asked for since the exit. */
+static void enter(hv_lane *l, int32_t asked, uint64_t gva)
+{
+    int32_t scope = l->flushes[asked];
+    if (scope != HV_FLUSH_NOTHING)
+        flush(l, scope, gva);
+}
+
+static void invlpg(hv_lane *l, uint64_t gva)
+{
+    l->invlpg++;
+    if (!l->hypervised) {
+        flush(l, HV_FLUSH_PAGE, gva);
+        return;
+    }
+    l->exits[HV_EXIT_INVLPG]++;
+    enter(l, HV_FLUSH_PAGE, gva);
+}
+
+/* Frames. */
+
+static int has_frames(const hv_zone *zone, uint64_t wanted)
+{
+    if (wanted <= zone->free_count)
+        return 1;
+    return !zone->more_free && wanted - zone->free_count <= (zone->end - zone->next) / PAGE;
+}
+
+static uint64_t take(hv_zone *zone, int *fresh)
+{
+    *fresh = !zone->free_count;
+    if (zone->free_count)
+        return zone->free[--zone->free_count];
+    zone->next += PAGE;
+    return zone->next - PAGE;
+}
+
+/* Take a cleared frame: one that is fresh since boot is zero. */
+static int take_cleared(hv_lane *l, hv_zone *zone, uint64_t *frame)
+{
+    int fresh;
+    *frame = take(zone, &fresh);
+    return fresh || fill_page(l, *frame, NULL);
+}
+
+static uint32_t *shares(const hv_lane *l, uint64_t frame)
+{
+    return l->shared + (frame - l->first_data) / PAGE;
+}
+
+static int take_data(hv_lane *l, uint64_t *frame)
+{
+    if (!take_cleared(l, &l->data, frame))
+        return 0;
+    *shares(l, *frame) = 1;
+    return 1;
+}
+
+/* Take a frame with the bytes of another. */
+static int take_copy(hv_lane *l, uint64_t source, uint64_t *frame)
+{
+    int fresh;
+    uint64_t hpa;
+    *frame = take(&l->data, &fresh);
+    l->accesses++;
+    if (!single(l, l->kernel_base + source, 0, 0, &hpa))
+        return 0;
+    if (hpa == NOT_LANDED)
+        return ask(l, HV_ASK_NOTHING_THERE, source, 0) != HV_FAILED;
+    if (!fill_page(l, *frame, l->memory + hpa))
+        return 0;
+    *shares(l, *frame) = 1;
+    return 1;
+}
+
+/* Page tables. */
+
+static uint64_t slot(uint64_t table, uint64_t gva, int level)
+{
+    return table + 8 * (gva >> (3 + 9 * level) & 511);
+}
+
+static void note_table(hv_lane *l, uint64_t table, int gained)
+{
+    hv_used *used = l->used + table / PAGE;
+    if (!used->noted) {
+        used->noted = 1;
+        l->noted_tables[l->noted_count++] = (uint32_t)(table / PAGE);
+    }
+    used->gained += gained;
+}
+
+static int write_entry(hv_lane *l, uint64_t at, uint64_t old, uint64_t new)
+{
+    if (!store(l, at, new))
+        return 0;
+    note_table(l, at & -PAGE, !!new - !!old);
+    return 1;
+}
+
+static int leaf_slot(hv_lane *l, uint64_t gva, uint64_t *at)
+{
+    uint64_t table = l->root;
+    for (int level = 4; level > 1; level--) {
+        uint64_t where = slot(table, gva, level), entry;
+        if (!load(l, where, &entry))
+            return 0;
+        if (!entry) {
+            if (!take_cleared(l, &l->tables, &table))
+                return 0;
+            note_table(l, table, 0);
+            entry = table | PTE_P | PTE_W | PTE_U | (l->set_accessed_dirty ? PTE_A : 0);
+            if (!write_entry(l, where, 0, entry))
+                return 0;
+        }
+        table = entry & PTE_ADDRESS;
+    }
+    *at = slot(table, gva, 1);
+    return 1;
+}
+
+static uint64_t leaf(const hv_lane *l, uint64_t frame, int write, int no_execute)
+{
+    uint64_t entry = frame | PTE_P | PTE_U | (write ? PTE_W : 0);
+    if (l->set_accessed_dirty)
+        entry |= PTE_A | (write ? PTE_D : 0);
+    return entry | (l->nx && no_execute ? PTE_NX : 0);
+}
+
+/* The pager. */
+
+typedef struct {
+    uint64_t gva; /* of the page */
+    const hv_region *region;
+    int write, fetch, cause, is_file;
+} fault;
+
+static const hv_region *find_region(const hv_lane *l, uint64_t gva)
+{
+    uint64_t low = 0, high = l->region_count;
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        if (gva < l->regions[middle].start)
+            high = middle;
+        else if (gva >= l->regions[middle].end)
+            low = middle + 1;
+        else
+            return l->regions + middle;
+    }
+    return NULL;
+}
+
+static int is_legal(const hv_region *region, uint32_t pfec)
+{
+    if (!region || !region->prot)
+        return 0;
+    if ((pfec & PF_W) && !(region->prot & PROT_WRITE))
+        return 0;
+    return !(pfec & PF_ID) || (region->prot & PROT_EXEC);
+}
+
+/* Look, with no effect, what the pager will do; 0 if it is nothing that is done here. */
+static int plan(const hv_lane *l, uint64_t gva, uint32_t pfec, fault *f)
+{
+    if ((pfec & ~(PF_P | PF_W | PF_U | PF_ID)) || gva >= l->user_end)
+        return 0;
+    if (gva == l->last_gva && pfec == l->last_pfec && l->repeats + 1 >= l->most_repeats)
+        return 0;
+    f->region = find_region(l, gva);
+    if (!is_legal(f->region, pfec))
+        return 0;
+    f->gva = gva & -PAGE;
+    f->write = !!(pfec & PF_W);
+    f->fetch = !!(pfec & PF_ID);
+    f->is_file = f->region->inferred ? f->fetch : f->region->file;
+    uint64_t table = l->root, entry = 0, missing = 0;
+    for (int level = 4; level > 0; level--) {
+        entry = peek(l, slot(table, gva, level));
+        if (!entry) {
+            missing = (uint64_t)level - 1;
+            break;
+        }
+        table = entry & PTE_ADDRESS;
+    }
+    if (!has_frames(&l->tables, missing))
+        return 0;
+    if (!entry) {
+        f->cause = !f->is_file ? HV_ZERO : f->write ? HV_COW_COPY : HV_FILE;
+        if (f->is_file && !f->region->own_file)
+            return 0;
+        return has_frames(&l->data, (uint64_t)(f->is_file + f->write));
+    }
+    if (!(entry & PTE_P))
+        return 0;
+    if (f->write && !(entry & PTE_W)) {
+        uint64_t frame = entry & PTE_ADDRESS;
+        f->cause = frame == l->zero_frame ? HV_COW_ZERO : HV_COW_COPY;
+        if (*shares(l, frame) == 1)
+            f->cause = HV_COW_REUSE;
+        return f->cause == HV_COW_REUSE || has_frames(&l->data, 1);
+    }
+    f->cause = f->fetch && (entry & PTE_NX) ? HV_EXEC_UPGRADE : HV_SPURIOUS;
+    return 1;
+}
+
+static void log_fault(hv_lane *l, uint64_t gva, uint32_t pfec)
+{
+    memcpy(l->log + l->log_bytes, &gva, 8);
+    memcpy(l->log + l->log_bytes + 8, &pfec, 4);
+    l->log_bytes += RECORD;
+    l->repeats = gva == l->last_gva && pfec == l->last_pfec ? l->repeats + 1 : 1;
+    l->last_gva = gva;
+    l->last_pfec = pfec;
+}
+
+static int fill(hv_lane *l, const fault *f, uint64_t at)
+{
+    int no_execute = f->region->inferred ? !f->fetch : !(f->region->prot & PROT_EXEC);
+    uint64_t frame = l->zero_frame, cached;
+    if (f->is_file) {
+        if (!take_data(l, &cached))
+            return 0;
+        uint64_t region = (uint64_t)(f->region - l->regions);
+        l->cached[l->cached_count++] = (hv_cached){f->gva, cached, region};
+        frame = cached;
+        if (f->write && !take_copy(l, cached, &frame))
+            return 0;
+    } else if (f->write && !take_data(l, &frame)) {
+        return 0;
+    }
+    if (!f->write)
+        ++*shares(l, frame);
+    return write_entry(l, at, 0, leaf(l, frame, f->write, no_execute));
+}
+
+/* Another frame: the old translation goes before the new one comes. */
+static int break_sharing(hv_lane *l, const fault *f, uint64_t at, uint64_t entry)
+{
+    uint64_t frame, old = entry & PTE_ADDRESS;
+    if (f->cause == HV_COW_REUSE) {
+        uint64_t used = l->set_accessed_dirty ? PTE_A | PTE_D : 0;
+        return write_entry(l, at, entry, entry | PTE_W | used);
+    }
+    if (!(old == l->zero_frame ? take_data(l, &frame) : take_copy(l, old, &frame)))
+        return 0;
+    if (!write_entry(l, at, entry, 0))
+        return 0;
+    invlpg(l, f->gva);
+    --*shares(l, old);
+    return write_entry(l, at, 0, leaf(l, frame, 1, !!(entry & PTE_NX)));
+}
+
+static int resolve(hv_lane *l, const fault *f)
+{
+    uint64_t at, entry;
+    if (!leaf_slot(l, f->gva, &at) || !load(l, at, &entry))
+        return 0;
+    int went = 1;
+    if (!entry)
+        went = fill(l, f, at);
+    else if (f->cause == HV_EXEC_UPGRADE)
+        went = write_entry(l, at, entry, (entry & ~PTE_NX) | (l->set_accessed_dirty ? PTE_A : 0));
+    else if (f->cause != HV_SPURIOUS)
+        went = break_sharing(l, f, at, entry);
+    if (went)
+        l->causes[f->cause]++;
+    return went;
+}
+
+static int is_full(const hv_lane *l)
+{
+    return l->log_bytes + RECORD > sizeof l->log || l->cached_count == 256;
+}
+
+static int32_t page_fault(hv_lane *l, uint32_t pfec)
+{
+    if (is_full(l) && ask(l, HV_ASK_DRAIN, 0, 0) == HV_FAILED)
+        return HV_FAILED;
+    fault f;
+    if (!plan(l, l->cr2, pfec, &f))
+        return ask(l, HV_ASK_PAGE_FAULT, pfec, 0);
+    log_fault(l, l->cr2, pfec);
+    return resolve(l, &f) ? HV_RETRY : HV_FAILED;
+}
+
+/* Stops. */
+
+static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
+{
+    hv_handled handled;
+    uint64_t gva = l->stop->gva;
+    if (!hv_handle(l->mmu, gva, l->stop->pfec, &handled))
+        return ask(l, HV_ASK_STOP, operand ? *operand : 0, operand != NULL);
+    l->exits[HV_EXIT_PAGE_FAULT]++;
+    count_row(l, handled.route, handled.cause, handled.pfec, handled.level);
+    l->guest_walk_refs += handled.walk_refs;
+    if (handled.route == EMULATE) {
+        uint64_t gpa = operand ? handled.gpa : handled.gpa & ~7ull;
+        handled.flush |= hv_emulate_store(l->mmu, gpa, operand ? *operand : peek(l, gpa));
+        if (!l->mmu->pages->pages[l->mmu->root].serial) {
+            /* The root is gone. The exit is acted out after all, for the control structure. */
+            l->exits[HV_EXIT_PAGE_FAULT]--;
+            return ask(l, HV_ASK_NEW_ROOT, 0, 0) == HV_FAILED ? HV_FAILED : HV_DONE;
+        }
+    }
+    enter(l, handled.flush ? HV_FLUSH_ALL : HV_FLUSH_NOTHING, 0);
+    if (handled.route == INJECT) {
+        l->cr2 = gva;
+        return page_fault(l, handled.pfec);
+    }
+    return handled.route == EMULATE ? HV_DONE : HV_RETRY;
+}
+
+static int32_t stopped(hv_lane *l, const uint64_t *operand)
+{
+    const hv_stop *s = l->stop;
+    l->stopped = 1;
+    if (l->row_count == 64 && ask(l, HV_ASK_DRAIN, 0, 0) == HV_FAILED)
+        return HV_FAILED;
+    if (s->event == HV_EXIT && l->mmu)
+        return page_fault_exit(l, operand);
+    if (s->event != HV_DELIVERED)
+        return ask(l, HV_ASK_STOP, operand ? *operand : 0, operand != NULL);
+    l->cr2 = s->gva;
+    uint32_t cause = hv_guest_cause(s->pfec, s->access, s->kind, &l->regs);
+    count_row(l, BYPASS, cause, s->pfec, s->level);
+    return page_fault(l, s->pfec);
+}
+
+uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t count)
+{
+    uint64_t at = 0, last = NOT_LANDED;
+    uint32_t tries = 0;
+    l->accesses += count;
+    for (;;) {
+        at = hv_run(l->engine, gva, kind, at, count, NULL, l->exit_filter, l->stop);
+        if (at == count)
+            return count;
+        tries = at == last ? tries + 1 : 0;
+        last = at;
+        if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
+            return at;
+        int32_t became = stopped(l, NULL);
+        if (became == HV_FAILED)
+            return at;
+        if (became == HV_DONE)
+            at++;
+    }
+}

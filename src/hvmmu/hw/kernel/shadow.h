@@ -1,0 +1,12 @@
+/* The shadow MMU as mmu/shadow.py has it, for C and Python. cffi reads this file too. */
+
+typedef struct {
+    hv_pages *pages;
+    hv_regs regs, hardware; /* the guest's registers, and those in force */
+    hv_formats formats;     /* of the guest's */
+    uint32_t root;          /* shadow page */
+    uint32_t regs_role;     /* the part of a role that comes from the registers */
+    uint32_t flood_threshold;
+    int32_t update_on_write, large_pages;
+    uint64_t shadow_pages;
+} hv_mmu;
