@@ -6,7 +6,7 @@ has done to the guest's books is noted there, and taken over here before anybody
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from hvmmu.crossing import Crossing
     from hvmmu.guest.frames import Zone
     from hvmmu.guest.os import GuestOs
+    from hvmmu.hw.compiled import CompiledEngine
+    from hvmmu.mmu.compiled import CompiledPages
     from hvmmu.mmu.shadow import ShadowMmu
     from hvmmu.types import Buffer
     from hvmmu.vcpu import Vcpu
@@ -48,7 +50,7 @@ class Lane:
         self, vcpu: Vcpu, guest: GuestOs, shadow: ShadowMmu | None, crossing: Crossing | None
     ) -> None:
         self._vcpu, self._guest = vcpu, guest
-        self._engine: Any = vcpu.engine
+        self._engine = cast("CompiledEngine", vcpu.engine)
         self._error: BaseException | None = None
         self._regions: tuple[object, int] | None = None
         self._caches: list[Any] = []
@@ -105,8 +107,7 @@ class Lane:
             resume = vcpu.page_fault(value)
             return int(lib.HV_RETRY if resume is Resume.RETRY else lib.HV_DONE)
         if what == lib.HV_ASK_NEW_ROOT:
-            vcpu.switch.leave(PageFault(vcpu.core.gva, vcpu.core.pfec))
-            vcpu.resume(Flush(Scope.ALL))
+            self._make_root()
             return int(lib.HV_DONE)
         if what == lib.HV_ASK_NOTHING_THERE:
             raise InvariantError(f"the guest copies a page from {value:#x}, where nothing is")
@@ -114,13 +115,21 @@ class Lane:
             vcpu.refuse_to_hang(value)
         return int(lib.HV_RETRY)
 
+    def _make_root(self) -> None:
+        """Leave after all, and enter with a new shadow root in place of one that was zapped."""
+        vcpu = self._vcpu
+        vcpu.switch.leave(PageFault(vcpu.core.gva, vcpu.core.pfec))
+        hardware, made = vcpu.mmu.reload()
+        vcpu.switch.load(hardware, made.then(Flush(Scope.ALL)))
+        vcpu.switch.enter()
+
     # What C is given before it runs on.
 
     def _give_shadow(self) -> None:
         if self._shadow is None or self._crossing is None:
             return
         mmu, params = ffi.new("hv_mmu *"), self._shadow.params
-        mmu.pages = self._shadow.pages.handle
+        mmu.pages = cast("CompiledPages", self._shadow.pages).handle
         mmu.update_on_write, mmu.large_pages = params.update_on_write, params.large_pages
         mmu.flood_threshold, mmu.shadow_pages = params.flood_threshold, params.shadow_pages
         self._mmu = self._lane.mmu = mmu

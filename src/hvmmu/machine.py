@@ -3,7 +3,7 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -29,6 +29,9 @@ from hvmmu.params import declared
 from hvmmu.results import RunResult, counters
 from hvmmu.types import PAGE_SHIFT, Pfn
 from hvmmu.vcpu import Mmu, Vcpu
+
+if TYPE_CHECKING:
+    from hvmmu.hw.compiled import CompiledEngine
 
 GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
@@ -148,7 +151,8 @@ def _pages(
     if fast:
         from hvmmu.mmu.compiled import CompiledPages  # noqa: PLC0415 - needs what is compiled
 
-        made = CompiledPages(memory, slots.slots[0], engine, GUEST_BASE >> PAGE_SHIFT, entries)
+        compiled = cast("CompiledEngine", engine)
+        made = CompiledPages(memory, slots.slots[0], compiled, GUEST_BASE >> PAGE_SHIFT, entries)
         return cast("ShadowPages", made)  # the same from outside
     pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
     return ShadowPages(memory, slots, engine, pool, entries)

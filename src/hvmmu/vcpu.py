@@ -17,7 +17,6 @@ from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Backend,
     CrWrite,
-    Entry,
     Intercept,
     Invlpg,
     MsrWrite,
@@ -363,16 +362,12 @@ class Vcpu:
             flush = flush.then(self._emulate(handled.gpa, operand))
         elif handled.route is Route.INJECT:
             self.switch.inject_page_fault(fault.gva, handled.pfec)
-        entry = self.resume(flush)
+        hardware, made = self.mmu.reload()
+        self.switch.load(hardware, flush.then(made), self.mmu.user_root)
+        entry = self.switch.enter()
         if entry.vector != PAGE_FAULT_VECTOR:
             return done
         return None if self.page_fault(entry.error_code) is Resume.RETRY else NOT_LANDED
-
-    def resume(self, flush: Flush) -> Entry:
-        """Enter the guest after an exit for which *flush* is owed."""
-        hardware, made = self.mmu.reload()
-        self.switch.load(hardware, flush.then(made), self.mmu.user_root)
-        return self.switch.enter()
 
     def _handle(self, fault: PageFault) -> tuple[Handled, Flush]:
         """Ask the plugins who listen, and the core's own MMU last."""

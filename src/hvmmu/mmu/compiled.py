@@ -30,9 +30,8 @@ _ROOM = 64
 @lru_cache(maxsize=4096)
 def packed(role: Role) -> int:
     """Return a role as C has it: see pages.h."""
-    flags = sum(getattr(role, flag) << at for at, flag in enumerate(_FLAGS))
-    made: int = role.level | role.direct << 3 | role.access << 4 | role.pkey << 9
-    return made | flags << _FIRST_FLAG
+    flags = sum(bool(getattr(role, flag)) << at for at, flag in enumerate(_FLAGS))
+    return role.level | role.direct << 3 | role.access << 4 | role.pkey << 9 | flags << _FIRST_FLAG
 
 
 @lru_cache(maxsize=4096)
