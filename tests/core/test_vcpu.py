@@ -621,7 +621,7 @@ def test_an_event_that_cannot_be_is_our_bug(
     for event in (Event.PHYSICAL, None):
         vcpu.core.event = event
         with pytest.raises(InvariantError, match="the engine stopped at"):
-            vcpu._stopped(None)
+            vcpu.stopped(None)
 
 
 def test_before_paging(boot: Callable[..., Kernel], variant: Variant) -> None:
