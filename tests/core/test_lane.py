@@ -6,7 +6,7 @@ import gc
 import random
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import pluggy
@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from hvmmu import hookspecs
 from hvmmu.arch import pfec as pf
+from hvmmu.backend import Caps, Paging
 from hvmmu.costs import CostModel
-from hvmmu.errors import HvmmuError
+from hvmmu.errors import HvmmuError, InvariantError
+from hvmmu.generic import GenericBackend
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import (
     PROT_EXEC,
@@ -43,6 +45,7 @@ from hvmmu.mmu.params import MmuParams
 from hvmmu.params import declared
 from hvmmu.plugins import load
 from hvmmu.types import PAGE_SIZE, Gva
+from hvmmu.vcpu import Resume
 from hvmmu.workloads import SHIPPED, open_workload
 
 if TYPE_CHECKING:
@@ -53,6 +56,17 @@ compiled = pytest.importorskip("hvmmu.hw.compiled", reason="the compiled engine 
 BACKENDS = {
     name: made for name, made in load().backends.items() if name in ("native", "vmx", "svm")
 }
+
+
+class Plain(GenericBackend):
+    """A backend in nobody's dialect, so that the lane is tried without any plugin."""
+
+    name = "plain"
+    summary = "for tests"
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW, plain_switch=True)
+
+
+BACKENDS["plain"] = Plain
 NO_COSTS = CostModel("none", "nothing is priced", ())
 RAM = 16 << 20
 EXAMPLES = 25
@@ -270,3 +284,115 @@ def test_a_machine_that_is_never_closed() -> None:
     assert machine.guest.run != machine.vcpu.run
     del machine
     gc.collect()
+
+
+def small(backend: str, memory: int = RAM) -> MachineConfig:
+    """Return a machine with little memory and no parameter set."""
+    made, engine = BACKENDS[backend], compiled.CompiledEngine
+    return MachineConfig(made, made.params(), guest=GuestParams(memory=memory), engine=engine)
+
+
+def touch(pages: int, how: int, step: int = PAGE_SIZE) -> Accesses:
+    """Return one access to each of so many pages, *step* bytes apart."""
+    gva = array("Q", range(BORDER, BORDER + pages * step, step))
+    return Accesses(gva, array("B", [pf.U | how]) * pages)
+
+
+def mapped(pages: int, backing: Backing) -> Mmap:
+    """Return the mapping of so many pages, with every protection."""
+    return Mmap(Gva(BORDER), pages, ALL, backing)
+
+
+CASES: dict[str, list[Step]] = {
+    "a page cache that a fork shares": [
+        mapped(4, Backing.FILE),
+        Fork(2),
+        touch(2, pf.READ),
+        Switch(2),
+        touch(4, pf.READ),
+        touch(4, pf.WRITE),
+        Switch(1),
+        touch(4, pf.FETCH),
+    ],
+    "more frames given back than C is told of": [
+        mapped(700, Backing.ANONYMOUS),
+        touch(700, pf.WRITE),
+        Munmap(Gva(BORDER), 700),
+        mapped(700, Backing.INFERRED),
+        touch(700, pf.WRITE),
+    ],
+    "a full log": [
+        mapped(5000, Backing.ANONYMOUS),
+        touch(4200, pf.READ),
+    ],
+    "a full page cache": [
+        mapped(600, Backing.FILE),
+        touch(600, pf.READ),
+        touch(600, pf.WRITE),
+        mapped(1, Backing.FILE),
+        Munmap(Gva(BORDER), 600),
+        mapped(600, Backing.INFERRED),
+        touch(600, pf.FETCH),
+        touch(600, pf.WRITE),
+    ],
+    "page tables in another large page": [
+        mapped(520 * 512, Backing.ANONYMOUS),
+        touch(520, pf.WRITE, 2 << 20),
+        touch(520, pf.READ, (2 << 20) + PAGE_SIZE),
+    ],
+    "memory used up": [
+        mapped(4000, Backing.ANONYMOUS),
+        touch(4000, pf.WRITE),
+    ],
+    "memory used up by copies": [
+        mapped(2000, Backing.ANONYMOUS),
+        touch(2000, pf.WRITE),
+        Fork(2),
+        touch(2000, pf.WRITE),
+    ],
+    "frames used again after a fork": [
+        mapped(8, Backing.ANONYMOUS),
+        touch(8, pf.WRITE),
+        Fork(2),
+        touch(4, pf.WRITE),
+        Switch(2),
+        touch(8, pf.WRITE),
+        Exit(1),
+        touch(8, pf.WRITE),
+    ],
+}
+
+
+@pytest.mark.parametrize("backend", ["native", "plain"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_case(case: str, backend: str) -> None:
+    """If wrong, it is at a limit that random steps seldom come to."""
+    memory = 4 * RAM if "large page" in case else RAM
+    agree(small(backend, memory), CASES[case])
+
+
+@pytest.mark.parametrize("backend", ["native", "plain"])
+@pytest.mark.parametrize("resume", list(Resume))
+def test_a_handler_of_another_kind(backend: str, resume: Resume) -> None:
+    """If wrong, what the guest's handler answers counts only where Python runs the access."""
+    lane, readable = machines(small(backend))
+    step = Accesses(array("Q", [BORDER, BORDER + 8]), array("B", [pf.U, pf.U | pf.W]))
+    ended = []
+    for machine in (lane, readable):
+        machine.vcpu.page_fault = lambda _: resume
+        ended.append(perform(machine, step))
+    assert ended[0] == ended[1]
+    assert ("times in a row" in ended[0]) == (resume is Resume.RETRY)
+    compare(lane, readable, state_of, step)
+
+
+def test_what_must_not_be() -> None:
+    """If wrong, the lane goes on after what the readable path ends with."""
+    lane = Machine(small("native")).guest.run.__self__
+    for what, value, told in (("HANG", 101, "101 times"), ("NOTHING_THERE", 0x5000, "0x5000")):
+        asked = getattr(compiled.lib, f"HV_ASK_{what}")
+        assert lane.answer(asked, value, has_value=False) == compiled.lib.HV_FAILED
+        with pytest.raises(InvariantError, match=told):
+            raise lane._error
+    with pytest.raises(ValueError, match="2 addresses with 1 kinds"):
+        lane.run(array("Q", [0, 0]), b"\0")

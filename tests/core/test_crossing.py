@@ -1,0 +1,85 @@
+"""The world switch as data: found out from a backend that promises it, and from no other."""
+
+from typing import Any, ClassVar
+
+import pytest
+
+from hvmmu.arch.regs import CpuFeatures
+from hvmmu.backend import Caps, Entry, Exit, Intercept, Paging, Registers
+from hvmmu.crossing import Crossing, crossing_of
+from hvmmu.generic import Controls, GenericBackend, NoParams
+from hvmmu.hw.engine import Core
+from hvmmu.hw.tlb import Scope
+from hvmmu.mmu.fault import PageFault
+from hvmmu.plugins import load
+
+
+class Plain(GenericBackend):
+    """The generic backend with the promise."""
+
+    name = "plain"
+    summary = "for tests"
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW, plain_switch=True)
+
+
+class Unread(Plain):
+    """Reads back another error code than was recorded."""
+
+    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+        """Change it."""
+        read = super().decode_exit(control, registers)
+        return PageFault(read.gva, 0) if isinstance(read, PageFault) else read
+
+
+class Deaf(Plain):
+    """Delivers nothing that is injected."""
+
+    def enter(self, control: Controls, registers: Registers) -> Entry:
+        """Drop it."""
+        entry = super().enter(control, registers)
+        return Entry(entry.flush, entry.gva)
+
+
+class Open(Plain):
+    """Lets INVLPG through."""
+
+    def intercepts(self, control: Controls) -> Intercept:
+        """Leave it out."""
+        return super().intercepts(control) & ~Intercept.INVLPG
+
+
+def crossing(backend: type[Any], **params: bool) -> Crossing | None:
+    """Return the facts of a backend under parameters."""
+    cpu = CpuFeatures()
+    return crossing_of(backend(backend.params(**params), cpu, frozenset()), Core(cpu))
+
+
+def test_what_is_found_out() -> None:
+    """If wrong, exits are counted under another name, or the TLB keeps what must go."""
+    flushes = (Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL, None)
+    assert crossing(Plain) == Crossing("PAGE_FAULT", "INVLPG", flushes)
+
+
+@pytest.mark.parametrize("backend", [GenericBackend, Unread, Deaf, Open])
+def test_who_has_none(backend: type[Any]) -> None:
+    """If wrong, the lane goes where a backend does what it was not asked for."""
+    assert crossing(backend) is None
+    assert backend.params is NoParams
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("vmx", {"vpid": True}, (Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL, None)),
+        ("vmx", {"vpid": False}, (Scope.ALL,) * 4),
+        ("svm", {}, (Scope.PAGE, Scope.ALL, Scope.ALL, None)),
+    ],
+)
+def test_the_vendors(name: str, params: dict[str, bool], expected: tuple[object, ...]) -> None:
+    """If wrong, the lane flushes more or less than this vendor's entry does."""
+    backend = load().backends.get(name)
+    if backend is None:
+        pytest.skip(f"{name} is not installed")
+    found = crossing(backend, **params)
+    assert found is not None
+    assert found.flushes == expected
