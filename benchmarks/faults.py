@@ -54,7 +54,7 @@ class HashTable:
     """Reads and writes a random word of a table of *pages* pages: each page faults twice."""
 
     pages: int = 1 << 15
-    references: int = 1 << 22
+    references: int = 1 << 20
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps; random numbers by xorshift."""
