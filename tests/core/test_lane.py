@@ -69,7 +69,7 @@ class Plain(GenericBackend):
 BACKENDS["plain"] = Plain
 NO_COSTS = CostModel("none", "nothing is priced", ())
 RAM = 16 << 20
-EXAMPLES = 25
+EXAMPLES = max(3, settings.default.max_examples - 5)
 BORDER = 0x40_0000_0000
 """Around it lie a 2 MiB and a 1 GiB border, so that pages have tables of their own."""
 STARTS = tuple(BORDER + at * PAGE_SIZE for at in (-6, -2, 0, 3, 600))
@@ -276,7 +276,7 @@ def test_on_whole_workloads(workload: str, backend: str) -> None:
 
 def test_a_machine_that_is_never_closed() -> None:
     """If wrong, collecting one crashes the interpreter."""
-    made = BACKENDS["vmx"]
+    made = BACKENDS["native"]
     guest = GuestParams(memory=RAM)
     machine = Machine(
         MachineConfig(made, made.params(), guest=guest, engine=compiled.CompiledEngine)
