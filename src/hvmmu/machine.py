@@ -25,7 +25,7 @@ from hvmmu.mmu.pages import ShadowPages
 from hvmmu.mmu.params import MmuParams
 from hvmmu.mmu.shadow import ShadowMmu
 from hvmmu.mmu.spte import Nonpresent
-from hvmmu.params import declared
+from hvmmu.params import values
 from hvmmu.results import RunResult, counters
 from hvmmu.types import PAGE_SHIFT, Pfn
 from hvmmu.vcpu import Mmu, Vcpu
@@ -212,8 +212,7 @@ class Machine:
     @property
     def params(self) -> dict[str, bool | int | str]:
         """Return the backend's parameters as they are in force."""
-        in_force = self._platform.backend.in_force
-        return {param.name: getattr(in_force, param.name) for param in declared(type(in_force))}
+        return values(self._platform.backend.in_force)
 
     def step(self, step: Step) -> None:
         """Have the guest perform one step; a phase starts the ledger again."""

@@ -102,6 +102,11 @@ def declared(params: type) -> tuple[Param, ...]:
     return tuple(attrs.evolve(field.metadata[_KEY], name=field.name) for field in fields)
 
 
+def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of parameters
+    """Return the parameters of an attrs object by name."""
+    return {param.name: getattr(made, param.name) for param in declared(type(made))}
+
+
 def parse(param: Param, given: object, *, key: str, source: str) -> Value:
     """Return the value that *given*, text or a TOML value, stands for.
 

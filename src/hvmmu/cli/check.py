@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import click
@@ -11,6 +9,7 @@ import click
 from hvmmu.cli import DIFFERS, DONE, options
 from hvmmu.cli.output import say
 from hvmmu.errors import InputError
+from hvmmu.files import write_atomically
 from hvmmu.params import plain
 
 _LEVEL = click.IntRange(0, 6)
@@ -72,7 +71,7 @@ def check(
             progress=progress.at,
         )
     if target is not None and not to_stdout:
-        write_whole(target, report.to_json())
+        write_atomically(target, report.to_json().encode())
     say(report.to_json() if to_stdout else f"{report}\n")
     ctx.exit(DONE if report.ok else DIFFERS)
 
@@ -82,23 +81,3 @@ def _refuse_early(target: Path) -> None:
     if target.is_dir() or not target.parent.is_dir():
         what = "is a folder" if target.is_dir() else "is in a folder that does not exist"
         raise InputError(f"--json {plain(str(target))}: {what}; name a file")
-
-
-def write_whole(target: Path, text: str) -> None:
-    """Write a file in one step: whoever looks sees the old one or the whole new one."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """Return the mask that new files are made with, which cannot be asked without setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,7 +13,7 @@ from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.guest.steps import Accesses
 from hvmmu.hooks import told
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.params import declared
+from hvmmu.params import values
 from hvmmu.plugins import Registry
 from hvmmu.report.document import Document, document
 from hvmmu.report.reading import names
@@ -72,9 +72,7 @@ class _Group:
             try:
                 self.machines.append((run, Machine(run)))
             except Exception as error:  # noqa: BLE001 - raised again unless it is a plugin's
-                made = run.backend_params
-                params = {param.name: getattr(made, param.name) for param in declared(type(made))}
-                self._failed(run, params, error)
+                self._failed(run, values(run.backend_params), error)
 
     def each(self, act: Callable[[Machine], T]) -> list[T]:
         """Have each machine do something; one that a plugin fails is dropped and closed."""

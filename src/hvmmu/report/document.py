@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from hvmmu.costs import CostModel
-from hvmmu.params import declared
+from hvmmu.params import values
 from hvmmu.results import Failure, RunResult
 
 SCHEMA = 1
@@ -37,7 +37,7 @@ def document(
     return {
         "schema": SCHEMA,
         "workload": dict(workload),
-        "config": {section: _values(made) for section, made in config.items()},
+        "config": {section: values(made) for section, made in config.items()},
         "asked": dict(asked),
         "runs": [run.to_json() for run in runs],
         "failures": [failure.to_json() for failure in failures],
@@ -55,10 +55,6 @@ def schema() -> dict[str, Any]:
     text = files("hvmmu.report").joinpath("schema.json").read_text(encoding="utf-8")
     made: dict[str, Any] = json.loads(text)
     return made
-
-
-def _values(made: Any) -> dict[str, bool | int | str]:  # noqa: ANN401 - any attrs object
-    return {param.name: getattr(made, param.name) for param in declared(type(made))}
 
 
 def _listed(_: object, __: object, value: object) -> object:

@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 
 from hvmmu.errors import ConfigError, InputError
+from hvmmu.files import replaced
 from hvmmu.params import plain
 from hvmmu.sweep.columns import Scalar, columns, in_order, row
 from hvmmu.sweep.pools import needed
-from hvmmu.sweep.store import cell_files, read_cell, replaced
+from hvmmu.sweep.store import cell_files, read_cell
 
 
 @attrs.frozen

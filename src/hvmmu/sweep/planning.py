@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 
 from hvmmu.errors import ConfigError, HvmmuError
-from hvmmu.params import plain
+from hvmmu.params import plain, values
 from hvmmu.sweep.cells import FORMAT, Cell, canonical, sha256_of
 from hvmmu.sweep.grid import TOP, Axes, Grid, Key
-from hvmmu.sweep.site import CORE, Site, Values, file_sha256, hvmmu_version, values
+from hvmmu.sweep.site import CORE, Site, Values, file_sha256, hvmmu_version
 
 MOST_CELLS = 100_000
 """Combinations of one grid, at most."""

@@ -23,7 +23,7 @@ from hvmmu.guest.params import GuestParams
 from hvmmu.hw.params import CpuParams
 from hvmmu.machine import MachineConfig
 from hvmmu.mmu.params import MmuParams
-from hvmmu.params import Value, declared, nearest, shown
+from hvmmu.params import Value, nearest, shown
 from hvmmu.plugins import Plugin, Registry, State, load
 from hvmmu.workloads import SHIPPED, Workload, open_workload
 
@@ -152,11 +152,6 @@ def provenance(site: Site) -> dict[str, Any]:
 def hvmmu_version() -> str:
     """Return the version of hvmmu that is installed."""
     return version("hvmmu")
-
-
-def values(made: Any) -> Values:  # noqa: ANN401 - any attrs object of parameters
-    """Return the parameters of an object by name."""
-    return {param.name: getattr(made, param.name) for param in declared(type(made))}
 
 
 def file_sha256(path: Path) -> str:

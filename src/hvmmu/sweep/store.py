@@ -1,21 +1,18 @@
-"""A folder of cells: one JSON file each, named for its identity, whole or not there.
-
-A file is written beside its place, synced and renamed, so that no moment has half of one.
-"""
+"""A folder of cells: one JSON file each, named for its identity, whole or not there."""
 
 import json
 import os
 import re
-import secrets
 import stat
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from hvmmu.errors import ConfigError, InputError
+from hvmmu.files import write_atomically
 from hvmmu.params import plain
 from hvmmu.report.document import Document
 from hvmmu.sweep.cells import Cell, Identity, sha256_of
@@ -165,33 +162,3 @@ class Store:
         with suppress(FileNotFoundError):  # another process tidied up what it took for a leftover
             return write_atomically(self.path(name), text.encode("ascii"))
         return write_atomically(self.path(name), text.encode("ascii"))
-
-
-def write_atomically(path: Path, raw: bytes) -> None:
-    """Have *path* hold these bytes, or what it held before, at any moment."""
-    with replaced(path) as beside:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(beside, flags, 0o666), "wb") as file:
-            file.write(raw)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a free name beside *path* to write to; what is there in the end becomes *path*."""
-    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield beside
-        _sync(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
