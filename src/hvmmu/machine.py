@@ -10,7 +10,7 @@ import attrs
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
-from hvmmu.crossing import crossing_of
+from hvmmu.crossing import Crossing, crossing_of
 from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.guest.os import GuestOs
 from hvmmu.guest.params import GuestParams
@@ -158,15 +158,13 @@ def _pages(
     return ShadowPages(memory, slots, engine, pool, entries)
 
 
-def _goes_fast(backend: Backend[Any], config: MachineConfig, cpu: CpuFeatures) -> bool:
+def _may_go_fast(backend: Backend[Any], config: MachineConfig) -> bool:
     """Say whether faults may be handled in C: nobody watches, and there is nothing unusual."""
     hooks = config.hooks
     watched = (hooks.handle_exit, hooks.handle_fault, hooks.fault_handled)
     if not config.engine.caps.fast_lane or any(hook is not None for hook in watched):
         return False
-    if backend.caps.deprivileged:
-        return False
-    return backend.caps.paging is Paging.BARE or crossing_of(backend, Core(cpu)) is not None
+    return not backend.caps.deprivileged
 
 
 class Machine:
@@ -180,7 +178,9 @@ class Machine:
         cpu = config.cpu.features
         backend = config.backend(config.backend_params, cpu, config.asked)
         self._hooks = config.hooks
-        fast = _goes_fast(backend, config, cpu)
+        may = _may_go_fast(backend, config)
+        crossing = crossing_of(backend, Core(cpu)) if may else None
+        fast = may and (crossing is not None or backend.caps.paging is Paging.BARE)
         core = {"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest}
         self._platform = build(
             backend,
@@ -199,15 +199,13 @@ class Machine:
             self.close()
             raise
         if fast:
-            self._take_the_lane()
+            self._take_the_lane(crossing)
         self._since = self._hardware()
 
-    def _take_the_lane(self) -> None:
+    def _take_the_lane(self, crossing: Crossing | None) -> None:
         from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
 
-        platform = self._platform
-        crossing = crossing_of(platform.backend, Core(self.vcpu.cpu))
-        self.guest.run = Lane(self.vcpu, self.guest, platform.shadow, crossing).run
+        self.guest.run = Lane(self.vcpu, self.guest, self._platform.shadow, crossing).run
 
     @property
     def params(self) -> dict[str, bool | int | str]:

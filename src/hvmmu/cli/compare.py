@@ -31,7 +31,8 @@ def compare(
     Exit code 1 if the guest could tell two runs apart, or a plugin ended a run.
     """
     from hvmmu.cli.lockstep import measured  # noqa: PLC0415 - nothing of this for --help
-    from hvmmu.cli.session import BASELINE, open_session  # noqa: PLC0415 - as above
+    from hvmmu.cli.session import open_session  # noqa: PLC0415 - as above
+    from hvmmu.plugins.known import BASELINE  # noqa: PLC0415 - as above
     from hvmmu.report import document, reading, text  # noqa: PLC0415 - as above
 
     session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)

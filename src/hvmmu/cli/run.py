@@ -25,7 +25,8 @@ def run(
 ) -> None:
     """Run WORKLOAD on one backend: its counters, and who took care of every page fault."""
     from hvmmu.cli.lockstep import measured  # noqa: PLC0415 - nothing of this for --help
-    from hvmmu.cli.session import BASELINE, open_session  # noqa: PLC0415 - as above
+    from hvmmu.cli.session import open_session  # noqa: PLC0415 - as above
+    from hvmmu.plugins.known import BASELINE  # noqa: PLC0415 - as above
     from hvmmu.report import document, text  # noqa: PLC0415 - as above
 
     session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)

@@ -22,12 +22,12 @@ def new_backend(ctx: click.Context, name: str, folder: Path | None) -> None:
     """
     import structlog  # noqa: PLC0415 - not for --help
 
-    from hvmmu.cli.session import CORE, open_registry  # noqa: PLC0415 - as above
+    from hvmmu.cli.session import open_registry  # noqa: PLC0415 - as above
     from hvmmu.plugins.offered import TAKEN  # noqa: PLC0415 - as above
     from hvmmu.scaffold import check_name, origin, render, write  # noqa: PLC0415 - as above
 
     registry = open_registry(ctx)
-    offered = (registry.backends, registry.cost_models, registry.parameters, TAKEN, CORE)
+    offered = (registry.backends, registry.cost_models, registry.parameters, TAKEN)
     plugins = {plugin.name for plugin in registry.plugins}
     check_name(name, plugins.union(*offered))
     folder = Path(f"hvmmu-{name}") if folder is None else folder

@@ -13,18 +13,11 @@ import structlog
 from hvmmu.cli.loading import loaded, tell, warn
 from hvmmu.config import Config, Known, resolve
 from hvmmu.errors import InputError
-from hvmmu.guest.params import GuestParams
 from hvmmu.hw.compiled import CompiledEngine
-from hvmmu.hw.params import CpuParams
 from hvmmu.machine import MachineConfig
-from hvmmu.mmu.params import MmuParams
 from hvmmu.plugins import Registry
+from hvmmu.plugins.known import known_settings
 from hvmmu.workloads import Workload, open_workload
-
-BASELINE = "native"
-"""The backend that others are compared with, and that runs first."""
-
-CORE: Mapping[str, type] = {"mmu": MmuParams, "cpu": CpuParams, "guest": GuestParams}
 
 
 @attrs.frozen
@@ -133,14 +126,6 @@ def _tell_of_fallback(config: Config) -> None:
         structlog.get_logger().warning(
             "compiled_engine_missing", instead=config.engine, why=CompiledEngine.why_not
         )
-
-
-def known_settings(registry: Registry) -> Known:
-    """Return what can be configured with these plugins: the baseline first, then by name."""
-    names = sorted(registry.backends, key=lambda name: (name != BASELINE, name))
-    backends: dict[str, Any] = {name: registry.backends[name] for name in names}
-    engines, models = tuple(registry.engines), tuple(registry.cost_models)
-    return Known(CORE, backends, engines, models, registry.parameters)
 
 
 def working_directory() -> Path:

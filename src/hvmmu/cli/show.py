@@ -16,7 +16,8 @@ from hvmmu.params import nearest, plain, shown
 @click.pass_context
 def backends(ctx: click.Context) -> None:
     """List the backends, which distribution each comes from, and the plugins that are broken."""
-    from hvmmu.cli.session import known_settings, open_registry  # noqa: PLC0415 - not for --help
+    from hvmmu.cli.session import open_registry  # noqa: PLC0415 - not for --help
+    from hvmmu.plugins.known import known_settings  # noqa: PLC0415 - as above
     from hvmmu.report import listing  # noqa: PLC0415 - as above
     from hvmmu.report.terminal import rendered  # noqa: PLC0415 - as above
 

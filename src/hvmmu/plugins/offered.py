@@ -17,10 +17,11 @@ from hvmmu.hw.engines import ENGINES as BUILT_IN_ENGINES
 from hvmmu.native import NativeBackend
 from hvmmu.params import declared, shown
 from hvmmu.plugins.guard import GuardedFormat, GuardedKind
+from hvmmu.plugins.known import CORE
 from hvmmu.plugins.registry import State
 from hvmmu.workloads import FORMATS, WORKLOADS
 
-TAKEN = frozenset({"backend", "costs", "cpu", "engine", "guest", "mmu"})
+TAKEN = frozenset({"backend", "costs", "engine", *CORE})
 """Keys and sections of the configuration, where a backend's name is a section too."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")

@@ -7,14 +7,13 @@ from collections.abc import Collection
 
 from hvmmu.errors import InputError
 from hvmmu.params import shown
+from hvmmu.plugins.known import BASELINE
 
 MOST = 24  # characters: every line of the template keeps within its width
 
 _NAME = re.compile(rf"(?=.{{1,{MOST}}}\Z)[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _PYTHON = re.compile(r"(?:py|cpython|pypy|jython|graalpy|rustpython|ironpython)[0-9]*")
 """What tox takes for an interpreter."""
-BASELINE = "native"
-"""The backend that the package is tested beside: a factor of its tox.ini."""
 
 
 def module_of(name: str) -> str:

@@ -11,9 +11,10 @@ import attrs
 
 from hvmmu.errors import ConfigError, HvmmuError
 from hvmmu.params import plain, values
+from hvmmu.plugins.known import CORE
 from hvmmu.sweep.cells import FORMAT, Cell, canonical, sha256_of
 from hvmmu.sweep.grid import TOP, Axes, Grid, Key
-from hvmmu.sweep.site import CORE, Site, Values, file_sha256, hvmmu_version
+from hvmmu.sweep.site import Site, Values, file_sha256, hvmmu_version
 
 MOST_CELLS = 100_000
 """Combinations of one grid, at most."""

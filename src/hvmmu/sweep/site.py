@@ -19,18 +19,11 @@ import attrs
 from hvmmu.backend import Paging
 from hvmmu.config import Known
 from hvmmu.errors import InputError
-from hvmmu.guest.params import GuestParams
-from hvmmu.hw.params import CpuParams
 from hvmmu.machine import MachineConfig
-from hvmmu.mmu.params import MmuParams
 from hvmmu.params import Value, nearest, shown
 from hvmmu.plugins import Plugin, Registry, State, load
+from hvmmu.plugins.known import CORE, known_settings
 from hvmmu.workloads import SHIPPED, Workload, open_workload
-
-BASELINE = "native"
-"""The backend whose cells come first."""
-
-CORE: Mapping[str, type] = {"mmu": MmuParams, "cpu": CpuParams, "guest": GuestParams}
 
 Choice = Mapping[str, Any]
 """The arguments of `hvmmu.plugins.load`, as plain data."""
@@ -125,15 +118,8 @@ def open_site(choice: Choice, registry: Registry | None = None) -> Site:
     with _OPENING:
         if registry is not None or key not in _OPEN:
             loaded = load(**choice) if registry is None else registry
-            _OPEN[key] = Site(choice, loaded, _known(loaded))
+            _OPEN[key] = Site(choice, loaded, known_settings(loaded))
         return _OPEN[key]
-
-
-def _known(registry: Registry) -> Known:
-    names = sorted(registry.backends, key=lambda name: (name != BASELINE, name))
-    backends = {name: registry.backends[name] for name in names}
-    engines, models = tuple(registry.engines), tuple(registry.cost_models)
-    return Known(CORE, backends, engines, models, registry.parameters)
 
 
 def provenance(site: Site) -> dict[str, Any]:

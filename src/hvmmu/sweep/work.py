@@ -11,9 +11,10 @@ from typing import Any
 from hvmmu.errors import HvmmuError, InputError
 from hvmmu.machine import Machine
 from hvmmu.params import plain
+from hvmmu.plugins.known import CORE
 from hvmmu.report.document import Document, document
 from hvmmu.sweep.cells import Identity, told_asked
-from hvmmu.sweep.site import CORE, Site, file_sha256, hvmmu_version, open_site, provenance
+from hvmmu.sweep.site import Site, file_sha256, hvmmu_version, open_site, provenance
 from hvmmu.sweep.store import Failure, text_of
 
 Unit = Mapping[str, Any]
