@@ -10,7 +10,7 @@ import structlog
 from hvmmu.cli.progress import Progress
 from hvmmu.cli.session import Session
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.guest.steps import Accesses
+from hvmmu.guest.steps import Accesses, Reduced
 from hvmmu.hooks import told
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.params import values
@@ -42,7 +42,7 @@ def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]
             group.each(lambda machine: machine.step(step))  # noqa: B023 - called at once
             if not group.machines:
                 break
-            if isinstance(step, Accesses):
+            if isinstance(step, Accesses | Reduced):
                 count += len(step)
             progress.at(count)
         results = group.each(lambda machine: machine.result(model))

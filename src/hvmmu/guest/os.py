@@ -22,6 +22,7 @@ from hvmmu.guest.steps import (
     Mprotect,
     Munmap,
     Phase,
+    Reduced,
     Step,
     Switch,
 )
@@ -91,6 +92,10 @@ class GuestOs:
         match step:
             case Accesses():
                 self.run(step.gva, step.kind)
+            case Reduced():  # exact, as every mapping of a process is of 4 KiB pages
+                self._vcpu.run_reduced(
+                    step.gva, step.kind, step.rest, accesses=step.accesses, sets=step.sets
+                )
             case Mmap():
                 self._syscalls.mmap(self.current, step)
             case Munmap():

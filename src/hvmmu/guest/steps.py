@@ -13,6 +13,7 @@ import attrs
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Callable, Iterator
 
     from hvmmu.types import Gva
 
@@ -53,6 +54,37 @@ class Accesses:
     def __len__(self) -> int:
         """Count the accesses."""
         return len(self.gva)
+
+
+@attrs.frozen(slots=True)
+class Reduced:
+    """Run accesses as `Accesses` does, of which those are left out that cannot change a TLB.
+
+    *gva* and *kind* hold the kept ones, of *accesses* in all. The others hit the most recent page
+    of their set, by a kind that was granted before, in every LRU TLB of 4 KiB pages with *sets*
+    sets or more in each first level; but only as long as nothing stops.
+    """
+
+    gva: Words
+    kind: Words
+    accesses: int
+    sets: int
+    rest: Callable[[int], tuple[Words, Words, int]]
+    """Return all accesses from kept one *at* to the end of its window, and the next window's first.
+
+    What is left out depends on nothing before its window: there everything is as it was again.
+    """
+
+    def __len__(self) -> int:
+        """Count the accesses, those left out among them."""
+        return self.accesses
+
+    def whole(self) -> Iterator[Accesses]:
+        """Yield all accesses in order, by window."""
+        at = 0
+        while at < len(self.gva):
+            gva, kind, at = self.rest(at)
+            yield Accesses(gva, kind)
 
 
 @attrs.frozen(slots=True)
@@ -110,4 +142,4 @@ class Phase:
     name: str
 
 
-Step: TypeAlias = Accesses | Mmap | Munmap | Mprotect | Fork | Switch | Exit | Phase
+Step: TypeAlias = Accesses | Reduced | Mmap | Munmap | Mprotect | Fork | Switch | Exit | Phase

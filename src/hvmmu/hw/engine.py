@@ -82,6 +82,11 @@ class EngineCaps:
     """The exit filter runs without leaving the engine."""
     fast_lane: bool = False
     """It is the compiled engine, which can handle whole faults where nobody watches them."""
+    lru_sets: int = 0
+    """Sets of a first level over which a granted hit on the most recent 4 KiB page changes nothing.
+
+    The fewer of the instruction and the data level; 0 if there are none such, or nobody knows.
+    """
     delivers: bool = False
     """The engine itself enters the guest's handler through an IDT."""
 

@@ -42,7 +42,9 @@ class ReadableEngine:
 
     def __init__(self, memory: Memory, geometry: TlbGeometry | None = None) -> None:
         self._memory = memory
-        self.tlb = Tlb(geometry or TlbGeometry())
+        chosen = geometry or TlbGeometry()
+        self.caps = EngineCaps(lru_sets=min(chosen.instruction.sets, chosen.data.sets))
+        self.tlb = Tlb(chosen)
         self._formats: Formats | None = None
         self._allowed = (0,) * KINDS
 

@@ -13,6 +13,7 @@ from hvmmu.guest.steps import Accesses, Step
 from hvmmu.params import nearest, plain, shown
 from hvmmu.workloads import synthetic
 from hvmmu.workloads.codec import head
+from hvmmu.workloads.hvt import Hvt
 from hvmmu.workloads.lackey import Lackey
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ WORKLOADS: Mapping[str, WorkloadKind] = {**synthetic.KINDS}
 ANY_OTHER = Lackey
 """The format of a file that no other format recognises."""
 
-FORMATS: Mapping[str, TraceFormat] = {one.name: one for one in (ANY_OTHER,)}
+FORMATS: Mapping[str, TraceFormat] = {one.name: one for one in (ANY_OTHER, Hvt)}
 """The trace formats that are built in, by name."""
 
 

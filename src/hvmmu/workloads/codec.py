@@ -136,6 +136,25 @@ _RECORD = "record a trace with `hvmmu record -o FILE -- COMMAND`"
 _AGAIN = "copy or record the file again"
 
 
+_ZSTD_COLUMN_LEVEL = 12
+
+
+def zstd_pack(plain_bytes: bytes) -> bytes:
+    """Return *plain_bytes* as one zstd frame."""
+    return cast("bytes", _zstd().compress(plain_bytes, _ZSTD_COLUMN_LEVEL))
+
+
+def zstd_unpack(frame: bytes, size: int) -> bytes | None:
+    """Return what one zstd frame holds if that is *size* bytes, else None; takes no more memory."""
+    decoder = _unzstd()
+    damage = _zstd().ZstdError
+    try:
+        found = decoder.decompress(frame, size + 1)
+    except damage:
+        return None
+    return found if len(found) == size and decoder.eof and not decoder.unused_data else None
+
+
 def writer(file: IO[bytes], suffix: str) -> IO[bytes] | None:
     """Return a compressing file over *file* for one of `SUFFIXES`, or None for any other suffix.
 

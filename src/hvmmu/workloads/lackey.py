@@ -21,7 +21,7 @@ from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gva
 from hvmmu.workloads.codec import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
 
 BATCH = 1 << 16
@@ -160,33 +160,48 @@ class LackeyTrace:
         yield from self._accesses()
 
     def _accesses(self) -> Generator[Accesses, None, None]:
-        seen, number, left = _Lines(), 1, self.limit
-        empty = True
-        for lines in _lines(self.path):
-            if left is not None:
-                del lines[_end_of(lines, left) :]
-            gva, kind = self._parsed(lines, number, seen)
-            references = len(kind) - kind.count(_SILENT)
-            empty = empty and not references
-            yield from _batches(*_spliced(gva, kind, lines, seen))
-            number += len(lines)
-            if left is not None:
-                left -= references
-                if not left:
-                    return
-            if len(seen) > _SEEN:
-                seen.forget_all()
-        if empty:
-            todo = "record with valgrind --tool=lackey --trace-mem=yes, or `hvmmu record`"
-            raise TraceError(plain(str(self.path)), None, "holds no memory references", todo)
+        for gva, kind in references(blocks(self.path), plain(str(self.path)), self.limit):
+            yield from _batches(gva, kind)
 
-    def _parsed(self, lines: list[bytes], number: int, seen: _Lines) -> tuple[array[int], bytes]:
-        try:
-            gva = array("Q", map(seen.__getitem__, lines))
-        except _LineError as error:
-            at = number + lines.index(error.line)
-            raise TraceError(plain(str(self.path)), at, error.what, error.todo) from None
-        return gva, bytes(map(seen.kinds.__getitem__, lines))
+
+def references(
+    text: Iterable[bytes], name: str, limit: int | None = None, *, second: int = 0
+) -> Iterator[tuple[array[int], array[int]]]:
+    """Yield the accesses in *text*, which comes in blocks, as addresses and kinds.
+
+    *second* is set in the kind of a reference's second page. Raise TraceError, which calls the
+    trace *name*, at the first line that lackey never prints.
+    """
+    seen, number, left = _Lines(), 1, limit
+    empty = True
+    for lines in _lines(text, name):
+        if left is not None:
+            del lines[_end_of(lines, left) :]
+        gva, kind = _parsed(lines, number, seen, name)
+        found = len(kind) - kind.count(_SILENT)
+        empty = empty and not found
+        yield _spliced(gva, kind, lines, seen, second)
+        number += len(lines)
+        if left is not None:
+            left -= found
+            if not left:
+                return
+        if len(seen) > _SEEN:
+            seen.forget_all()
+    if empty:
+        todo = "record with valgrind --tool=lackey --trace-mem=yes, or `hvmmu record`"
+        raise TraceError(name, None, "holds no memory references", todo)
+
+
+def _parsed(
+    lines: list[bytes], number: int, seen: _Lines, name: str
+) -> tuple[array[int], bytes]:
+    try:
+        gva = array("Q", map(seen.__getitem__, lines))
+    except _LineError as error:
+        at = number + lines.index(error.line)
+        raise TraceError(name, at, error.what, error.todo) from None
+    return gva, bytes(map(seen.kinds.__getitem__, lines))
 
 
 class Lackey:
@@ -209,24 +224,22 @@ class Lackey:
         return trace
 
 
-def _lines(path: Path) -> Iterator[list[bytes]]:
+def _lines(text: Iterable[bytes], name: str) -> Iterator[list[bytes]]:
     """Yield the lines of each block; one that goes on in the next block is kept for it."""
     number, tail = 1, b""
-    for block in blocks(path):
+    for block in text:
         lines = (tail + block).split(b"\n")
         tail = lines.pop()
         number += len(lines)
         if len(tail) > (_LONGEST_SAID if _SAID.match(tail) else _LONGEST):
             what, todo = _blame(tail)
-            raise TraceError(
-                plain(str(path)), number, f"a line of over {_LONGEST} bytes: {what}", todo
-            )
+            raise TraceError(name, number, f"a line of over {_LONGEST} bytes: {what}", todo)
         yield lines
     if tail:
         what, todo = "the last line is cut off", "remove that line, or record again"
         if not tail.startswith((b"I", b" ", b"=", b"-", b"*")):
             what, todo = _blame(tail)
-        raise TraceError(plain(str(path)), number, what, todo)
+        raise TraceError(name, number, what, todo)
 
 
 def _end_of(lines: list[bytes], references: int) -> int:
@@ -241,7 +254,7 @@ def _end_of(lines: list[bytes], references: int) -> int:
 
 
 def _spliced(
-    gva: array[int], kind: bytes, lines: list[bytes], seen: _Lines
+    gva: array[int], kind: bytes, lines: list[bytes], seen: _Lines, second: int
 ) -> tuple[array[int], array[int]]:
     """Drop valgrind's own lines, and make two accesses of a reference that crosses pages."""
     whole_gva, whole_kind, start = array("Q"), bytearray(), 0
@@ -255,7 +268,8 @@ def _spliced(
             continue
         first = gva[index]
         whole_gva.extend((first, (first | (PAGE_SIZE - 1)) + 1))
-        whole_kind += bytes((kind[index] & ~_SPLIT,)) * 2
+        k = kind[index] & ~_SPLIT
+        whole_kind += bytes((k, k | second))
     whole_gva += gva[start:]
     whole_kind += kind[start:]
     return whole_gva, array("B", bytes(whole_kind))

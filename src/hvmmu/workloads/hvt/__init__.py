@@ -1,0 +1,102 @@
+"""The compact trace: what of a trace can change a TLB, and all the rest in a packed column."""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from typing import TYPE_CHECKING
+
+import attrs
+
+from hvmmu.guest.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Step
+from hvmmu.types import PAGE_SHIFT, Gva
+from hvmmu.workloads.hvt.layout import MAGIC
+from hvmmu.workloads.hvt.reading import HvtFile
+from hvmmu.workloads.hvt.reduction import SECOND
+from hvmmu.workloads.lackey import USER_END, USER_START
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hvmmu.workloads.hvt.chunk import Chunk
+
+
+@attrs.frozen
+class HvtTrace:
+    """The compact trace in the file *path*, up to *limit* references."""
+
+    path: Path
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the file's name, without the folders it lies in."""
+        return self.path.name
+
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """Return what identifies the workload, for the result document."""
+        facts: dict[str, str | int | float | bool] = {"name": self.name, "kind": "trace"}
+        return facts if self.limit is None else facts | {"limit": self.limit}
+
+    def check(self) -> None:
+        """Read as far as the first chunk; raise TraceError if this is no compact trace."""
+        with contextlib.closing(HvtFile(self.path)) as file:
+            next(file.chunks(), None)
+
+    def steps(self) -> Iterator[Step]:
+        """Yield one mapping of the whole user half, then the accesses, reduced.
+
+        Raise TraceError where the file is damaged. Only a last chunk that the limit cuts through
+        comes unreduced.
+        """
+        pages = (USER_END - USER_START) >> PAGE_SHIFT
+        prot = PROT_READ | PROT_WRITE | PROT_EXEC
+        yield Mmap(Gva(USER_START), pages, prot, Backing.INFERRED)
+        left = self.limit
+        with contextlib.closing(HvtFile(self.path)) as file:
+            for chunk in file.chunks():
+                if left is not None and chunk.head.references > left:
+                    yield from _first(chunk, left)
+                    return
+                yield chunk.reduced()
+                if left is not None:
+                    left -= chunk.head.references
+                    if not left:
+                        return
+
+
+def _first(chunk: Chunk, references: int) -> Iterator[Accesses]:
+    """Yield the accesses of the first *references* references of a chunk, which has more."""
+    for gva, kind in chunk.windows():
+        end = len(kind)
+        for index, k in enumerate(kind):
+            if not k & SECOND:
+                if not references:
+                    end = index
+                    break
+                references -= 1
+        kinds = array("B", bytes(k & ~SECOND for k in kind[:end]))
+        yield Accesses(gva[:end], kinds)
+        if end < len(kind):
+            return
+
+
+class Hvt:
+    """The format of compact traces."""
+
+    name = "hvt"
+    summary = "the compact trace that `hvmmu trace import` writes"
+
+    @staticmethod
+    def recognises(path: Path, head: bytes) -> bool:
+        """Return whether the file starts as one does."""
+        del path
+        return head.startswith(MAGIC)
+
+    @staticmethod
+    def open(path: Path, limit: int | None) -> HvtTrace:
+        """Return the trace in a file; raise TraceError if its start is none."""
+        trace = HvtTrace(path, limit)
+        trace.check()
+        return trace

@@ -1,0 +1,180 @@
+"""How an .hvt file lies on the disk: one header, then chunks of columns, little-endian, aligned.
+
+A chunk's columns, each on a multiple of eight bytes: address (u64) and kind (u8) of its sites; by
+window, the number of kept accesses (u32) and of tokens (u32) up to its end; the kept accesses
+(u16, a site each); the tokens, packed with zstd.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from typing import TYPE_CHECKING
+
+import attrs
+
+from hvmmu.workloads.hvt.reduction import MOST_SITES, WINDOW, DamagedError
+
+if TYPE_CHECKING:
+    from array import array
+
+# As PNG's: a transfer that changes line ends, or cuts the eighth bit, is seen at once.
+MAGIC = b"\x89HVT\r\n\x1a\n"
+VERSION = 1
+_BYTE_ORDER = 0x0102
+"""Reads as 0x0201 where bytes are swapped."""
+_HEADER = struct.Struct("<8sHHIII8Q32sI4x")
+_CHUNK = struct.Struct("<4s11I16x")
+_CHUNK_MAGIC = b"HVTC"
+CHUNK_SIZE = _CHUNK.size
+WINDOWS = 64
+"""Windows in a chunk, at most."""
+MOST_ACCESSES = WINDOWS * WINDOW
+MOST_WORDS = 4096
+"""Bytes of provenance, at most."""
+_MOST_PACKED = 4 * MOST_ACCESSES
+HEADER_SIZE = _HEADER.size
+
+
+@attrs.frozen
+class Header:
+    """What a whole trace comes to."""
+
+    window: int
+    sets: int
+    chunks: int
+    references: int
+    accesses: int
+    kept: int
+    fetches: int
+    writes: int
+    pages: int
+    """Distinct pages of 4 KiB."""
+    most_chunk: int
+    """Bytes of the largest chunk, its head included."""
+    sha256: bytes
+    """Digest of every chunk's counts and columns, tokens unpacked, in order."""
+    words: str
+    """Where the trace came from: lines of key=value."""
+
+    @property
+    def reads(self) -> int:
+        """Accesses that neither write nor fetch."""
+        return self.accesses - self.fetches - self.writes
+
+    def pack(self) -> bytes:
+        """Return it as bytes, a multiple of eight."""
+        words = self.words.encode()
+        size = padded(_HEADER.size + len(words))
+        numbers = attrs.astuple(self)[2:10]
+        head = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            _BYTE_ORDER,
+            size,
+            self.window,
+            self.sets,
+            *numbers,
+            self.sha256,
+            len(words),
+        )
+        return (head + words).ljust(size, b"\0")
+
+
+def header_start(head: bytes) -> tuple[int, tuple[int, ...], bytes]:
+    """Return from a file's first HEADER_SIZE bytes: size of words, numbers, digest.
+
+    Raise DamagedError for a header that is none, or of another version.
+    """
+    if len(head) < _HEADER.size or not head.startswith(MAGIC):
+        raise DamagedError("has no .hvt header")
+    fields = _HEADER.unpack(head[: _HEADER.size])
+    _, version, order, size, *numbers, digest, words = fields
+    if order != _BYTE_ORDER:
+        raise DamagedError("has its bytes in an unknown order")
+    if version != VERSION:
+        raise DamagedError(f"is of version {version}, and this hvmmu reads version {VERSION}")
+    if words > MOST_WORDS or size != padded(_HEADER.size + words):
+        raise DamagedError("has a damaged header")
+    return words, tuple(numbers), digest
+
+
+def read_header(head: bytes, words: bytes) -> Header:
+    """Return the header of HEADER_SIZE bytes and the *words* behind it; raise DamagedError."""
+    _, numbers, digest = header_start(head)
+    made = Header(*numbers, digest, words.decode("utf-8", "replace"))
+    if made.window != WINDOW or not made.sets or made.sets & (made.sets - 1):
+        raise DamagedError("was reduced in a way that this hvmmu does not know")
+    return made
+
+
+@attrs.frozen
+class ChunkHead:
+    """What a chunk holds."""
+
+    accesses: int
+    references: int
+    fetches: int
+    writes: int
+    sites: int
+    kept: int
+    raw: int
+    """Bytes of tokens."""
+    packed: int
+    """Bytes of tokens as they are packed."""
+    crc: int
+    """CRC-32 of the columns as they lie there."""
+
+    @property
+    def windows(self) -> int:
+        """Windows, of which the last may be short."""
+        return -(-self.accesses // WINDOW)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Return the size of each column in bytes, before padding."""
+        ends = 4 * self.windows
+        return 8 * self.sites, self.sites, ends, ends, 2 * self.kept, self.packed
+
+    @property
+    def size(self) -> int:
+        """Return the size of all columns in bytes."""
+        return sum(map(padded, self.columns))
+
+    def pack(self) -> bytes:
+        """Return it as CHUNK_SIZE bytes."""
+        return _CHUNK.pack(_CHUNK_MAGIC, *attrs.astuple(self), 0, 0)
+
+
+def read_chunk_head(head: bytes) -> ChunkHead:
+    """Return the head of a chunk; raise DamagedError if it is none, or holds more than may be."""
+    magic, *numbers, zero, zero_too = _CHUNK.unpack(head)
+    made = ChunkHead(*numbers)
+    possible = (
+        magic == _CHUNK_MAGIC
+        and not zero | zero_too
+        and 0 < made.accesses <= MOST_ACCESSES
+        and made.accesses <= 2 * made.references <= 2 * made.accesses
+        and made.fetches + made.writes <= made.accesses
+        and 0 < made.sites <= min(MOST_SITES, made.kept)
+        and made.kept <= made.accesses
+        and made.raw <= 2 * made.accesses
+        and made.packed <= _MOST_PACKED
+    )
+    if not possible:
+        raise DamagedError("its head is damaged")
+    return made
+
+
+def padded(size: int) -> int:
+    """Return *size* rounded up to a multiple of eight."""
+    return size + 7 & -8
+
+
+def column(values: array[int]) -> bytes:
+    """Return a column's bytes, little-endian and padded."""
+    if sys.byteorder == "big":  # pragma: no cover - no such machine to test on
+        values = values[:]
+        values.byteswap()
+    plain = values.tobytes()
+    return plain.ljust(padded(len(plain)), b"\0")

@@ -1,0 +1,184 @@
+"""The exact reduction: which accesses can change a TLB, and how the others are written down.
+
+A window of accesses is looked at on its own. An access is dropped if its set's most recent page in
+the window is its own page, and an access that allows as much was made since: it hits the first
+entry of its set, and finds nothing to set or check. docs/workloads.md has the argument.
+
+A token is one byte. It stands for up to seven fetches that were dropped, all from the page last
+fetched from, and for what comes after them: a dropped data access, a kept access, or nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Protocol
+
+from hvmmu.arch import pfec as pf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hvmmu.guest.steps import Words
+
+WINDOW = 4096
+"""Accesses in a window: the filter forgets everything at each multiple of it."""
+SETS = 16
+"""Sets of the filter, for instructions and for data: the reduction is exact from so many up."""
+
+FETCH, READ, WRITE = pf.U | pf.ID, pf.U, pf.U | pf.W
+KINDS = (READ, WRITE, FETCH)
+SECOND = 0x80
+"""Set in a kind: the second page of the reference before it."""
+MOST_SITES = 1 << 16
+
+_MASK = SETS - 1
+_DATA_WRITE, _SLOTS = SETS, 2 * SETS
+_LONGEST = 7
+_KEPT = _LONGEST * _SLOTS
+_RUN = _KEPT + _LONGEST
+_SECOND_NEXT = _RUN + _LONGEST + 1
+_FETCH = _SECOND_NEXT + 1
+assert _FETCH + SETS == 256  # the tokens fill a byte
+
+
+class DamagedError(Exception):
+    """Columns that no reduction made; the message says what is wrong with them."""
+
+
+class Reducer(Protocol):
+    """One chunk in the making."""
+
+    site_gva: array[int]
+    """The distinct pairs of page and kind that were kept: address of the first such access."""
+    site_kind: array[int]
+    """Kind of each of them, format B."""
+    kept: array[int]
+    """The kept accesses, each the index of its site; format H."""
+    tokens: bytearray
+
+    def window(self, gva: Words, kind: Words) -> None:
+        """Add a window of accesses; kinds may have SECOND set."""
+        ...
+
+
+class PythonReducer:
+    """The reduction to read, and to hold the compiled one against."""
+
+    def __init__(self) -> None:
+        self.site_gva, self.site_kind = array("Q"), array("B")
+        self.kept, self.tokens = array("H"), bytearray()
+        self._sites: dict[int, int] = {}
+
+    def window(self, gva: Words, kind: Words) -> None:
+        """Add a window of accesses."""
+        put, keep = self.tokens.append, self.kept.append
+        recent, written = [-1] * _SLOTS, [0] * SETS
+        run, current = 0, -1
+        for va, k in zip(gva, kind, strict=True):
+            page = va >> 12
+            at = page & _MASK
+            if k & SECOND:
+                if run:
+                    put(_RUN + run)
+                    run = 0
+                put(_SECOND_NEXT)
+                k &= ~SECOND  # noqa: PLW2901 - the mark is written down
+            if k & pf.ID:
+                if recent[SETS + at] == page:
+                    if at != current:
+                        if run:
+                            put(_RUN + run)
+                            run = 0
+                        put(_FETCH + at)
+                        current = at
+                    else:
+                        run += 1
+                        if run == _LONGEST:
+                            put(_RUN + run)
+                            run = 0
+                    continue
+                recent[SETS + at], current = page, at
+            else:
+                write = k & pf.W
+                if recent[at] == page and (not write or written[at]):
+                    put(run * _SLOTS + (_DATA_WRITE if write else 0) + at)
+                    run = 0
+                    continue
+                written[at] = write or (recent[at] == page and written[at])
+                recent[at] = page
+            keep(self._site(page, k, va))
+            put(_KEPT + run)
+            run = 0
+        if run:
+            put(_RUN + run)
+
+    def _site(self, page: int, kind: int, gva: int) -> int:
+        key = page << 8 | kind
+        known = self._sites.get(key)
+        if known is None:
+            known = self._sites[key] = len(self.site_gva)
+            self.site_gva.append(gva)
+            self.site_kind.append(kind)
+        return known
+
+
+def python_expand(
+    tokens: bytes | memoryview, gva: Words, kind: Words, room: int
+) -> tuple[array[int], array[int], array[int]]:
+    """Return all accesses of a window: addresses, kinds, and where each kept one is among them.
+
+    *gva* and *kind* are the window's kept accesses, *room* the most that may come of it. A dropped
+    access gets the address of the kept one it repeats. Raise DamagedError.
+    """
+    out_gva, out_kind, where = array("Q"), array("B"), array("H")
+    recent: list[int | None] = [None] * _SLOTS
+    current, second = -1, 0
+    for token in tokens:
+        if token == _SECOND_NEXT:
+            second = SECOND
+            continue
+        if token < _KEPT:
+            run = token // _SLOTS
+        elif token < _FETCH:
+            run = token - (_KEPT if token < _RUN else _RUN)
+        else:
+            run, current = 1, token - _FETCH
+        if run:
+            again = None if current < 0 else recent[SETS + current]
+            if again is None:
+                raise DamagedError("a fetch repeats none")
+            out_gva.extend([again] * run)
+            out_kind.extend([FETCH | second] + [FETCH] * (run - 1))
+            second = 0
+        if token < _KEPT:
+            again = recent[token & _MASK]
+            if again is None:
+                raise DamagedError("a data access repeats none")
+            out_gva.append(again)
+            out_kind.append((WRITE if token & _DATA_WRITE else READ) | second)
+        elif token < _RUN:
+            if len(where) == len(gva):
+                raise DamagedError("more accesses are kept than there are")
+            va, k = gva[len(where)], kind[len(where)]
+            slot = va >> 12 & _MASK
+            if k & pf.ID:
+                slot, current = slot + SETS, slot
+            recent[slot] = va
+            where.append(len(out_gva))
+            out_gva.append(va)
+            out_kind.append(k | second)
+        if token < _RUN:
+            second = 0
+        if len(out_gva) > room:
+            raise DamagedError("a window has too many accesses")
+    if len(where) != len(gva) or len(out_gva) != room:
+        raise DamagedError("a window has too few accesses")
+    return out_gva, out_kind, where
+
+
+def _compiled() -> tuple[Callable[[], Reducer], Callable[..., tuple[array[int], ...]]] | None:
+    return None
+
+
+make_reducer: Callable[[], Reducer] = PythonReducer
+expand = python_expand

@@ -1,0 +1,145 @@
+"""Writing an .hvt file: accesses in, chunks out, the header last."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from array import array
+from typing import IO, TYPE_CHECKING
+
+from hvmmu.arch import pfec as pf
+from hvmmu.types import PAGE_SHIFT
+from hvmmu.workloads.codec import zstd_pack
+from hvmmu.workloads.hvt.layout import (
+    MOST_WORDS,
+    WINDOWS,
+    ChunkHead,
+    Header,
+    column,
+)
+from hvmmu.workloads.hvt.reduction import MOST_SITES, SECOND, SETS, WINDOW, Reducer, make_reducer
+
+if TYPE_CHECKING:
+    from hvmmu.guest.steps import Words
+
+_COUNTS = struct.Struct("<II")
+_WRITES = (pf.U | pf.W, pf.U | pf.W | SECOND)
+_FETCHES = (pf.U | pf.ID, pf.U | pf.ID | SECOND)
+
+
+class HvtWriter:
+    """Write accesses to *file*, which is seekable and empty; `close` makes it whole.
+
+    *words* says where they came from, in lines of key=value.
+    """
+
+    def __init__(self, file: IO[bytes], words: str) -> None:
+        self._file = file
+        self._words = words.encode()[:MOST_WORDS].decode("utf-8", "ignore")
+        self._gva, self._kind = array("Q"), bytearray()
+        self._digest = hashlib.sha256()
+        self._pages: set[int] = set()
+        self.references = self.accesses = self.kept = 0
+        self._fetches = self._writes = self._chunks = self._most = 0
+        self._file.write(self._header().pack())
+        self._start()
+
+    def _start(self) -> None:
+        self._reducer: Reducer = make_reducer()
+        self._kept_ends, self._token_ends = array("I"), array("I")
+        self._in_chunk = [0, 0, 0, 0]
+
+    def add(self, gva: Words, kind: Words | bytes) -> None:
+        """Add accesses in order; a kind has SECOND set where a reference goes on in a next page."""
+        self._gva += gva if isinstance(gva, array) else array("Q", gva)
+        self._kind += kind
+        whole = len(self._gva) // WINDOW * WINDOW
+        vas, kinds = memoryview(self._gva), memoryview(self._kind)
+        with vas, kinds:
+            for at in range(0, whole, WINDOW):
+                self._window(vas[at : at + WINDOW], kinds[at : at + WINDOW])
+        if whole:
+            self._gva, self._kind = self._gva[whole:], self._kind[whole:]
+
+    def close(self) -> None:
+        """Write what is left, and the header."""
+        if self._gva:
+            self._window(memoryview(self._gva), memoryview(self._kind))
+        if self._kept_ends:
+            self._flush()
+        self._file.seek(0)
+        self._file.write(self._header().pack())
+        self._file.seek(0, 2)
+
+    def _window(self, gva: Words, kind: Words) -> None:
+        self._reducer.window(gva, kind)
+        self._kept_ends.append(len(self._reducer.kept))
+        self._token_ends.append(len(self._reducer.tokens))
+        kinds = bytes(kind)
+        seconds = sum(map(kinds.count, (pf.U | SECOND, _WRITES[1], _FETCHES[1])))
+        counts = (
+            len(kinds),
+            len(kinds) - seconds,
+            sum(map(kinds.count, _FETCHES)),
+            sum(map(kinds.count, _WRITES)),
+        )
+        self._in_chunk = [old + new for old, new in zip(self._in_chunk, counts, strict=True)]
+        room = MOST_SITES - len(self._reducer.site_gva)
+        if room < WINDOW or len(self._kept_ends) == WINDOWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        made, (accesses, references, fetches, writes) = self._reducer, self._in_chunk
+        tokens = bytes(made.tokens)
+        packed = zstd_pack(tokens)
+        columns = [
+            column(each)
+            for each in (
+                made.site_gva,
+                made.site_kind,
+                self._kept_ends,
+                self._token_ends,
+                made.kept,
+            )
+        ]
+        body = b"".join((*columns, column(array("B", packed))))
+        head = ChunkHead(
+            accesses,
+            references,
+            fetches,
+            writes,
+            len(made.site_gva),
+            len(made.kept),
+            len(tokens),
+            len(packed),
+            zlib.crc32(body),
+        )
+        self._file.write(head.pack() + body)
+        for piece in (_COUNTS.pack(accesses, references), *columns, tokens):
+            self._digest.update(piece)
+        self._pages.update(gva >> PAGE_SHIFT for gva in made.site_gva)
+        self.references += references
+        self.accesses += accesses
+        self.kept += len(made.kept)
+        self._fetches += fetches
+        self._writes += writes
+        self._chunks += 1
+        self._most = max(self._most, len(head.pack()) + len(body))
+        self._start()
+
+    def _header(self) -> Header:
+        return Header(
+            WINDOW,
+            SETS,
+            self._chunks,
+            self.references,
+            self.accesses,
+            self.kept,
+            self._fetches,
+            self._writes,
+            len(self._pages),
+            self._most,
+            self._digest.digest(),
+            self._words,
+        )
