@@ -213,9 +213,7 @@ class Vcpu:
             vas, kinds, at = rest(at)
             self._run(vas, kinds, done, None)
 
-    def _run(
-        self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None
-    ) -> dict[int, int]:
+    def _run(self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None) -> dict[int, int]:
         """Run accesses from *start* on; return where those went that were not hardware's."""
         finished: dict[int, int] = {}
         at, last, tries, count = start, -1, 0, len(memoryview(gva))

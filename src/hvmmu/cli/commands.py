@@ -27,6 +27,7 @@ _MODULES = {
     "check": "check",
     "record": "record",
     "new-backend": "scaffold",
+    "trace": "trace",
 }
 
 

@@ -20,7 +20,7 @@ from hvmmu.errors import TraceError
 from hvmmu.params import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 BLOCK = 1 << 18
@@ -163,7 +163,7 @@ def writer(file: IO[bytes], suffix: str) -> IO[bytes] | None:
     return next((fmt.writer(file) for fmt in _FORMATS if fmt.suffix == suffix), None)
 
 
-def blocks(path: Path) -> Iterator[bytes]:
+def blocks(path: Path) -> Generator[bytes, None, None]:
     """Yield a regular file's text, unpacked if need be, in blocks of at most `BLOCK` bytes.
 
     Raise TraceError for a file that cannot be read, is empty, is packed in a way not known here,
@@ -173,7 +173,7 @@ def blocks(path: Path) -> Iterator[bytes]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise _not_a_file(path)
         with path.open("rb") as file:
-            yield from _unpacked(file, path)
+            yield from _unpacked(file, plain(str(path)))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise TraceError(
@@ -206,16 +206,24 @@ def _not_a_file(path: Path) -> TraceError:
     return TraceError(plain(str(path)), None, what, "save it to a file first")
 
 
-def _unpacked(file: IO[bytes], path: Path) -> Iterator[bytes]:
+def unpacked(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield what an open file or pipe holds, as `blocks` does; messages call it *name*."""
+    try:
+        yield from _unpacked(file, name)
+    except OSError as error:
+        raise TraceError(name, None, f"cannot be read: {error.strerror}", "try again") from None
+
+
+def _unpacked(file: IO[bytes], name: str) -> Iterator[bytes]:
     head = file.read(_CHUNK)
     if not head:
-        raise TraceError(plain(str(path)), None, "is empty", _RECORD)
+        raise TraceError(name, None, "is empty", _RECORD)
     for magic, what in _FOREIGN:
         if head.startswith(magic):
-            raise TraceError(plain(str(path)), None, f"is {what}, not a trace", _RECORD)
+            raise TraceError(name, None, f"is {what}, not a trace", _RECORD)
     for fmt in _FORMATS:
         if head.startswith(fmt.magic):
-            yield from _decoded(file, head, fmt, plain(str(path)))
+            yield from _decoded(file, head, fmt, name)
             return
     while head:
         yield head

@@ -172,36 +172,61 @@ def references(
     *second* is set in the kind of a reference's second page. Raise TraceError, which calls the
     trace *name*, at the first line that lackey never prints.
     """
-    seen, number, left = _Lines(), 1, limit
-    empty = True
-    for lines in _lines(text, name):
-        if left is not None:
-            del lines[_end_of(lines, left) :]
-        gva, kind = _parsed(lines, number, seen, name)
-        found = len(kind) - kind.count(_SILENT)
-        empty = empty and not found
-        yield _spliced(gva, kind, lines, seen, second)
-        number += len(lines)
-        if left is not None:
-            left -= found
-            if not left:
-                return
+    parser = Parser(name, second)
+    for lines in _whole_lines(text, parser):
+        left = None if limit is None else limit - parser.references
+        yield parser.parse(lines, left)
+        if parser.references == limit:
+            return
+    parser.end()
+
+
+class Parser:
+    """Lackey's lines made into accesses; counts the lines, to blame one by its number."""
+
+    def __init__(self, name: str, second: int = 0) -> None:
+        self.references = 0
+        self._name, self._second = name, second
+        self._seen, self._number = _Lines(), 1
+
+    def parse(self, text: bytes, limit: int | None = None) -> tuple[array[int], array[int]]:
+        """Return the accesses in whole lines, at most *limit* references; raise TraceError."""
+        lines = text.split(b"\n")
+        lines.pop()
+        if limit is not None:
+            del lines[_end_of(lines, limit) :]
+        seen = self._seen
+        try:
+            gva = array("Q", map(seen.__getitem__, lines))
+        except _LineError as error:
+            raise self._blamed(lines.index(error.line), error.what, error.todo) from None
+        kind = bytes(map(seen.kinds.__getitem__, lines))
+        self.references += len(kind) - kind.count(_SILENT)
+        self._number += len(lines)
+        made = _spliced(gva, kind, lines, seen, self._second)
         if len(seen) > _SEEN:
             seen.forget_all()
-    if empty:
-        todo = "record with valgrind --tool=lackey --trace-mem=yes, or `hvmmu record`"
-        raise TraceError(name, None, "holds no memory references", todo)
+        return made
 
+    def end(self, tail: bytes = b"") -> None:
+        """Raise TraceError if the text ends with half a line, *tail*, or held no reference."""
+        if tail:
+            what, todo = "the last line is cut off", "remove that line, or record again"
+            if not tail.startswith((b"I", b" ", b"=", b"-", b"*")):
+                what, todo = _blame(tail)
+            raise self._blamed(0, what, todo)
+        if not self.references:
+            todo = "record with valgrind --tool=lackey --trace-mem=yes, or `hvmmu record`"
+            raise TraceError(self._name, None, "holds no memory references", todo)
 
-def _parsed(
-    lines: list[bytes], number: int, seen: _Lines, name: str
-) -> tuple[array[int], bytes]:
-    try:
-        gva = array("Q", map(seen.__getitem__, lines))
-    except _LineError as error:
-        at = number + lines.index(error.line)
-        raise TraceError(name, at, error.what, error.todo) from None
-    return gva, bytes(map(seen.kinds.__getitem__, lines))
+    def refuse_endless(self, tail: bytes, before: int) -> None:
+        """Raise TraceError for a line without end; *before* lines stand before it, unparsed."""
+        if len(tail) > (_LONGEST_SAID if _SAID.match(tail) else _LONGEST):
+            what, todo = _blame(tail)
+            raise self._blamed(before, f"a line of over {_LONGEST} bytes: {what}", todo)
+
+    def _blamed(self, line: int, what: str, todo: str) -> TraceError:
+        return TraceError(self._name, self._number + line, what, todo)
 
 
 class Lackey:
@@ -224,22 +249,17 @@ class Lackey:
         return trace
 
 
-def _lines(text: Iterable[bytes], name: str) -> Iterator[list[bytes]]:
-    """Yield the lines of each block; one that goes on in the next block is kept for it."""
-    number, tail = 1, b""
+def _whole_lines(text: Iterable[bytes], parser: Parser) -> Iterator[bytes]:
+    """Yield the whole lines of each block; one that goes on in the next block is kept for it."""
+    tail = b""
     for block in text:
-        lines = (tail + block).split(b"\n")
-        tail = lines.pop()
-        number += len(lines)
-        if len(tail) > (_LONGEST_SAID if _SAID.match(tail) else _LONGEST):
-            what, todo = _blame(tail)
-            raise TraceError(name, number, f"a line of over {_LONGEST} bytes: {what}", todo)
-        yield lines
+        cut = block.rfind(b"\n") + 1
+        whole, tail = (tail + block[:cut], block[cut:]) if cut else (b"", tail + block)
+        parser.refuse_endless(tail, whole.count(b"\n"))
+        if whole:
+            yield whole
     if tail:
-        what, todo = "the last line is cut off", "remove that line, or record again"
-        if not tail.startswith((b"I", b" ", b"=", b"-", b"*")):
-            what, todo = _blame(tail)
-        raise TraceError(name, number, what, todo)
+        parser.end(tail)
 
 
 def _end_of(lines: list[bytes], references: int) -> int:

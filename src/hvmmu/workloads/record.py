@@ -13,13 +13,15 @@ import selectors
 import shutil
 import signal
 import subprocess
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 import attrs
 
 from hvmmu.errors import InputError
 from hvmmu.params import plain
 from hvmmu.workloads.codec import SUFFIXES, writer
+from hvmmu.workloads.hvt.making import SUFFIX, LackeySink, hvt_file, is_hvt
+from hvmmu.workloads.output import check_output, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +56,10 @@ _PATIENCE = 0.2
 """Seconds between two looks whether the program is over."""
 
 
+class _Sink(Protocol):
+    def write(self, lines: bytes, /) -> int: ...
+
+
 @attrs.frozen
 class RecordSummary:
     """What was recorded.
@@ -84,42 +90,40 @@ def record(
     Raise InputError, and leave no file, if the command, valgrind or the destination will not do.
     An existing *output* is replaced only with *force*, and only by a whole trace.
     """
-    partial = output.with_name(f".hvmmu-{os.getpid()}.part")
-    try:
-        _check_output(output, force)
-        argv = _argv(command, limit)
-        with partial.open("xb") as file, contextlib.ExitStack() as stack:
-            packed = writer(file, output.suffix)
-            sink = file if packed is None else stack.enter_context(packed)
-            recording = _Recording(sink, limit, progress)
-            exit_code = recording.run(argv)
-        size = partial.stat().st_size
-        partial.replace(output)
-    except OSError as error:
-        raise InputError(f"{plain(str(output))}: cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    _check_suffix(output)
+    check_output(output, force=force)
+    argv = _argv(command, limit)
+    with _sink(command, output, force=force) as sink:
+        recording = _Recording(sink, limit, progress)
+        exit_code = recording.run(argv)
+    size = output.stat().st_size
     said = recording.last_line()
     return RecordSummary(output, tuple(command), recording.references, size, exit_code, said)
 
 
-def _check_output(output: Path, force: bool) -> None:
-    if output.suffix not in ("", *SUFFIXES, *PLAIN):
-        raise InputError(
-            f"{plain(str(output))}: what to pack a trace as is not told by {output.suffix!r}; "
-            f"end the name in {', '.join(SUFFIXES)}, or {', '.join(PLAIN)} for plain text"
-        )
-    if not output.parent.is_dir():
-        raise InputError(
-            f"{plain(str(output))}: there is no folder {plain(str(output.parent))}; make it"
-        )
-    if not output.exists():
+@contextlib.contextmanager
+def _sink(command: Sequence[str], output: Path, *, force: bool) -> Iterator[_Sink]:
+    """Open what becomes *output* if the block ends well; the lines written to it are packed."""
+    if is_hvt(output):
+        with hvt_file(output, force=force) as file:
+            compact = LackeySink(file, " ".join(command))
+            yield compact
+            compact.close()
         return
-    if not output.is_file():
-        raise InputError(f"{plain(str(output))}: is not a regular file; name another")
-    if not force:
-        raise InputError(f"{plain(str(output))}: exists; name another file, or use --force")
+    with whole_file(output, force=force) as file:
+        packed = writer(file, output.suffix)
+        yield file if packed is None else packed
+        if packed is not None:
+            packed.close()
+
+
+def _check_suffix(output: Path) -> None:
+    if is_hvt(output) or output.suffix in ("", *SUFFIXES, *PLAIN):
+        return
+    raise InputError(
+        f"{plain(str(output))}: what to pack a trace as is not told by {output.suffix!r}; "
+        f"end the name in {SUFFIX}, {', '.join(SUFFIXES)}, or {', '.join(PLAIN)} for plain text"
+    )
 
 
 def _argv(command: Sequence[str], limit: int | None) -> list[str]:
@@ -143,7 +147,7 @@ class _Recording:
     """One run of valgrind: its log goes to *sink* by whole lines."""
 
     def __init__(
-        self, sink: IO[bytes], limit: int | None, progress: Callable[[int], None] | None
+        self, sink: _Sink, limit: int | None, progress: Callable[[int], None] | None
     ) -> None:
         self._sink, self._limit, self._progress = sink, limit, progress
         self._rest, self._stderr = b"", b""

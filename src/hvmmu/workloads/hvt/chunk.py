@@ -79,7 +79,9 @@ class Chunk:
         first, last = self._token_ends[window : window + 2]
         size = min(self.head.accesses - window * WINDOW, WINDOW)
         try:
-            return expand(self._tokens()[first:last], self.gva[start:end], self.kind[start:end], size)
+            return expand(
+                self._tokens()[first:last], self.gva[start:end], self.kind[start:end], size
+            )
         except DamagedError as error:
             raise TraceError(self._where, None, str(error), AGAIN) from None
 

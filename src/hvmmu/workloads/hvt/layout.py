@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -81,7 +81,7 @@ class Header:
         return (head + words).ljust(size, b"\0")
 
 
-def header_start(head: bytes) -> tuple[int, tuple[int, ...], bytes]:
+def header_start(head: bytes) -> tuple[int, tuple[Any, ...], bytes]:
     """Return from a file's first HEADER_SIZE bytes: size of words, numbers, digest.
 
     Raise DamagedError for a header that is none, or of another version.

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def opened(path: Path) -> contextlib.closing[HvtFile]:
+    """Return an .hvt file for a with statement."""
+    return contextlib.closing(HvtFile(path))
+
+
 class HvtFile:
     """An .hvt file read from its start, plain or packed; close it.
 

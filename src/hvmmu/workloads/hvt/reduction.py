@@ -69,7 +69,7 @@ class PythonReducer:
         self.kept, self.tokens = array("H"), bytearray()
         self._sites: dict[int, int] = {}
 
-    def window(self, gva: Words, kind: Words) -> None:
+    def window(self, gva: Words, kind: Words) -> None:  # noqa: C901 - one loop over all there is
         """Add a window of accesses."""
         put, keep = self.tokens.append, self.kept.append
         recent, written = [-1] * _SLOTS, [0] * SETS
@@ -122,7 +122,7 @@ class PythonReducer:
         return known
 
 
-def python_expand(
+def python_expand(  # noqa: C901, PLR0912 - one loop, a branch for each kind of token
     tokens: bytes | memoryview, gva: Words, kind: Words, room: int
 ) -> tuple[array[int], array[int], array[int]]:
     """Return all accesses of a window: addresses, kinds, and where each kept one is among them.

@@ -42,7 +42,7 @@ class HvtWriter:
         self._pages: set[int] = set()
         self.references = self.accesses = self.kept = 0
         self._fetches = self._writes = self._chunks = self._most = 0
-        self._file.write(self._header().pack())
+        self._file.write(self.header().pack())
         self._start()
 
     def _start(self) -> None:
@@ -69,7 +69,7 @@ class HvtWriter:
         if self._kept_ends:
             self._flush()
         self._file.seek(0)
-        self._file.write(self._header().pack())
+        self._file.write(self.header().pack())
         self._file.seek(0, 2)
 
     def _window(self, gva: Words, kind: Words) -> None:
@@ -128,7 +128,8 @@ class HvtWriter:
         self._most = max(self._most, len(head.pack()) + len(body))
         self._start()
 
-    def _header(self) -> Header:
+    def header(self) -> Header:
+        """Return what was written, which is all of it after `close`."""
         return Header(
             WINDOW,
             SETS,

@@ -1,0 +1,103 @@
+"""Making .hvt files whole or not at all: from another trace, or from what valgrind prints."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from typing import IO, TYPE_CHECKING
+
+from hvmmu.errors import InputError
+from hvmmu.params import plain
+from hvmmu.workloads.codec import SUFFIXES, writer
+from hvmmu.workloads.hvt.reduction import SECOND
+from hvmmu.workloads.hvt.writing import HvtWriter
+from hvmmu.workloads.lackey import Parser
+from hvmmu.workloads.output import check_output, whole_file
+from hvmmu.workloads.sources import source_of
+from hvmmu.workloads.sources.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from hvmmu.workloads.hvt.layout import Header
+
+SUFFIX = ".hvt"
+
+
+def is_hvt(output: Path) -> bool:
+    """Return whether a file's name asks for a compact trace, plain or packed."""
+    return output.suffix == SUFFIX or (
+        output.suffix in SUFFIXES and output.with_suffix("").suffix == SUFFIX
+    )
+
+
+@contextlib.contextmanager
+def hvt_file(output: Path, *, force: bool) -> Iterator[IO[bytes]]:
+    """Open a seekable file that becomes *output*, packed as its name says, if the block ends well.
+
+    Raise InputError for a destination that will not do.
+    """
+    if not is_hvt(output):
+        raise InputError(
+            f"{plain(str(output))}: a compact trace is named so; end the name in {SUFFIX}, or in "
+            f"{', '.join(SUFFIX + suffix for suffix in SUFFIXES)} to have it packed"
+        )
+    with whole_file(output, force=force) as file:
+        if output.suffix == SUFFIX:
+            yield file
+            return
+        with tempfile.TemporaryFile(dir=output.parent) as unpacked:
+            yield unpacked
+            unpacked.seek(0)
+            packed = writer(file, output.suffix)
+            assert packed is not None  # the suffix is one of those
+            with packed:
+                shutil.copyfileobj(unpacked, packed)
+
+
+def import_trace(
+    source: Path | None,
+    piped: IO[bytes] | None,
+    output: Path,
+    *,
+    fmt: str | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Header:
+    """Read a trace from the file *source*, or from the pipe *piped*, and write it to *output*.
+
+    *fmt* names its format, None leaves it to be told by its start. *limit* ends it after so many
+    references; *progress* is told their number so far. Raise InputError, and leave no file, for
+    what cannot be read or written.
+    """
+    check_output(output, force=force)
+    stream = Stream(source, piped, "standard input" if source is None else plain(str(source)))
+    found = source_of(fmt, stream.head)
+    with hvt_file(output, force=force) as file:
+        made = HvtWriter(file, f"format={found.name}\n{found.words(stream.head)}")
+        for gva, kind in found.accesses(stream, limit):
+            made.add(gva, kind)
+            if progress is not None:
+                progress(made.references)
+        made.close()
+    return made.header()
+
+
+class LackeySink:
+    """Take lackey's text by whole lines and write an .hvt file; closing it makes that whole."""
+
+    def __init__(self, file: IO[bytes], command: str) -> None:
+        self._made = HvtWriter(file, f"format=lackey\ncommand={command}\n")
+        self._parser = Parser("valgrind", SECOND)
+
+    def write(self, lines: bytes) -> int:
+        """Take whole lines."""
+        self._made.add(*self._parser.parse(lines))
+        return len(lines)
+
+    def close(self) -> None:
+        """Write what is left, and the header."""
+        self._made.close()

@@ -1,0 +1,82 @@
+"""A trace that is read once, from a file or a pipe; and references made into accesses."""
+
+from __future__ import annotations
+
+from array import array
+from typing import IO, TYPE_CHECKING
+
+from hvmmu.errors import TraceError
+from hvmmu.types import PAGE_SIZE
+from hvmmu.workloads.codec import blocks, unpacked
+from hvmmu.workloads.hvt.reduction import SECOND
+from hvmmu.workloads.lackey import USER_END, USER_START
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LONGEST_LINE = 4096
+BATCH = 1 << 14
+"""References made into accesses at a time."""
+
+
+class Stream:
+    """The bytes of a trace, unpacked; `path` is None for a pipe."""
+
+    def __init__(self, path: Path | None, file: IO[bytes] | None, name: str) -> None:
+        self.path, self.name = path, name
+        assert (path is None) != (file is None)  # one of them is the trace
+        self._blocks = blocks(path) if file is None and path else unpacked(file, name)  # type: ignore[arg-type]
+        self.head = next(self._blocks)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield all bytes, once."""
+        yield self.head
+        yield from self._blocks
+
+    def lines(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield whole lines with the number of the first of them, from 1."""
+        number, tail = 1, b""
+        for block in self.blocks():
+            lines = (tail + block).split(b"\n")
+            tail = lines.pop()
+            if len(tail) > LONGEST_LINE:
+                at = number + len(lines)
+                raise self.error(at, f"a line of over {LONGEST_LINE} bytes", "give a text trace")
+            yield number, lines
+            number += len(lines)
+        if tail:
+            yield number, [tail]
+
+    def error(self, line: int | None, what: str, todo: str) -> TraceError:
+        """Return the error for what is wrong at a line, or in all."""
+        return TraceError(self.name, line, what, todo)
+
+
+class References:
+    """References in order, made into accesses: one for each page."""
+
+    def __init__(self) -> None:
+        self.gva, self.kind = array("Q"), array("B")
+
+    def add(self, kind: int, gva: int, size: int) -> None:
+        """Add a reference of *size* bytes; raise ValueError for one that no program makes."""
+        problem = wrong(gva, size)
+        if problem:
+            raise ValueError(problem)
+        self.gva.append(gva)
+        self.kind.append(kind)
+        if gva % PAGE_SIZE + size > PAGE_SIZE:
+            self.gva.append((gva | (PAGE_SIZE - 1)) + 1)
+            self.kind.append(kind | SECOND)
+
+
+def wrong(gva: int, size: int) -> str:
+    """Return what is wrong with a reference, or nothing."""
+    if not 0 < size <= PAGE_SIZE:
+        return f"a reference of {size} bytes (1 to {PAGE_SIZE} can be)"
+    if gva < USER_START:
+        return f"the address {gva:#x} is in page zero, which Linux maps for nobody"
+    if gva + size > USER_END:
+        return f"the address {gva:#x} is not in the user half, the only one that is simulated"
+    return ""

@@ -1,0 +1,295 @@
+"""The reduction is exact: a run without what changes nothing counts the same as the whole run."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hvmmu import plugins
+from hvmmu.costs import cost_model
+from hvmmu.guest.params import GuestParams
+from hvmmu.guest.steps import (
+    PROT_READ,
+    Accesses,
+    Backing,
+    Fork,
+    Mmap,
+    Mprotect,
+    Munmap,
+    Phase,
+    Reduced,
+    Step,
+    Switch,
+)
+from hvmmu.hw.readable import ReadableEngine
+from hvmmu.hw.tlb import Geometry, TlbGeometry
+from hvmmu.machine import Machine, MachineConfig
+from hvmmu.mmu.params import MmuParams
+from hvmmu.types import Gva
+from hvmmu.workloads.hvt import HvtTrace
+from hvmmu.workloads.hvt.reduction import (
+    FETCH,
+    KINDS,
+    READ,
+    SECOND,
+    SETS,
+    WINDOW,
+    WRITE,
+    DamagedError,
+    PythonReducer,
+    python_expand,
+)
+from hvmmu.workloads.hvt.writing import HvtWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hvmmu.hw.engine import Engine
+    from hvmmu.memory import Memory
+
+BASE = 0x40_0000
+PAGES = 96
+GUEST = GuestParams(memory=16 << 20)
+MODEL = cost_model("nehalem")
+
+
+def with_tlb(instruction: int, data: int) -> type[Engine]:
+    """Return an engine whose first levels have so many sets."""
+    geometry = TlbGeometry(Geometry(instruction, 4), Geometry(data, 4), Geometry(32, 2))
+
+    class Small(ReadableEngine):
+        def __init__(self, memory: Memory) -> None:
+            super().__init__(memory, geometry)
+
+    return Small
+
+
+def configs() -> Iterator[Any]:
+    """Yield every backend, both ways in each boolean parameter, with what makes the MMU busy."""
+    for name, backend in plugins.load().backends.items():
+        over = [p for p, value in attrs.asdict(backend.params()).items() if isinstance(value, bool)]
+        for values in itertools.product((False, True), repeat=len(over)):
+            params = backend.params(**dict(zip(over, values, strict=True)))
+            told = "".join(f"-{p}={v:d}" for p, v in zip(over, values, strict=True))
+            yield pytest.param(MachineConfig(backend, params, guest=GUEST), id=name + told)
+
+
+CONFIGS = list(configs())
+MMUS = [
+    MmuParams(),
+    MmuParams(update_on_write=False),
+    MmuParams(flood_threshold=1, shadow_pages=8),
+]
+
+
+def accesses(rng: random.Random, count: int) -> Accesses:
+    """Make a stream with runs in one page, pages that share a set, and all kinds."""
+    pages = rng.choice([[0, 16, 32], range(4), range(0, PAGES, 16), range(PAGES)])
+    gva, kind, page = array("Q"), array("B"), {k: rng.choice(pages) for k in KINDS}
+    for _ in range(count):
+        k = rng.choices((FETCH, READ, WRITE), (6, 3, 1))[0]
+        if rng.random() < 0.1:
+            page[k] = rng.choice(pages)
+        gva.append(BASE + page[k] * 4096 + rng.randrange(4096))
+        kind.append(k)
+    return Accesses(gva, kind)
+
+
+def program(seed: int) -> list[Step]:
+    """Make a program: accesses, and between them all that flushes or changes permissions."""
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
+    mapped = Mmap(Gva(BASE), PAGES, 7, Backing.INFERRED)
+    steps: list[Step] = [mapped]
+    pids = [1]
+    for _ in range(rng.randrange(2, 8)):
+        steps.append(accesses(rng, rng.choice([1, 50, 700, WINDOW, 14_000])))
+        start, pages = Gva(BASE + rng.randrange(PAGES - 40) * 4096), rng.choice([1, 5, 40])
+        choice = rng.randrange(6)
+        if choice == 0:
+            steps += [Munmap(start, pages), Mmap(start, pages, 7, Backing.INFERRED)]
+        elif choice == 1:
+            steps += [Mprotect(start, pages, PROT_READ), Mprotect(start, pages, 7)]
+        elif choice == 2:
+            pids.append(len(pids) + 1)
+            steps.append(Fork(pids[-1]))
+        elif choice == 3:
+            steps.append(Switch(rng.choice(pids)))
+        elif choice == 4:
+            steps.append(Phase("again"))
+    return [*steps, accesses(rng, 300)]
+
+
+def quiet() -> list[Step]:
+    """Make a program whose second half stops nowhere: few pages, all touched before."""
+    rng = random.Random(1)  # noqa: S311 - not for secrets
+    made = Accesses(array("Q"), array("B"))
+    for _ in range(6 * WINDOW):
+        page = rng.randrange(12) if rng.random() < 0.3 else 0
+        made.gva.append(BASE + page * 4096)
+        made.kind.append(WRITE)
+    return [Mmap(Gva(BASE), PAGES, 7, Backing.INFERRED), made]
+
+
+def packed(step: Accesses, path: Path) -> list[Reduced]:
+    """Return the accesses as they come out of an .hvt file."""
+    with path.open("wb") as file:
+        writer = HvtWriter(file, "")
+        writer.add(array("Q", step.gva), bytes(step.kind))
+        writer.close()
+    return [made for made in HvtTrace(path).steps() if isinstance(made, Reduced)]
+
+
+def reduced(steps: list[Step], path: Path) -> list[Step]:
+    """Return the program with its accesses reduced."""
+    made: list[Step] = []
+    for step in steps:
+        made += packed(step, path) if isinstance(step, Accesses) else [step]
+    return made
+
+
+def outcome(config: MachineConfig, steps: list[Step]) -> dict[str, Any]:
+    """Run a program; return all that a result document would hold."""
+    machine = Machine(config)
+    try:
+        for step in steps:
+            machine.step(step)
+        return machine.result(MODEL).to_json()
+    finally:
+        machine.close()
+
+
+def whole(step: Reduced) -> tuple[list[int], list[int]]:
+    """Return all pages and kinds that a reduced step stands for."""
+    parts = list(step.whole())
+    pages = [gva >> 12 for part in parts for gva in part.gva]
+    return pages, [kind for part in parts for kind in part.kind]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_reduced_counts_as_unreduced(config: MachineConfig, tmp_path: Path) -> None:
+    """A counter, a route, an accessed or dirty bit or a fault depends on the trace's form.
+
+    Faults and exits come in the middle of windows, and flushes between them.
+    """
+
+    @settings(deadline=None, max_examples=8)
+    @given(seed=st.integers(0, 1 << 32), mmu=st.sampled_from(MMUS), touched=st.booleans())
+    def check(seed: int, mmu: MmuParams, touched: bool) -> None:
+        guest = attrs.evolve(GUEST, set_accessed_dirty=touched)
+        machine = attrs.evolve(config, mmu=mmu, guest=guest)
+        steps = program(seed)
+        assert outcome(machine, reduced(steps, tmp_path / "x")) == outcome(machine, steps)
+
+    check()
+
+
+TLBS = [(16, 16), (64, 32), (8, 16), (16, 8), (1, 1)]
+
+
+@pytest.mark.parametrize("sets", TLBS)
+def test_every_tlb(sets: tuple[int, int], tmp_path: Path) -> None:
+    """A TLB with fewer sets than the filter has, or only one, is run from the reduced stream."""
+    for seed, config in itertools.product(range(3), CONFIGS[:2]):
+        machine = attrs.evolve(config.values[0], engine=with_tlb(*sets))
+        steps = program(seed)
+        assert outcome(machine, reduced(steps, tmp_path / "x")) == outcome(machine, steps)
+
+
+def differs(steps: list[Step], changed: list[Step], **config: Any) -> bool:  # noqa: ANN401
+    """Say whether any backend counts otherwise for the changed program."""
+    for one in CONFIGS:
+        machine = attrs.evolve(one.values[0], **config)
+        if outcome(machine, steps) != outcome(machine, changed):
+            return True
+    return False
+
+
+def test_why_the_rest_of_a_window_is_run_whole(tmp_path: Path) -> None:
+    """The tests above would not notice if a stop were followed by reduced accesses."""
+
+    def careless(step: Step) -> Step:
+        if not isinstance(step, Reduced):
+            return step
+        gva, kind = step.gva, step.kind
+        return attrs.evolve(step, rest=lambda at: (gva[at:], kind[at:], len(gva)))
+
+    steps = program(3)
+    assert differs(steps, [careless(step) for step in reduced(steps, tmp_path / "x")])
+
+
+def test_why_fewer_sets_need_the_whole_stream(tmp_path: Path) -> None:
+    """The tests above would not notice if a small TLB were run from the reduced stream."""
+
+    class Overrated(with_tlb(1, 1)):  # type: ignore[misc]
+        def __init__(self, memory: Memory) -> None:
+            super().__init__(memory)
+            self.caps = attrs.evolve(self.caps, lru_sets=SETS)
+
+    steps = quiet()
+    assert differs(steps, reduced(steps, tmp_path / "x"), engine=Overrated)
+
+
+STREAMS = st.lists(
+    st.tuples(
+        st.sampled_from([1, 2, 3, 17, 18, 33, 1 << 30]),
+        st.integers(0, 4095),
+        st.sampled_from(KINDS),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=200,
+)
+
+
+@given(stream=STREAMS)
+def test_a_window_can_be_had_back(stream: list[tuple[int, int, int, bool]]) -> None:
+    """An access is lost, comes in another place, or as another kind, than it was recorded."""
+    gva = array("Q", (page << 12 | offset for page, offset, _, _ in stream))
+    kind = array("B", (k | (SECOND if second else 0) for _, _, k, second in stream))
+    made = PythonReducer()
+    made.window(gva, kind)
+    kept_gva = array("Q", (made.site_gva[site] for site in made.kept))
+    kept_kind = array("B", (made.site_kind[site] for site in made.kept))
+    back_gva, back_kind, where = python_expand(made.tokens, kept_gva, kept_kind, len(gva))
+    assert [va >> 12 for va in back_gva] == [va >> 12 for va in gva]
+    assert back_kind == kind
+    assert [back_gva[at] for at in where] == list(kept_gva)
+
+
+@given(stream=STREAMS)
+def test_the_first_touch_keeps_its_address(stream: list[tuple[int, int, int, bool]]) -> None:
+    """The digest of the guest's faults changes, as they carry whole addresses."""
+    made = PythonReducer()
+    gva = array("Q", (page << 12 | offset for page, offset, _, _ in stream))
+    made.window(gva, array("B", (k for _, _, k, _ in stream)))
+    first: dict[tuple[int, int], int] = {}
+    for page, offset, k, _ in stream:
+        first.setdefault((page, k), page << 12 | offset)
+    sites = zip(made.site_gva, made.site_kind, strict=True)
+    kept = {(va >> 12, k): va for va, k in sites}
+    for (page, k), va in first.items():
+        if (page, k) in kept and k != READ:
+            assert kept[page, k] == va
+        else:  # a read may have been granted by a write before it
+            assert k == READ
+
+
+@given(tokens=st.binary(max_size=40), kept=st.integers(0, 3), room=st.integers(1, 40))
+def test_damaged_tokens(tokens: bytes, kept: int, room: int) -> None:
+    """Tokens that nobody wrote give accesses out of nowhere, or too many of them."""
+    gva, kind = array("Q", [4096] * kept), array("B", [READ] * kept)
+    try:
+        back, kinds, where = python_expand(tokens, gva, kind, room)
+    except DamagedError:
+        return
+    assert len(back) == len(kinds) == room
+    assert len(where) == kept
+    assert set(back) <= {4096}
