@@ -1,5 +1,10 @@
-"""The one thing pyproject.toml cannot say: the compiled engine is built by cffi."""
+"""The one thing pyproject.toml cannot say: what is compiled, which cffi builds."""
 
 from setuptools import setup
 
-setup(cffi_modules=["src/hvmmu/hw/kernel/build.py:ffibuilder"])
+setup(
+    cffi_modules=[
+        "src/hvmmu/hw/kernel/build.py:ffibuilder",
+        "src/hvmmu/workloads/kernel/build.py:ffibuilder",
+    ]
+)

@@ -20,6 +20,11 @@ from hvmmu.params import plain
 from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gva
 from hvmmu.workloads.codec import blocks
 
+try:
+    from hvmmu.workloads.compiled import plain_lines
+except ImportError:  # no compiler where this was installed
+    plain_lines = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
@@ -191,6 +196,29 @@ class Parser:
 
     def parse(self, text: bytes, limit: int | None = None) -> tuple[array[int], array[int]]:
         """Return the accesses in whole lines, at most *limit* references; raise TraceError."""
+        if plain_lines is None:
+            return self._parse_lines(text, limit)
+        left = len(text) if limit is None else limit
+        rest, whole_gva, whole_kind = memoryview(text), array("Q"), array("B")
+        while True:
+            read, lines, gva, kind = plain_lines(rest, left, self._second)
+            whole_gva += gva
+            whole_kind += kind
+            rest, left = rest[read:], left - lines
+            self.references += lines
+            self._number += lines
+            if not rest or not left:
+                return whole_gva, whole_kind
+            # One line that is more than a plain reference.
+            at = len(text) - len(rest)
+            end = text.index(b"\n", at) + 1
+            before = self.references
+            gva, kind = self._parse_lines(text[at:end], left)
+            whole_gva += gva
+            whole_kind += kind
+            rest, left = rest[end - at :], left - (self.references - before)
+
+    def _parse_lines(self, text: bytes, limit: int | None = None) -> tuple[array[int], array[int]]:
         lines = text.split(b"\n")
         lines.pop()
         if limit is not None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from hvmmu.errors import TraceError
 from hvmmu.guest.steps import Reduced
 from hvmmu.workloads.codec import zstd_unpack
+from hvmmu.workloads.hvt.fastest import expand, look_up
 from hvmmu.workloads.hvt.layout import ChunkHead, padded
-from hvmmu.workloads.hvt.reduction import KINDS, SECOND, WINDOW, DamagedError, expand
+from hvmmu.workloads.hvt.reduction import KINDS, SECOND, WINDOW, DamagedError
 from hvmmu.workloads.lackey import USER_END, USER_START
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ class Chunk:
         self._token_ends = _ends(token_ends, head.raw)
         if 0 in map(int.__sub__, self._kept_ends[1:], self._kept_ends):
             raise DamagedError("a window keeps no access")
-        order = _column("H", kept)
-        if max(order) >= head.sites:
-            raise DamagedError("an access is of a page that is not listed")
-        self.gva = array("Q", map(sites.__getitem__, order))
-        self.kind = array("B", bytes(map(site_kind.__getitem__, order)))
+        self.gva, self.kind = look_up(_column("H", kept), sites, site_kind)
         self._raw: bytes | None = None
 
     def reduced(self) -> Reduced:

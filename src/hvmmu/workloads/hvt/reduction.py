@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Protocol
 from hvmmu.arch import pfec as pf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from hvmmu.guest.steps import Words
 
@@ -48,16 +47,37 @@ class DamagedError(Exception):
 class Reducer(Protocol):
     """One chunk in the making."""
 
-    site_gva: array[int]
-    """The distinct pairs of page and kind that were kept: address of the first such access."""
-    site_kind: array[int]
-    """Kind of each of them, format B."""
-    kept: array[int]
-    """The kept accesses, each the index of its site; format H."""
-    tokens: bytearray
+    @property
+    def site_gva(self) -> array[int]:
+        """The distinct pairs of page and kind that were kept: address of the first such access."""
+        ...
+
+    @property
+    def site_kind(self) -> array[int]:
+        """Kind of each of them, format B."""
+        ...
+
+    @property
+    def kept(self) -> array[int]:
+        """The kept accesses, each the index of its site; format H."""
+        ...
+
+    @property
+    def tokens(self) -> bytearray:
+        """What became of every access, in order."""
+        ...
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Return the number of sites, kept accesses and tokens."""
+        ...
 
     def window(self, gva: Words, kind: Words) -> None:
         """Add a window of accesses; kinds may have SECOND set."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all, for the next chunk."""
         ...
 
 
@@ -65,9 +85,18 @@ class PythonReducer:
     """The reduction to read, and to hold the compiled one against."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all."""
         self.site_gva, self.site_kind = array("Q"), array("B")
         self.kept, self.tokens = array("H"), bytearray()
         self._sites: dict[int, int] = {}
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Return the number of sites, kept accesses and tokens."""
+        return len(self.site_gva), len(self.kept), len(self.tokens)
 
     def window(self, gva: Words, kind: Words) -> None:  # noqa: C901 - one loop over all there is
         """Add a window of accesses."""
@@ -176,9 +205,14 @@ def python_expand(  # noqa: C901, PLR0912 - one loop, a branch for each kind of 
     return out_gva, out_kind, where
 
 
-def _compiled() -> tuple[Callable[[], Reducer], Callable[..., tuple[array[int], ...]]] | None:
-    return None
+def python_look_up(
+    kept: array[int], site_gva: array[int], site_kind: bytes
+) -> tuple[array[int], array[int]]:
+    """Return address and kind of each kept access; raise DamagedError for one of no site."""
+    if kept and max(kept) >= len(site_gva):
+        raise DamagedError(NO_SITE)
+    gva = array("Q", map(site_gva.__getitem__, kept))
+    return gva, array("B", bytes(map(site_kind.__getitem__, kept)))
 
 
-make_reducer: Callable[[], Reducer] = PythonReducer
-expand = python_expand
+NO_SITE = "an access is of a page that is not listed"

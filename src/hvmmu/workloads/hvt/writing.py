@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 from hvmmu.arch import pfec as pf
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import zstd_pack
+from hvmmu.workloads.hvt.fastest import make_reducer
 from hvmmu.workloads.hvt.layout import (
     MOST_WORDS,
     WINDOWS,
@@ -18,7 +19,7 @@ from hvmmu.workloads.hvt.layout import (
     Header,
     column,
 )
-from hvmmu.workloads.hvt.reduction import MOST_SITES, SECOND, SETS, WINDOW, Reducer, make_reducer
+from hvmmu.workloads.hvt.reduction import MOST_SITES, SECOND, SETS, WINDOW
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
@@ -40,13 +41,14 @@ class HvtWriter:
         self._gva, self._kind = array("Q"), bytearray()
         self._digest = hashlib.sha256()
         self._pages: set[int] = set()
+        self._reducer = make_reducer()
         self.references = self.accesses = self.kept = 0
         self._fetches = self._writes = self._chunks = self._most = 0
         self._file.write(self.header().pack())
         self._start()
 
     def _start(self) -> None:
-        self._reducer: Reducer = make_reducer()
+        self._reducer.clear()
         self._kept_ends, self._token_ends = array("I"), array("I")
         self._in_chunk = [0, 0, 0, 0]
 
@@ -74,8 +76,9 @@ class HvtWriter:
 
     def _window(self, gva: Words, kind: Words) -> None:
         self._reducer.window(gva, kind)
-        self._kept_ends.append(len(self._reducer.kept))
-        self._token_ends.append(len(self._reducer.tokens))
+        sites, kept, tokens = self._reducer.counts
+        self._kept_ends.append(kept)
+        self._token_ends.append(tokens)
         kinds = bytes(kind)
         seconds = sum(map(kinds.count, (pf.U | SECOND, _WRITES[1], _FETCHES[1])))
         counts = (
@@ -85,18 +88,17 @@ class HvtWriter:
             sum(map(kinds.count, _WRITES)),
         )
         self._in_chunk = [old + new for old, new in zip(self._in_chunk, counts, strict=True)]
-        room = MOST_SITES - len(self._reducer.site_gva)
-        if room < WINDOW or len(self._kept_ends) == WINDOWS:
+        if MOST_SITES - sites < WINDOW or len(self._kept_ends) == WINDOWS:
             self._flush()
 
     def _flush(self) -> None:
         made, (accesses, references, fetches, writes) = self._reducer, self._in_chunk
-        tokens = bytes(made.tokens)
+        site_gva, tokens = made.site_gva, bytes(made.tokens)
         packed = zstd_pack(tokens)
         columns = [
             column(each)
             for each in (
-                made.site_gva,
+                site_gva,
                 made.site_kind,
                 self._kept_ends,
                 self._token_ends,
@@ -109,19 +111,17 @@ class HvtWriter:
             references,
             fetches,
             writes,
-            len(made.site_gva),
-            len(made.kept),
-            len(tokens),
+            *made.counts,
             len(packed),
             zlib.crc32(body),
         )
         self._file.write(head.pack() + body)
         for piece in (_COUNTS.pack(accesses, references), *columns, tokens):
             self._digest.update(piece)
-        self._pages.update(gva >> PAGE_SHIFT for gva in made.site_gva)
+        self._pages.update(gva >> PAGE_SHIFT for gva in site_gva)
         self.references += references
         self.accesses += accesses
-        self.kept += len(made.kept)
+        self.kept += made.counts[1]
         self._fetches += fetches
         self._writes += writes
         self._chunks += 1

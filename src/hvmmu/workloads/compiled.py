@@ -1,0 +1,128 @@
+"""The reduction in C, entered once for a window: what reduction.py does, to the byte.
+
+`kernel/reduce.c` does the work, `kernel/reduce.h` is what the two sides share.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Any
+
+from hvmmu.workloads._kernel import ffi, lib
+
+if TYPE_CHECKING:
+    from hvmmu.guest.steps import Words
+
+MESSAGES = (
+    "",
+    "a fetch repeats none",
+    "a data access repeats none",
+    "more accesses are kept than there are",
+    "a window has too many accesses",
+    "a window has too few accesses",
+)
+_LINE = 7
+"""Bytes of the shortest line."""
+
+
+class CompiledReducer:
+    """A chunk in the making."""
+
+    def __init__(self) -> None:
+        self._chunk = ffi.new("hvt_chunk *")
+
+    @property
+    def site_gva(self) -> array[int]:
+        """Return the address of each site."""
+        return _copied("Q", self._chunk.site_gva, self._chunk.sites)
+
+    @property
+    def site_kind(self) -> array[int]:
+        """Return the kind of each site."""
+        return _copied("B", self._chunk.site_kind, self._chunk.sites)
+
+    @property
+    def kept(self) -> array[int]:
+        """Return the site of each kept access."""
+        return _copied("H", self._chunk.kept, self._chunk.keeps)
+
+    @property
+    def tokens(self) -> bytearray:
+        """Return the tokens."""
+        return bytearray(ffi.buffer(self._chunk.tokens, self._chunk.tokens_used))
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Return the number of sites, kept accesses and tokens."""
+        return self._chunk.sites, self._chunk.keeps, self._chunk.tokens_used
+
+    def window(self, gva: Words, kind: Words) -> None:
+        """Add a window of accesses."""
+        vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
+        if not lib.hvt_window(self._chunk, vas, kinds, len(vas)):
+            raise ValueError("the chunk is full")
+
+    def clear(self) -> None:
+        """Forget all."""
+        lib.hvt_clear(self._chunk)
+
+
+def _copied(code: str, column: Any, count: int) -> array[int]:  # noqa: ANN401 - an array of cffi's
+    made = array(code)
+    made.frombytes(ffi.buffer(column, count * made.itemsize))
+    return made
+
+
+def expand(
+    tokens: bytes, gva: Words, kind: Words, room: int
+) -> tuple[str, tuple[array[int], array[int], array[int]]]:
+    """Return what is wrong, or nothing, and a window as `python_expand` does."""
+    out = array("Q", bytes(8 * room)), array("B", bytes(room)), array("H", bytes(2 * len(gva)))
+    wrong = lib.hvt_expand(
+        ffi.from_buffer("uint8_t[]", tokens),
+        len(tokens),
+        ffi.from_buffer("uint64_t[]", gva),
+        ffi.from_buffer("uint8_t[]", kind),
+        len(gva),
+        ffi.from_buffer("uint64_t[]", out[0]),
+        ffi.from_buffer("uint8_t[]", out[1]),
+        ffi.from_buffer("uint16_t[]", out[2]),
+        room,
+    )
+    return MESSAGES[wrong], out
+
+
+def look_up(
+    kept: array[int], site_gva: array[int], site_kind: bytes
+) -> tuple[array[int], array[int]] | None:
+    """Return address and kind of each kept access, None if one is of no site."""
+    count = len(kept)
+    gva, kind = array("Q", bytes(8 * count)), array("B", bytes(count))
+    found = lib.hvt_look_up(
+        ffi.from_buffer("uint16_t[]", kept),
+        count,
+        ffi.from_buffer("uint64_t[]", site_gva),
+        ffi.from_buffer("uint8_t[]", site_kind),
+        len(site_gva),
+        ffi.from_buffer("uint64_t[]", gva),
+        ffi.from_buffer("uint8_t[]", kind),
+    )
+    return (gva, kind) if found == count else None
+
+
+def plain_lines(
+    text: memoryview, limit: int, second: int
+) -> tuple[int, int, array[int], array[int]]:
+    """Read plain references from the start of *text*: bytes and lines read, addresses, kinds."""
+    most = min(limit, len(text) // _LINE)
+    gva, kind = array("Q", bytes(16 * most)), array("B", bytes(2 * most))
+    done = lib.hvt_lackey(
+        ffi.from_buffer("char[]", text),
+        len(text),
+        most,
+        second,
+        ffi.from_buffer("uint64_t[]", gva),
+        ffi.from_buffer("uint8_t[]", kind),
+    )
+    del gva[done.accesses :], kind[done.accesses :]
+    return done.read, done.lines, gva, kind

@@ -1,0 +1,218 @@
+/* The reduction as reduction.py has it, and lackey's lines: for traces of many millions. */
+
+#include <stdint.h>
+#include <string.h>
+
+#include "reduce.h"
+
+enum {
+    READ = 0x04, WRITE = 0x06, FETCH = 0x14, W = 0x02, ID = 0x10, SECOND = 0x80,
+    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7,
+    KEPT = LONGEST * SLOTS, RUN = KEPT + LONGEST, SECOND_NEXT = RUN + LONGEST + 1,
+    FETCH_TOKEN = SECOND_NEXT + 1,
+    MOST_SITES = 65536, MOST_KEPT = 262144, MOST_TOKENS = 524288, INDEX = 131072
+};
+
+static uint32_t hash(uint64_t key) {
+    return (uint32_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 47) & (INDEX - 1);
+}
+
+static uint64_t key_of(uint64_t gva, uint8_t kind) {
+    return (gva >> 12) << 8 | kind;
+}
+
+void hvt_clear(hvt_chunk *chunk) {
+    for (uint32_t i = 0; i < chunk->sites; i++) {
+        /* Linear probing leaves clusters: every slot up to the next empty one goes. */
+        uint32_t at = hash(key_of(chunk->site_gva[i], chunk->site_kind[i]));
+        while (chunk->index[at]) {
+            chunk->index[at] = 0;
+            at = (at + 1) & (INDEX - 1);
+        }
+    }
+    chunk->sites = chunk->keeps = chunk->tokens_used = 0;
+}
+
+static uint32_t site_of(hvt_chunk *chunk, uint64_t gva, uint8_t kind) {
+    uint64_t key = key_of(gva, kind);
+    uint32_t at = hash(key);
+    for (; chunk->index[at]; at = (at + 1) & (INDEX - 1)) {
+        uint32_t site = chunk->index[at] - 1;
+        if (key_of(chunk->site_gva[site], chunk->site_kind[site]) == key)
+            return site;
+    }
+    chunk->site_gva[chunk->sites] = gva;
+    chunk->site_kind[chunk->sites] = kind;
+    chunk->index[at] = ++chunk->sites;
+    return chunk->sites - 1;
+}
+
+int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count) {
+    uint64_t recent[SLOTS];
+    uint8_t written[SETS] = {0};
+    uint8_t *out = chunk->tokens + chunk->tokens_used;
+    uint32_t run = 0, current = SETS; /* no set has this number */
+    if (count > MOST_SITES - chunk->sites || count > MOST_KEPT - chunk->keeps ||
+        2 * (uint64_t)count > MOST_TOKENS - chunk->tokens_used)
+        return 0;
+    memset(recent, 0xFF, sizeof recent);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t page = gva[i] >> 12;
+        uint32_t at = page & (SETS - 1);
+        uint8_t k = kind[i];
+        if (k & SECOND) {
+            if (run)
+                *out++ = (uint8_t)(RUN + run), run = 0;
+            *out++ = SECOND_NEXT;
+            k &= (uint8_t)~SECOND;
+        }
+        if (k & ID) {
+            if (recent[SETS + at] == page) {
+                if (at != current) {
+                    if (run)
+                        *out++ = (uint8_t)(RUN + run), run = 0;
+                    *out++ = (uint8_t)(FETCH_TOKEN + at);
+                    current = at;
+                } else if (++run == LONGEST) {
+                    *out++ = RUN + LONGEST, run = 0;
+                }
+                continue;
+            }
+            recent[SETS + at] = page;
+            current = at;
+        } else {
+            uint8_t write = k & W;
+            if (recent[at] == page && (!write || written[at])) {
+                *out++ = (uint8_t)(run * SLOTS + (write ? SETS : 0) + at), run = 0;
+                continue;
+            }
+            written[at] = write || (recent[at] == page && written[at]);
+            recent[at] = page;
+        }
+        chunk->kept[chunk->keeps++] = (uint16_t)site_of(chunk, gva[i], k);
+        *out++ = (uint8_t)(KEPT + run), run = 0;
+    }
+    if (run)
+        *out++ = (uint8_t)(RUN + run);
+    chunk->tokens_used = (uint32_t)(out - chunk->tokens);
+    return 1;
+}
+
+enum { FINE, NO_FETCH, NO_DATA, TOO_MANY_KEPT, TOO_MANY, TOO_FEW };
+
+int hvt_expand(const uint8_t *tokens, uint32_t size, const uint64_t *gva, const uint8_t *kind,
+               uint32_t kept, uint64_t *out_gva, uint8_t *out_kind, uint16_t *where,
+               uint32_t room) {
+    uint64_t recent[SLOTS] = {0}; /* page zero is nobody's */
+    uint32_t made = 0, next = 0, current = SETS;
+    uint8_t second = 0;
+    for (uint32_t i = 0; i < size; i++) {
+        uint32_t token = tokens[i], run, at;
+        if (token == SECOND_NEXT) {
+            second = SECOND;
+            continue;
+        }
+        if (token < KEPT)
+            run = token / SLOTS;
+        else if (token < FETCH_TOKEN)
+            run = token - (token < RUN ? KEPT : RUN);
+        else
+            run = 1, current = token - FETCH_TOKEN;
+        if (run) {
+            if (current == SETS || !recent[SETS + current])
+                return NO_FETCH;
+            if (run > room - made)
+                return TOO_MANY;
+            for (uint32_t j = 0; j < run; j++) {
+                out_gva[made] = recent[SETS + current];
+                out_kind[made++] = FETCH | second;
+                second = 0;
+            }
+        }
+        if (token >= RUN)
+            continue;
+        if (token < KEPT && !recent[token & (SETS - 1)])
+            return NO_DATA;
+        if (token >= KEPT && next == kept)
+            return TOO_MANY_KEPT;
+        if (made == room)
+            return TOO_MANY;
+        if (token < KEPT) {
+            out_gva[made] = recent[token & (SETS - 1)];
+            out_kind[made++] = (token & SETS ? WRITE : READ) | second;
+        } else {
+            at = gva[next] >> 12 & (SETS - 1);
+            if (kind[next] & ID)
+                current = at, at += SETS;
+            recent[at] = gva[next];
+            where[next] = (uint16_t)made;
+            out_gva[made] = gva[next];
+            out_kind[made++] = kind[next++] | second;
+        }
+        second = 0;
+    }
+    return next == kept && made == room ? FINE : TOO_FEW;
+}
+
+uint32_t hvt_look_up(const uint16_t *kept, uint32_t count, const uint64_t *site_gva,
+                     const uint8_t *site_kind, uint32_t sites, uint64_t *gva, uint8_t *kind) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (kept[i] >= sites)
+            return i;
+        gva[i] = site_gva[kept[i]];
+        kind[i] = site_kind[kept[i]];
+    }
+    return count;
+}
+
+static const uint64_t PAGE = 4096, USER_START = 4096, USER_END = (UINT64_C(1) << 47) - 4096;
+
+static int digit(unsigned char c) {
+    if ((unsigned char)(c - '0') < 10)
+        return c - '0';
+    return (unsigned char)(c - 'a') < 6 ? c - 'a' + 10 : -1;
+}
+
+/* Return the kind of a line by its first three characters, or 0. */
+static uint8_t kind_of(const char *line) {
+    if (line[0] == 'I')
+        return line[1] == ' ' && line[2] == ' ' ? FETCH : 0;
+    if (line[0] != ' ' || line[2] != ' ')
+        return 0;
+    return line[1] == 'L' ? READ : line[1] == 'S' || line[1] == 'M' ? WRITE : 0;
+}
+
+hvt_parsed hvt_lackey(const char *text, uint64_t size, uint32_t limit, uint8_t second,
+                      uint64_t *gva, uint8_t *kind) {
+    hvt_parsed done = {0, 0, 0};
+    const char *at = text, *end = text + size;
+    while (done.lines < limit && end - at > 6) {
+        uint8_t k = kind_of(at);
+        const char *p = at + 3, *digits = p;
+        uint64_t va = 0, bytes = 0;
+        int d;
+        if (!k)
+            break;
+        while (p < end && p - digits < 16 && (d = digit((unsigned char)*p)) >= 0)
+            va = va << 4 | (uint64_t)d, p++;
+        if (p == digits || end - p < 3 || *p++ != ',')
+            break;
+        digits = p;
+        while (p < end && p - digits < 4 && (unsigned char)(*p - '0') < 10)
+            bytes = bytes * 10 + (uint64_t)(*p++ - '0');
+        if (p == digits || p == end || *p != '\n')
+            break;
+        if (!bytes || bytes > PAGE || va < USER_START || va > USER_END || va + bytes > USER_END)
+            break;
+        gva[done.accesses] = va;
+        kind[done.accesses++] = k;
+        if (va % PAGE + bytes > PAGE) {
+            gva[done.accesses] = (va | (PAGE - 1)) + 1;
+            kind[done.accesses++] = k | second;
+        }
+        at = p + 1;
+        done.lines++;
+        done.read = (uint64_t)(at - text);
+    }
+    return done;
+}

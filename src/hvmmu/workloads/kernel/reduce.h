@@ -1,0 +1,36 @@
+/* What Python and C share of the reduction. Also read by cffi: no preprocessor here. */
+
+typedef struct {
+    uint64_t site_gva[65536];
+    uint8_t site_kind[65536];
+    uint16_t kept[262144];
+    uint8_t tokens[524288];
+    uint32_t sites, keeps, tokens_used;
+    uint32_t index[131072]; /* hash of page and kind to site + 1 */
+} hvt_chunk;
+
+/* Forget all; the sites' index must be zero only where a site is, so it is emptied by them. */
+void hvt_clear(hvt_chunk *chunk);
+
+/* Add a window of accesses; 0 if the chunk has no room for it. */
+int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count);
+
+/* Put back the accesses of a window; 0, or which of the messages in reduction.py says why not. */
+int hvt_expand(const uint8_t *tokens, uint32_t size, const uint64_t *gva, const uint8_t *kind,
+               uint32_t kept, uint64_t *out_gva, uint8_t *out_kind, uint16_t *where,
+               uint32_t room);
+
+/* Look up the kept accesses' sites; the index of the first that is none, or count. */
+uint32_t hvt_look_up(const uint16_t *kept, uint32_t count, const uint64_t *site_gva,
+                     const uint8_t *site_kind, uint32_t sites, uint64_t *gva, uint8_t *kind);
+
+typedef struct {
+    uint64_t read;     /* bytes of text */
+    uint32_t lines;    /* which is references, as every line taken is one */
+    uint32_t accesses; /* a reference that crosses pages is two */
+} hvt_parsed;
+
+/* Read lackey's lines as far as they are plain references, *limit* of them at most, into arrays of
+   room for twice as many. Whatever else a line may be is left to Python to judge. */
+hvt_parsed hvt_lackey(const char *text, uint64_t size, uint32_t limit, uint8_t second,
+                      uint64_t *gva, uint8_t *kind);
