@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hvmmu.errors import InputError
-from hvmmu.guest.steps import Accesses
+from hvmmu.guest.steps import Accesses, Reduced
 from hvmmu.workloads import codec
+from hvmmu.workloads.hvt import HvtTrace
+from hvmmu.workloads.hvt.making import import_trace
 from hvmmu.workloads.lackey import LackeyTrace
 from hvmmu.workloads.record import ENVIRONMENT, record
 
@@ -86,6 +88,20 @@ def test_packed_as_the_name_says(fake: Callable[[str], Path], out: Path, name: s
     )
     assert path.read_bytes().startswith(magic)
     assert [entry.name for entry in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("suffix", ["", ".xz"])
+def test_compact_traces(fake: Callable[[str], Path], out: Path, suffix: str) -> None:
+    """A compact trace that was recorded is another than one imported from the same text."""
+    fake(GOOD)
+    made = out.with_name(f"made.hvt{suffix}")
+    summary = record(["true"], made)
+    assert (summary.references, summary.size) == (3, made.stat().st_size)
+    record(["true"], out)
+    imported = out.with_name(f"imported.hvt{suffix}")
+    import_trace(out, None, imported)
+    assert made.read_bytes() == imported.read_bytes()
+    assert sum(len(s) for s in HvtTrace(made).steps() if isinstance(s, Reduced)) == 3
 
 
 def test_packed_files_hold_no_time(fake: Callable[[str], Path], out: Path) -> None:
@@ -172,7 +188,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("body", "said"), FAILURES)
-@pytest.mark.parametrize("name", ["a.trace", "a.xz", "a.zst"])
+@pytest.mark.parametrize("name", ["a.trace", "a.xz", "a.zst", "a.hvt", "a.hvt.gz"])
 def test_valgrind_fails(
     fake: Callable[[str], Path], out: Path, body: str, said: str, name: str
 ) -> None:

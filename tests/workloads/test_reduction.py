@@ -33,6 +33,7 @@ from hvmmu.hw.tlb import Geometry, TlbGeometry
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.mmu.params import MmuParams
 from hvmmu.types import Gva
+from hvmmu.workloads import Limited
 from hvmmu.workloads.hvt import HvtTrace
 from hvmmu.workloads.hvt.reduction import (
     FETCH,
@@ -293,3 +294,27 @@ def test_damaged_tokens(tokens: bytes, kept: int, room: int) -> None:
     assert len(back) == len(kinds) == room
     assert len(where) == kept
     assert set(back) <= {4096}
+
+
+@pytest.mark.parametrize("limit", [1, WINDOW, WINDOW + 1, 6 * WINDOW - 1, 6 * WINDOW, 1 << 30])
+def test_a_limited_workload_may_be_reduced(tmp_path: Path, limit: int) -> None:
+    """A limit is ignored where a plugin's workload gives reduced steps."""
+    steps = quiet()
+    everything = steps[-1]
+    assert isinstance(everything, Accesses)
+
+    @attrs.frozen
+    class Made:
+        name: str = "made"
+
+        def facts(self) -> dict[str, Any]:
+            return {}
+
+        def steps(self) -> Iterator[Step]:
+            yield from reduced(steps, tmp_path / "x")
+
+    pages: list[int] = []
+    for step in Limited(Made(), limit).steps():
+        parts = step.whole() if isinstance(step, Reduced) else [step]
+        pages += [gva >> 12 for part in parts if isinstance(part, Accesses) for gva in part.gva]
+    assert pages == [gva >> 12 for gva in everything.gva[:limit]]

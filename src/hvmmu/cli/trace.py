@@ -78,13 +78,8 @@ def describe(*, path: Path) -> None:
         ("accesses", f"{head.accesses:,} (a reference that crosses a page is two)"),
         ("kinds", f"{head.fetches:,} fetches, {head.reads:,} reads, {head.writes:,} writes"),
         ("pages", f"{head.pages:,} of 4 KiB"),
-        (
-            "reduced",
-            (
-                f"{head.kept:,} accesses ({head.kept / head.accesses:.2%}): the others cannot change"
-                f" a TLB of {head.sets} sets or more"
-            ),
-        ),
+        ("reduced", f"{head.kept:,} accesses, {head.kept / head.accesses:.2%}"),
+        ("filter", f"{head.sets} sets, anew after {head.window:,} accesses"),
         ("size", f"{size:,} bytes, {size / head.references:.4f} a reference"),
         ("chunks", f"{head.chunks:,}, the largest of {head.most_chunk:,} bytes"),
         ("sha256", f"{head.sha256.hex()} of the accesses"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from hvmmu.errors import InputError
-from hvmmu.guest.steps import Accesses, Step
+from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.params import nearest, plain, shown
 from hvmmu.workloads import synthetic
 from hvmmu.workloads.codec import head
@@ -17,7 +17,7 @@ from hvmmu.workloads.hvt import Hvt
 from hvmmu.workloads.lackey import Lackey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 SHIPPED = Path(__file__).with_name("traces") / "dd.lackey.xz"
 """The real trace that comes with hvmmu: the workload when none is named."""
@@ -116,14 +116,21 @@ class Limited:
     def steps(self) -> Iterator[Step]:
         """Yield the steps until *limit* references are made."""
         left = self.limit
-        for step in self.whole.steps():
-            if isinstance(step, Accesses):
-                yield Accesses(step.gva[:left], step.kind[:left])
-                left -= len(step)
-                if left <= 0:
-                    return
-            else:
-                yield step
+        for whole in self.whole.steps():
+            for step in _parts(whole, left):
+                if isinstance(step, Accesses):
+                    yield Accesses(step.gva[:left], step.kind[:left])
+                else:
+                    yield step
+                if isinstance(step, Accesses | Reduced):
+                    left -= len(step)
+                    if left <= 0:
+                        return
+
+
+def _parts(step: Step, left: int) -> Iterable[Step]:
+    """Return the step, in accesses that can be cut if it is reduced and of more than *left*."""
+    return step.whole() if isinstance(step, Reduced) and len(step) > left else (step,)
 
 
 def descriptions() -> dict[str, str]:

@@ -136,7 +136,7 @@ _RECORD = "record a trace with `hvmmu record -o FILE -- COMMAND`"
 _AGAIN = "copy or record the file again"
 
 
-_ZSTD_COLUMN_LEVEL = 12
+_ZSTD_COLUMN_LEVEL = 9
 
 
 def zstd_pack(plain_bytes: bytes) -> bytes:

@@ -56,6 +56,11 @@ class CompiledReducer:
         """Return the number of sites, kept accesses and tokens."""
         return self._chunk.sites, self._chunk.keeps, self._chunk.tokens_used
 
+    @property
+    def tally(self) -> tuple[int, int, int]:
+        """Return the number of fetches, writes and second pages, left out or not."""
+        return self._chunk.fetches, self._chunk.writes, self._chunk.seconds
+
     def window(self, gva: Words, kind: Words) -> None:
         """Add a window of accesses."""
         vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)

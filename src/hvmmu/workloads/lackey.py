@@ -247,11 +247,11 @@ class Parser:
             todo = "record with valgrind --tool=lackey --trace-mem=yes, or `hvmmu record`"
             raise TraceError(self._name, None, "holds no memory references", todo)
 
-    def refuse_endless(self, tail: bytes, before: int) -> None:
-        """Raise TraceError for a line without end; *before* lines stand before it, unparsed."""
+    def refuse_endless(self, tail: bytes) -> None:
+        """Raise TraceError for a line without end, which stands after all that was parsed."""
         if len(tail) > (_LONGEST_SAID if _SAID.match(tail) else _LONGEST):
             what, todo = _blame(tail)
-            raise self._blamed(before, f"a line of over {_LONGEST} bytes: {what}", todo)
+            raise self._blamed(0, f"a line of over {_LONGEST} bytes: {what}", todo)
 
     def _blamed(self, line: int, what: str, todo: str) -> TraceError:
         return TraceError(self._name, self._number + line, what, todo)
@@ -283,9 +283,9 @@ def _whole_lines(text: Iterable[bytes], parser: Parser) -> Iterator[bytes]:
     for block in text:
         cut = block.rfind(b"\n") + 1
         whole, tail = (tail + block[:cut], block[cut:]) if cut else (b"", tail + block)
-        parser.refuse_endless(tail, whole.count(b"\n"))
         if whole:
             yield whole
+        parser.refuse_endless(tail)
     if tail:
         parser.end(tail)
 

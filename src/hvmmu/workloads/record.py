@@ -93,7 +93,7 @@ def record(
     _check_suffix(output)
     check_output(output, force=force)
     argv = _argv(command, limit)
-    with _sink(command, output, force=force) as sink:
+    with _sink(output, force=force) as sink:
         recording = _Recording(sink, limit, progress)
         exit_code = recording.run(argv)
     size = output.stat().st_size
@@ -102,11 +102,11 @@ def record(
 
 
 @contextlib.contextmanager
-def _sink(command: Sequence[str], output: Path, *, force: bool) -> Iterator[_Sink]:
+def _sink(output: Path, *, force: bool) -> Iterator[_Sink]:
     """Open what becomes *output* if the block ends well; the lines written to it are packed."""
     if is_hvt(output):
         with hvt_file(output, force=force) as file:
-            compact = LackeySink(file, " ".join(command))
+            compact = LackeySink(file)
             yield compact
             compact.close()
         return

@@ -102,7 +102,8 @@ def header_start(head: bytes) -> tuple[int, tuple[Any, ...], bytes]:
 def read_header(head: bytes, words: bytes) -> Header:
     """Return the header of HEADER_SIZE bytes and the *words* behind it; raise DamagedError."""
     _, numbers, digest = header_start(head)
-    made = Header(*numbers, digest, words.decode("utf-8", "replace"))
+    fields: tuple[Any, ...] = (*numbers, digest, words.decode("utf-8", "replace"))
+    made = Header(*fields)
     if made.window != WINDOW or not made.sets or made.sets & (made.sets - 1):
         raise DamagedError("was reduced in a way that this hvmmu does not know")
     return made

@@ -14,8 +14,9 @@ from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import Parser
 from hvmmu.workloads.output import check_output, whole_file
-from hvmmu.workloads.sources import source_of
+from hvmmu.workloads.sources import Source, source_of
 from hvmmu.workloads.sources.stream import Stream
+from hvmmu.workloads.sources.valgrind import LackeyText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ def import_trace(
     stream = Stream(source, piped, "standard input" if source is None else plain(str(source)))
     found = source_of(fmt, stream.head)
     with hvt_file(output, force=force) as file:
-        made = HvtWriter(file, f"format={found.name}\n{found.words(stream.head)}")
+        made = HvtWriter(file, words_of(found, stream.head))
         for gva, kind in found.accesses(stream, limit):
             made.add(gva, kind)
             if progress is not None:
@@ -89,15 +90,23 @@ def import_trace(
 class LackeySink:
     """Take lackey's text by whole lines and write an .hvt file; closing it makes that whole."""
 
-    def __init__(self, file: IO[bytes], command: str) -> None:
-        self._made = HvtWriter(file, f"format=lackey\ncommand={command}\n")
-        self._parser = Parser("valgrind", SECOND)
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._parser = file, Parser("valgrind", SECOND)
+        self._made: HvtWriter | None = None
 
     def write(self, lines: bytes) -> int:
-        """Take whole lines."""
+        """Take whole lines; the first of them say what is traced."""
+        if self._made is None:
+            self._made = HvtWriter(self._file, words_of(LackeyText(), lines))
         self._made.add(*self._parser.parse(lines))
         return len(lines)
 
     def close(self) -> None:
         """Write what is left, and the header."""
-        self._made.close()
+        if self._made is not None:
+            self._made.close()
+
+
+def words_of(source: Source, head: bytes) -> str:
+    """Return what the header says of where a trace came from, of which *head* is the start."""
+    return f"format={source.name}\n{source.words(head)}"

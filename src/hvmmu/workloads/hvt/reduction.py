@@ -11,12 +11,12 @@ fetched from, and for what comes after them: a dropped data access, a kept acces
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from hvmmu.arch import pfec as pf
 
 if TYPE_CHECKING:
-
     from hvmmu.guest.steps import Words
 
 WINDOW = 4096
@@ -72,6 +72,11 @@ class Reducer(Protocol):
         """Return the number of sites, kept accesses and tokens."""
         ...
 
+    @property
+    def tally(self) -> tuple[int, int, int]:
+        """Return the number of fetches, writes and second pages, left out or not."""
+        ...
+
     def window(self, gva: Words, kind: Words) -> None:
         """Add a window of accesses; kinds may have SECOND set."""
         ...
@@ -92,14 +97,24 @@ class PythonReducer:
         self.site_gva, self.site_kind = array("Q"), array("B")
         self.kept, self.tokens = array("H"), bytearray()
         self._sites: dict[int, int] = {}
+        self._tally = [0, 0, 0]
 
     @property
     def counts(self) -> tuple[int, int, int]:
         """Return the number of sites, kept accesses and tokens."""
         return len(self.site_gva), len(self.kept), len(self.tokens)
 
-    def window(self, gva: Words, kind: Words) -> None:  # noqa: C901 - one loop over all there is
+    @property
+    def tally(self) -> tuple[int, int, int]:
+        """Return the number of fetches, writes and second pages."""
+        fetches, writes, seconds = self._tally
+        return fetches, writes, seconds
+
+    def window(self, gva: Words, kind: Words) -> None:  # noqa: C901, PLR0912 - one loop over all
         """Add a window of accesses."""
+        for k, times in Counter(kind).items():
+            for i, bit in enumerate((pf.ID, pf.W, SECOND)):
+                self._tally[i] += times if k & bit else 0
         put, keep = self.tokens.append, self.kept.append
         recent, written = [-1] * _SLOTS, [0] * SETS
         run, current = 0, -1

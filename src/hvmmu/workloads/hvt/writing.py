@@ -8,7 +8,6 @@ import zlib
 from array import array
 from typing import IO, TYPE_CHECKING
 
-from hvmmu.arch import pfec as pf
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import zstd_pack
 from hvmmu.workloads.hvt.fastest import make_reducer
@@ -19,14 +18,12 @@ from hvmmu.workloads.hvt.layout import (
     Header,
     column,
 )
-from hvmmu.workloads.hvt.reduction import MOST_SITES, SECOND, SETS, WINDOW
+from hvmmu.workloads.hvt.reduction import MOST_SITES, SETS, WINDOW
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
 
 _COUNTS = struct.Struct("<II")
-_WRITES = (pf.U | pf.W, pf.U | pf.W | SECOND)
-_FETCHES = (pf.U | pf.ID, pf.U | pf.ID | SECOND)
 
 
 class HvtWriter:
@@ -50,7 +47,7 @@ class HvtWriter:
     def _start(self) -> None:
         self._reducer.clear()
         self._kept_ends, self._token_ends = array("I"), array("I")
-        self._in_chunk = [0, 0, 0, 0]
+        self._in_chunk = 0
 
     def add(self, gva: Words, kind: Words | bytes) -> None:
         """Add accesses in order; a kind has SECOND set where a reference goes on in a next page."""
@@ -79,20 +76,14 @@ class HvtWriter:
         sites, kept, tokens = self._reducer.counts
         self._kept_ends.append(kept)
         self._token_ends.append(tokens)
-        kinds = bytes(kind)
-        seconds = sum(map(kinds.count, (pf.U | SECOND, _WRITES[1], _FETCHES[1])))
-        counts = (
-            len(kinds),
-            len(kinds) - seconds,
-            sum(map(kinds.count, _FETCHES)),
-            sum(map(kinds.count, _WRITES)),
-        )
-        self._in_chunk = [old + new for old, new in zip(self._in_chunk, counts, strict=True)]
+        self._in_chunk += len(kind)
         if MOST_SITES - sites < WINDOW or len(self._kept_ends) == WINDOWS:
             self._flush()
 
     def _flush(self) -> None:
-        made, (accesses, references, fetches, writes) = self._reducer, self._in_chunk
+        made, accesses = self._reducer, self._in_chunk
+        fetches, writes, seconds = made.tally
+        references = accesses - seconds
         site_gva, tokens = made.site_gva, bytes(made.tokens)
         packed = zstd_pack(tokens)
         columns = [

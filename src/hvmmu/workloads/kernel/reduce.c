@@ -31,6 +31,7 @@ void hvt_clear(hvt_chunk *chunk) {
         }
     }
     chunk->sites = chunk->keeps = chunk->tokens_used = 0;
+    chunk->fetches = chunk->writes = chunk->seconds = 0;
 }
 
 static uint32_t site_of(hvt_chunk *chunk, uint64_t gva, uint8_t kind) {
@@ -64,9 +65,11 @@ int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint3
             if (run)
                 *out++ = (uint8_t)(RUN + run), run = 0;
             *out++ = SECOND_NEXT;
+            chunk->seconds++;
             k &= (uint8_t)~SECOND;
         }
         if (k & ID) {
+            chunk->fetches++;
             if (recent[SETS + at] == page) {
                 if (at != current) {
                     if (run)
@@ -82,6 +85,7 @@ int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint3
             current = at;
         } else {
             uint8_t write = k & W;
+            chunk->writes += write != 0;
             if (recent[at] == page && (!write || written[at])) {
                 *out++ = (uint8_t)(run * SLOTS + (write ? SETS : 0) + at), run = 0;
                 continue;

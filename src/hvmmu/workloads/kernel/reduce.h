@@ -6,6 +6,7 @@ typedef struct {
     uint16_t kept[262144];
     uint8_t tokens[524288];
     uint32_t sites, keeps, tokens_used;
+    uint32_t fetches, writes, seconds;
     uint32_t index[131072]; /* hash of page and kind to site + 1 */
 } hvt_chunk;
 
