@@ -301,7 +301,7 @@ def test_a_wrong_digest(tmp_path: Path) -> None:
     assert "sha256" in refused(path).what
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_noise(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Some file ends the reader in a traceback instead of one line."""

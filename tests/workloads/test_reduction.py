@@ -28,6 +28,7 @@ from hvmmu.guest.steps import (
     Step,
     Switch,
 )
+from hvmmu.hw.compiled import CompiledEngine
 from hvmmu.hw.readable import ReadableEngine
 from hvmmu.hw.tlb import Geometry, TlbGeometry
 from hvmmu.machine import Machine, MachineConfig
@@ -62,11 +63,21 @@ GUEST = GuestParams(memory=16 << 20)
 MODEL = cost_model("nehalem")
 
 
-def with_tlb(instruction: int, data: int) -> type[Engine]:
+ENGINES: list[type[ReadableEngine | CompiledEngine]] = [
+    ReadableEngine,
+    *([] if CompiledEngine.why_not else [CompiledEngine]),
+]
+
+
+def with_tlb(
+    instruction: int,
+    data: int,
+    engine: type[ReadableEngine | CompiledEngine] = ReadableEngine,
+) -> type[Engine]:
     """Return an engine whose first levels have so many sets."""
     geometry = TlbGeometry(Geometry(instruction, 4), Geometry(data, 4), Geometry(32, 2))
 
-    class Small(ReadableEngine):
+    class Small(engine):  # type: ignore[misc, valid-type]
         def __init__(self, memory: Memory) -> None:
             super().__init__(memory, geometry)
 
@@ -181,11 +192,16 @@ def test_reduced_counts_as_unreduced(config: MachineConfig, tmp_path: Path) -> N
     Faults and exits come in the middle of windows, and flushes between them.
     """
 
-    @settings(deadline=None, max_examples=8)
-    @given(seed=st.integers(0, 1 << 32), mmu=st.sampled_from(MMUS), touched=st.booleans())
-    def check(seed: int, mmu: MmuParams, touched: bool) -> None:
+    @settings(deadline=None, max_examples=5)
+    @given(
+        seed=st.integers(0, 1 << 32),
+        mmu=st.sampled_from(MMUS),
+        touched=st.booleans(),
+        engine=st.sampled_from(ENGINES),
+    )
+    def check(seed: int, mmu: MmuParams, touched: bool, engine: type[Engine]) -> None:
         guest = attrs.evolve(GUEST, set_accessed_dirty=touched)
-        machine = attrs.evolve(config, mmu=mmu, guest=guest)
+        machine = attrs.evolve(config, mmu=mmu, guest=guest, engine=engine)
         steps = program(seed)
         assert outcome(machine, reduced(steps, tmp_path / "x")) == outcome(machine, steps)
 
@@ -195,11 +211,12 @@ def test_reduced_counts_as_unreduced(config: MachineConfig, tmp_path: Path) -> N
 TLBS = [(16, 16), (64, 32), (8, 16), (16, 8), (1, 1)]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("sets", TLBS)
-def test_every_tlb(sets: tuple[int, int], tmp_path: Path) -> None:
+def test_every_tlb(sets: tuple[int, int], engine: Any, tmp_path: Path) -> None:  # noqa: ANN401
     """A TLB with fewer sets than the filter has, or only one, is run from the reduced stream."""
     for seed, config in itertools.product(range(3), CONFIGS[:2]):
-        machine = attrs.evolve(config.values[0], engine=with_tlb(*sets))
+        machine = attrs.evolve(config.values[0], engine=with_tlb(*sets, engine))
         steps = program(seed)
         assert outcome(machine, reduced(steps, tmp_path / "x")) == outcome(machine, steps)
 

@@ -41,6 +41,11 @@ class TlbGeometry:
     data: Geometry = Geometry(16, 4)
     second: Geometry = Geometry(128, 12)
 
+    @property
+    def lru_sets(self) -> int:
+        """The sets of the first level that has fewer, as `EngineCaps.lru_sets` has it."""
+        return min(self.instruction.sets, self.data.sets)
+
 
 class Entry:
     """One cached translation; *access* has the bits of a kind, *tag* is page number and size."""

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from array import array
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from hvmmu.workloads._kernel import ffi, lib
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
+
+_kernel: Any = import_module("hvmmu.workloads._kernel")
+ffi, lib = _kernel.ffi, _kernel.lib
 
 MESSAGES = (
     "",
