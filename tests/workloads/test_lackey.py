@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 READ, WRITE, FETCH = 4, 6, 0x14
+
+
+@pytest.fixture(
+    scope="module",
+    autouse=True,
+    params=["python"] + ["compiled"] * (lackey.plain_lines is not None),
+)
+def parser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Read plain lines in Python, and in C where that was built."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "python":
+            patch.setattr(lackey, "plain_lines", None)
+        yield
+
+
 HEAD = b"""==3367== Lackey, an example Valgrind tool
 ==3367== Command: /bin/ls /usr/share
 ==3367==
