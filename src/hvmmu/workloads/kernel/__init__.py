@@ -1,0 +1,1 @@
+"""The C behind the compiled reduction, and how it is built."""
