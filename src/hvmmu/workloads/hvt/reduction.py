@@ -187,6 +187,8 @@ def python_expand(  # noqa: C901, PLR0912 - one loop, a branch for each kind of 
             run = token - (_KEPT if token < _RUN else _RUN)
         else:
             run, current = 1, token - _FETCH
+        if run + (token < _RUN) > room - len(out_gva):
+            raise DamagedError("a window has too many accesses")
         if run:
             again = None if current < 0 else recent[SETS + current]
             if again is None:
@@ -213,8 +215,6 @@ def python_expand(  # noqa: C901, PLR0912 - one loop, a branch for each kind of 
             out_kind.append(k | second)
         if token < _RUN:
             second = 0
-        if len(out_gva) > room:
-            raise DamagedError("a window has too many accesses")
     if len(where) != len(gva) or len(out_gva) != room:
         raise DamagedError("a window has too few accesses")
     return out_gva, out_kind, where

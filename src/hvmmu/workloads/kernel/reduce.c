@@ -122,11 +122,11 @@ int hvt_expand(const uint8_t *tokens, uint32_t size, const uint64_t *gva, const 
             run = token - (token < RUN ? KEPT : RUN);
         else
             run = 1, current = token - FETCH_TOKEN;
+        if (run + (token < RUN) > room - made)
+            return TOO_MANY;
         if (run) {
             if (current == SETS || !recent[SETS + current])
                 return NO_FETCH;
-            if (run > room - made)
-                return TOO_MANY;
             for (uint32_t j = 0; j < run; j++) {
                 out_gva[made] = recent[SETS + current];
                 out_kind[made++] = FETCH | second;
@@ -139,8 +139,6 @@ int hvt_expand(const uint8_t *tokens, uint32_t size, const uint64_t *gva, const 
             return NO_DATA;
         if (token >= KEPT && next == kept)
             return TOO_MANY_KEPT;
-        if (made == room)
-            return TOO_MANY;
         if (token < KEPT) {
             out_gva[made] = recent[token & (SETS - 1)];
             out_kind[made++] = (token & SETS ? WRITE : READ) | second;
