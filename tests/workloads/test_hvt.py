@@ -348,10 +348,12 @@ def test_compiled_reduces_as_python(stream: list[tuple[int, int, int, bool]], ag
     one, two = PythonReducer(), fastest.make_reducer()
     if again:
         two.window(array("Q", [4096 * n for n in range(1, 3000)]), array("B", [4] * 2999))
-        two.clear()
-    for _ in range(2):
-        one.window(gva, kind)
-        two.window(gva, kind)
+        two.next(anew=True)
+    for part in range(3):
+        for made in (one, two):
+            if part == 2:
+                made.next(anew=False)
+            made.window(gva, kind)
     assert one.site_gva == two.site_gva
     assert one.site_kind == two.site_kind
     assert one.kept == two.kept
@@ -392,6 +394,25 @@ def test_compiled_looks_up_as_python(kept: list[int], sites: list[tuple[int, int
         except DamagedError as error:
             made.append(str(error))
     assert made[0] == made[1]
+
+
+def test_chunks_go_on_with_the_sites_of_those_before(tmp_path: Path) -> None:
+    """A long trace lists its pages again and again, or a chunk is read with another's pages."""
+    path = tmp_path / "x.hvt"
+    content = small(path, 140)
+    with opened(path) as file:
+        heads = [chunk.head for chunk in file.verified()]
+    assert [head.known for head in heads] == [0, heads[0].sites, heads[0].sites]
+    assert [head.sites for head in heads[1:]] == [0, 0]
+    pages, kinds = whole(path)
+    assert pages == [0x400 + n * n % 23 for n in range(140 * WINDOW - 7)]
+    assert kinds == [KINDS[n * 7 % 11 % 3] for n in range(140 * WINDOW - 7)]
+    second = content.index(b"HVTC", content.index(b"HVTC") + 1)
+    for known in (0, 1, heads[0].sites + 1):
+        changed = bytearray(content)
+        changed[second + 40 : second + 44] = struct.pack("<I", known)
+        path.write_bytes(changed)
+        assert refused(path).what in ("its head is damaged", "a chunk before it is not there")
 
 
 def test_chunks_end_when_their_sites_do(tmp_path: Path) -> None:

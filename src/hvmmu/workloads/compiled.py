@@ -28,7 +28,7 @@ _LINE = 7
 
 
 class CompiledReducer:
-    """A chunk in the making."""
+    """One chunk after the other."""
 
     def __init__(self) -> None:
         self._chunk = ffi.new("hvt_chunk *")
@@ -69,9 +69,9 @@ class CompiledReducer:
         if not lib.hvt_window(self._chunk, vas, kinds, len(vas)):
             raise ValueError("the chunk is full")
 
-    def clear(self) -> None:
-        """Forget all."""
-        lib.hvt_clear(self._chunk)
+    def next(self, *, anew: bool) -> None:
+        """Begin another chunk, with sites of its own if *anew*."""
+        lib.hvt_next(self._chunk, anew)
 
 
 def _copied(code: str, column: Any, count: int) -> array[int]:  # noqa: ANN401 - an array of cffi's
@@ -100,7 +100,7 @@ def expand(
 
 
 def look_up(
-    kept: array[int], site_gva: array[int], site_kind: bytes
+    kept: array[int], site_gva: array[int], site_kind: bytes | bytearray
 ) -> tuple[array[int], array[int]] | None:
     """Return address and kind of each kept access, None if one is of no site."""
     count = len(kept)

@@ -23,9 +23,29 @@ if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
 
 AGAIN = "import it, or copy it, again"
-_COUNTS = struct.Struct("<II")
+_COUNTS = struct.Struct("<III")
 _UNMARKED = bytes(kind & ~SECOND for kind in range(256))
 _ANY_KIND = bytes(KINDS)
+
+
+class Sites:
+    """The distinct pairs of page and kind so far, which a chunk goes on with, or starts anew."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.gva, self.kind = array("Q"), bytearray()
+
+    def add(self, known: int, gva: bytes, kind: bytes) -> None:
+        """Add a chunk's columns to the *known* first; raise DamagedError."""
+        if known not in (0, len(self.gva)):
+            raise DamagedError("a chunk before it is not there")
+        if not known:
+            self.clear()
+        self.gva += _checked(gva, kind)
+        self.kind += kind
 
 
 class Chunk:
@@ -35,16 +55,18 @@ class Chunk:
     accesses that were left out are asked for.
     """
 
-    def __init__(self, head: ChunkHead, sets: int, columns: Sequence[bytes], where: str) -> None:
+    def __init__(
+        self, head: ChunkHead, sets: int, columns: Sequence[bytes], sites: Sites, where: str
+    ) -> None:
         self.head = head
         self._sets, self._columns, self._where = sets, columns, where
         site_gva, site_kind, kept_ends, token_ends, kept, _ = columns
-        sites = _sites(site_gva, site_kind)
+        sites.add(head.known, site_gva, site_kind)
         self._kept_ends = _ends(kept_ends, head.kept)
         self._token_ends = _ends(token_ends, head.raw)
         if 0 in map(int.__sub__, self._kept_ends[1:], self._kept_ends):
             raise DamagedError("a window keeps no access")
-        self.gva, self.kind = look_up(_column("H", kept), sites, site_kind)
+        self.gva, self.kind = look_up(_column("H", kept), sites.gva, sites.kind)
         self._raw: bytes | None = None
 
     def reduced(self) -> Reduced:
@@ -59,7 +81,7 @@ class Chunk:
 
     def add_to(self, digest: hashlib._Hash) -> None:
         """Add what the header's sha256 is of."""
-        digest.update(_COUNTS.pack(self.head.accesses, self.head.references))
+        digest.update(_COUNTS.pack(self.head.accesses, self.head.references, self.head.known))
         for column in self._columns[:-1]:
             digest.update(column.ljust(padded(len(column)), b"\0"))
         digest.update(self._tokens())
@@ -97,9 +119,9 @@ def _column(code: str, column: bytes) -> array[int]:
     return made
 
 
-def _sites(gva: bytes, kind: bytes) -> array[int]:
+def _checked(gva: bytes, kind: bytes) -> array[int]:
     sites = _column("Q", gva)
-    if min(sites) < USER_START or max(sites) >= USER_END:
+    if sites and (min(sites) < USER_START or max(sites) >= USER_END):
         raise DamagedError("an address is not in the user half")
     if kind.translate(None, _ANY_KIND):
         raise DamagedError("an access is of no known kind")

@@ -42,7 +42,7 @@ def expand(
 
 
 def look_up(
-    kept: array[int], site_gva: array[int], site_kind: bytes
+    kept: array[int], site_gva: array[int], site_kind: bytes | bytearray
 ) -> tuple[array[int], array[int]]:
     """Return address and kind of each kept access; raise DamagedError for one of no site."""
     if compiled is None:

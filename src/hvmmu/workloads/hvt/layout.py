@@ -1,6 +1,6 @@
 """How an .hvt file lies on the disk: one header, then chunks of columns, little-endian, aligned.
 
-A chunk's columns, each on a multiple of eight bytes: address (u64) and kind (u8) of its sites; by
+A chunk's columns, each on a multiple of eight bytes: address (u64) and kind (u8) of new sites; by
 window, the number of kept accesses (u32) and of tokens (u32) up to its end; the kept accesses
 (u16, a site each); the tokens, packed with zstd.
 """
@@ -118,6 +118,7 @@ class ChunkHead:
     fetches: int
     writes: int
     sites: int
+    """Sites that are new."""
     kept: int
     raw: int
     """Bytes of tokens."""
@@ -125,6 +126,8 @@ class ChunkHead:
     """Bytes of tokens as they are packed."""
     crc: int
     """CRC-32 of the columns as they lie there."""
+    known: int
+    """Sites of the chunks before that this one goes on with: all there are, or none."""
 
     @property
     def windows(self) -> int:
@@ -144,21 +147,21 @@ class ChunkHead:
 
     def pack(self) -> bytes:
         """Return it as CHUNK_SIZE bytes."""
-        return _CHUNK.pack(_CHUNK_MAGIC, *attrs.astuple(self), 0, 0)
+        return _CHUNK.pack(_CHUNK_MAGIC, *attrs.astuple(self), 0)
 
 
 def read_chunk_head(head: bytes) -> ChunkHead:
     """Return the head of a chunk; raise DamagedError if it is none, or holds more than may be."""
-    magic, *numbers, zero, zero_too = _CHUNK.unpack(head)
+    magic, *numbers, zero = _CHUNK.unpack(head)
     made = ChunkHead(*numbers)
     possible = (
         magic == _CHUNK_MAGIC
-        and not zero | zero_too
+        and not zero
         and 0 < made.accesses <= MOST_ACCESSES
         and made.accesses <= 2 * made.references <= 2 * made.accesses
         and made.fetches + made.writes <= made.accesses
-        and 0 < made.sites <= min(MOST_SITES, made.kept)
-        and made.kept <= made.accesses
+        and made.sites <= made.kept <= made.accesses
+        and 0 < made.known + made.sites <= MOST_SITES
         and made.raw <= 2 * made.accesses
         and made.packed <= _MOST_PACKED
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hvmmu.errors import TraceError
 from hvmmu.params import plain
 from hvmmu.workloads.codec import blocks
-from hvmmu.workloads.hvt.chunk import AGAIN, Chunk
+from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, Sites
 from hvmmu.workloads.hvt.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
@@ -52,9 +52,9 @@ class HvtFile:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks in order; raise TraceError if they are not what the header counts."""
-        sums = [0] * 5
+        sums, sites = [0] * 5, Sites()
         for number in range(1, self.header.chunks + 1):
-            chunk = self._chunk(number)
+            chunk = self._chunk(number, sites)
             head = chunk.head
             counts = (head.references, head.accesses, head.kept, head.fetches, head.writes)
             sums = [old + new for old, new in zip(sums, counts, strict=True)]
@@ -77,7 +77,7 @@ class HvtFile:
             if digest.digest() != self.header.sha256:
                 raise DamagedError("holds other accesses than its header's sha256 is of")
 
-    def _chunk(self, number: int) -> Chunk:
+    def _chunk(self, number: int, sites: Sites) -> Chunk:
         with self._blamed(number):
             head = read_chunk_head(self._read(CHUNK_SIZE))
             body = self._read(head.size)
@@ -88,7 +88,7 @@ class HvtFile:
                 columns.append(body[at : at + size])
                 at += padded(size)
             where = f"{self._name}: chunk {number}"
-            return Chunk(head, self.header.sets, columns, where)
+            return Chunk(head, self.header.sets, columns, sites, where)
 
     def _read(self, size: int) -> bytes:
         found = self._bytes.read(size)

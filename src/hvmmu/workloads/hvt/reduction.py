@@ -45,7 +45,7 @@ class DamagedError(Exception):
 
 
 class Reducer(Protocol):
-    """One chunk in the making."""
+    """One chunk in the making after the other."""
 
     @property
     def site_gva(self) -> array[int]:
@@ -81,8 +81,8 @@ class Reducer(Protocol):
         """Add a window of accesses; kinds may have SECOND set."""
         ...
 
-    def clear(self) -> None:
-        """Forget all, for the next chunk."""
+    def next(self, *, anew: bool) -> None:
+        """Begin another chunk, which goes on with the sites there are, or starts *anew*."""
         ...
 
 
@@ -90,13 +90,14 @@ class PythonReducer:
     """The reduction to read, and to hold the compiled one against."""
 
     def __init__(self) -> None:
-        self.clear()
+        self.next(anew=True)
 
-    def clear(self) -> None:
-        """Forget all."""
-        self.site_gva, self.site_kind = array("Q"), array("B")
+    def next(self, *, anew: bool) -> None:
+        """Begin another chunk, with sites of its own if *anew*."""
+        if anew:
+            self.site_gva, self.site_kind = array("Q"), array("B")
+            self._sites: dict[int, int] = {}
         self.kept, self.tokens = array("H"), bytearray()
-        self._sites: dict[int, int] = {}
         self._tally = [0, 0, 0]
 
     @property
@@ -221,7 +222,7 @@ def python_expand(  # noqa: C901, PLR0912 - one loop, a branch for each kind of 
 
 
 def python_look_up(
-    kept: array[int], site_gva: array[int], site_kind: bytes
+    kept: array[int], site_gva: array[int], site_kind: bytes | bytearray
 ) -> tuple[array[int], array[int]]:
     """Return address and kind of each kept access; raise DamagedError for one of no site."""
     if kept and max(kept) >= len(site_gva):

@@ -23,7 +23,7 @@ from hvmmu.workloads.hvt.reduction import MOST_SITES, SETS, WINDOW
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
 
-_COUNTS = struct.Struct("<II")
+_COUNTS = struct.Struct("<III")
 
 
 class HvtWriter:
@@ -45,7 +45,11 @@ class HvtWriter:
         self._start()
 
     def _start(self) -> None:
-        self._reducer.clear()
+        """Begin a chunk; it goes on with the sites of the one before, while there is room."""
+        sites = self._reducer.counts[0]
+        anew = MOST_SITES - sites < WINDOW
+        self._reducer.next(anew=anew)
+        self._known = 0 if anew else sites
         self._kept_ends, self._token_ends = array("I"), array("I")
         self._in_chunk = 0
 
@@ -84,13 +88,14 @@ class HvtWriter:
         made, accesses = self._reducer, self._in_chunk
         fetches, writes, seconds = made.tally
         references = accesses - seconds
-        site_gva, tokens = made.site_gva, bytes(made.tokens)
+        site_gva, tokens = made.site_gva[self._known :], bytes(made.tokens)
+        _, kept, size = made.counts
         packed = zstd_pack(tokens)
         columns = [
             column(each)
             for each in (
                 site_gva,
-                made.site_kind,
+                made.site_kind[self._known :],
                 self._kept_ends,
                 self._token_ends,
                 made.kept,
@@ -102,17 +107,20 @@ class HvtWriter:
             references,
             fetches,
             writes,
-            *made.counts,
+            len(site_gva),
+            kept,
+            size,
             len(packed),
             zlib.crc32(body),
+            self._known,
         )
         self._file.write(head.pack() + body)
-        for piece in (_COUNTS.pack(accesses, references), *columns, tokens):
+        for piece in (_COUNTS.pack(accesses, references, self._known), *columns, tokens):
             self._digest.update(piece)
         self._pages.update(gva >> PAGE_SHIFT for gva in site_gva)
         self.references += references
         self.accesses += accesses
-        self.kept += made.counts[1]
+        self.kept += kept
         self._fetches += fetches
         self._writes += writes
         self._chunks += 1

@@ -21,16 +21,12 @@ static uint64_t key_of(uint64_t gva, uint8_t kind) {
     return (gva >> 12) << 8 | kind;
 }
 
-void hvt_clear(hvt_chunk *chunk) {
-    for (uint32_t i = 0; i < chunk->sites; i++) {
-        /* Linear probing leaves clusters: every slot up to the next empty one goes. */
-        uint32_t at = hash(key_of(chunk->site_gva[i], chunk->site_kind[i]));
-        while (chunk->index[at]) {
-            chunk->index[at] = 0;
-            at = (at + 1) & (INDEX - 1);
-        }
+void hvt_next(hvt_chunk *chunk, int all) {
+    if (all) {
+        memset(chunk->index, 0, sizeof chunk->index);
+        chunk->sites = 0;
     }
-    chunk->sites = chunk->keeps = chunk->tokens_used = 0;
+    chunk->keeps = chunk->tokens_used = 0;
     chunk->fetches = chunk->writes = chunk->seconds = 0;
 }
 
@@ -169,11 +165,11 @@ uint32_t hvt_look_up(const uint16_t *kept, uint32_t count, const uint64_t *site_
 
 static const uint64_t PAGE = 4096, USER_START = 4096, USER_END = (UINT64_C(1) << 47) - 4096;
 
-static int digit(unsigned char c) {
-    if ((unsigned char)(c - '0') < 10)
-        return c - '0';
-    return (unsigned char)(c - 'a') < 6 ? c - 'a' + 10 : -1;
-}
+/* By character: a hexadecimal digit's value plus one, 0 for all others. */
+static const uint8_t DIGIT[256] = {
+    ['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5, ['5'] = 6, ['6'] = 7, ['7'] = 8,
+    ['8'] = 9, ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+};
 
 /* Return the kind of a line by its first three characters, or 0. */
 static uint8_t kind_of(const char *line) {
@@ -192,11 +188,11 @@ hvt_parsed hvt_lackey(const char *text, uint64_t size, uint32_t limit, uint8_t s
         uint8_t k = kind_of(at);
         const char *p = at + 3, *digits = p;
         uint64_t va = 0, bytes = 0;
-        int d;
+        uint32_t d;
         if (!k)
             break;
-        while (p < end && p - digits < 16 && (d = digit((unsigned char)*p)) >= 0)
-            va = va << 4 | (uint64_t)d, p++;
+        while (p < end && p - digits < 16 && (d = DIGIT[(uint8_t)*p]))
+            va = va << 4 | (d - 1), p++;
         if (p == digits || end - p < 3 || *p++ != ',')
             break;
         digits = p;

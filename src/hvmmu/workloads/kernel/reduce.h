@@ -10,8 +10,8 @@ typedef struct {
     uint32_t index[131072]; /* hash of page and kind to site + 1 */
 } hvt_chunk;
 
-/* Forget all; the sites' index must be zero only where a site is, so it is emptied by them. */
-void hvt_clear(hvt_chunk *chunk);
+/* Begin another chunk; with *all*, forget the sites as well. */
+void hvt_next(hvt_chunk *chunk, int all);
 
 /* Add a window of accesses; 0 if the chunk has no room for it. */
 int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count);
