@@ -6,7 +6,7 @@ has done to the guest's books is noted there, and taken over here before anybody
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import attrs
 
@@ -66,6 +66,7 @@ class Lane:
         lane.kernel_base, lane.user_end = KERNEL_BASE, USER_END
         lane.zero_frame = guest.pager.zero_frame
         lane.most_tries, lane.most_repeats = MOST_TRIES, MOST_REPEATS
+        self._at = ffi.new("uint64_t *")
         lane.nx, lane.set_accessed_dirty = guest.entries.nx, guest.entries.set_accessed_dirty
         lane.hypervised = vcpu.switch.hypervised
         self._give_shadow()
@@ -77,15 +78,32 @@ class Lane:
 
     def run(self, gva: Buffer, kind: Buffer) -> None:
         """Run accesses as `Vcpu.run` does."""
-        vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
-        if len(kinds) != len(vas):
-            raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
+        self._vcpu.ledger.accesses += len(memoryview(gva))
+        self.run_on(gva, kind, 0)
+
+    def run_on(self, gva: Buffer, kind: Buffer, start: int) -> None:
+        """Run accesses as `Vcpu.run_on` does."""
+        vas, kinds = _buffers(gva, kind)
         self._give()
-        at = lib.hv_lane_run(self._lane, vas, kinds, len(vas))
+        at = lib.hv_lane_run(self._lane, vas, kinds, start, len(vas))
         self._take()
         if at < len(vas):
-            error, self._error = self._error, None
-            raise error or InvariantError("the fast lane stopped without a reason")
+            self._fail()
+
+    def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
+        """Run accesses as `Vcpu.run_to_stop` does."""
+        vas, kinds = _buffers(gva, kind)
+        self._give()
+        self._at[0] = start
+        became = lib.hv_lane_to_stop(self._lane, vas, kinds, self._at, len(vas))
+        self._take()
+        if became == lib.HV_FAILED:
+            self._fail()
+        return self._at[0], became == lib.HV_DONE
+
+    def _fail(self) -> NoReturn:
+        error, self._error = self._error, None
+        raise error or InvariantError("the fast lane stopped without a reason")
 
     def answer(self, what: int, value: int, *, has_value: bool) -> int:
         """Do what C asks for; an exception is kept until C has returned."""
@@ -229,6 +247,13 @@ class Lane:
             used[table] = used.get(table, 0) + count.gained
             count.gained = count.noted = 0
         lane.noted_count = 0
+
+
+def _buffers(gva: Buffer, kind: Buffer) -> tuple[Any, Any]:
+    vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
+    if len(kinds) != len(vas):
+        raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
+    return vas, kinds
 
 
 def _row(key: int) -> Row:

@@ -205,7 +205,8 @@ class Machine:
     def _take_the_lane(self, crossing: Crossing | None) -> None:
         from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
 
-        self.guest.run = Lane(self.vcpu, self.guest, self._platform.shadow, crossing).run
+        lane = Lane(self.vcpu, self.guest, self._platform.shadow, crossing)
+        self.guest.run, self.guest.runner = lane.run, lane
 
     @property
     def params(self) -> dict[str, bool | int | str]:

@@ -6,9 +6,8 @@ straight from hardware or by injection, through the same entry.
 
 import enum
 from array import array
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -34,6 +33,9 @@ from hvmmu.mmu.flush import Flush
 from hvmmu.stretches import Stretches
 from hvmmu.switch import WorldSwitch
 from hvmmu.types import PAGE_SIZE, Buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IA32_EFER = 0xC000_0080
 _NAMES = {"cr0": "CR0", "cr3": "CR3", "cr4": "CR4", "efer": "IA32_EFER"}
@@ -179,42 +181,21 @@ class Vcpu:
         vas = memoryview(gva)
         hosts = None if landed is None else array("Q", [NOT_LANDED]) * len(vas)
         self.ledger.accesses += len(vas)
-        finished = self._run(gva, kind, 0, hosts)
+        finished = self.run_on(gva, kind, 0, hosts)
         if landed is not None and hosts is not None:
             out = memoryview(landed)
             for i, hpa in enumerate(hosts):
                 out[i] = finished[i] if i in finished else self.slots.gpa(hpa)
 
-    def run_reduced(
-        self,
-        gva: Buffer,
-        kind: Buffer,
-        rest: Callable[[int], tuple[Buffer, Buffer, int]],
-        *,
-        accesses: int,
-        sets: int,
-    ) -> None:
-        """Run *accesses* accesses, of which *gva* and *kind* are those that can change the TLB.
+    def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
+        """Run uncounted accesses; handle the first stop; return where it was, and if it is done."""
+        at = self._runner.run(self.core, gva, kind, start)
+        return at, at < len(memoryview(gva)) and self.stopped(None) is not None
 
-        The others hit the most recent page of their set by a kind granted before, in a TLB with
-        *sets* sets or more. A stop may change what the TLB holds, so from there to the end of the
-        window, which *rest* returns together with the next window's start, all of them are run;
-        and all of all windows by an engine whose TLB has fewer sets, or is unknown.
-        """
-        self.ledger.accesses += accesses
-        exact, count, at = self.engine.caps.lru_sets >= sets, len(memoryview(gva)), 0
-        while at < count:
-            done = 0
-            if exact:
-                at = self._runner.run(self.core, gva, kind, at)
-                if at == count:
-                    return
-                done = int(self._stopped(None) is not None)
-            vas, kinds, at = rest(at)
-            self._run(vas, kinds, done, None)
-
-    def _run(self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None) -> dict[int, int]:
-        """Run accesses from *start* on; return where those went that were not hardware's."""
+    def run_on(
+        self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None = None
+    ) -> dict[int, int]:
+        """Run uncounted accesses; return where those went that were not hardware's."""
         finished: dict[int, int] = {}
         at, last, tries, count = start, -1, 0, len(memoryview(gva))
         while (at := self._runner.run(self.core, gva, kind, at, hosts)) < count:

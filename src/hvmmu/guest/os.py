@@ -13,6 +13,7 @@ from hvmmu.guest.frames import Frames
 from hvmmu.guest.pager import Pager
 from hvmmu.guest.params import PagerPolicy
 from hvmmu.guest.process import Process
+from hvmmu.guest.reduced import Runner, run_reduced
 from hvmmu.guest.steps import (
     FIRST_PID,
     Accesses,
@@ -61,6 +62,8 @@ class GuestOs:
         vcpu.page_fault = self._page_fault
         self.run: Callable[[Buffer, Buffer], None] = vcpu.run
         """Runs a program's accesses."""
+        self.runner: Runner = vcpu
+        """Runs them stop by stop."""
 
     @property
     def faults(self) -> int:
@@ -93,9 +96,8 @@ class GuestOs:
             case Accesses():
                 self.run(step.gva, step.kind)
             case Reduced():  # exact, as every mapping of a process is of 4 KiB pages
-                self._vcpu.run_reduced(
-                    step.gva, step.kind, step.rest, accesses=step.accesses, sets=step.sets
-                )
+                self._vcpu.ledger.accesses += step.accesses
+                run_reduced(self.runner, step, lru_sets=self._vcpu.engine.caps.lru_sets)
             case Mmap():
                 self._syscalls.mmap(self.current, step)
             case Munmap():

@@ -451,11 +451,18 @@ static int32_t stopped(hv_lane *l, const uint64_t *operand)
     return page_fault(l, s->pfec);
 }
 
-uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t count)
+int32_t hv_lane_to_stop(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t *at,
+                        uint64_t count)
 {
-    uint64_t at = 0, last = NOT_LANDED;
+    *at = hv_run(l->engine, gva, kind, *at, count, NULL, l->exit_filter, l->stop);
+    return *at == count ? HV_RETRY : stopped(l, NULL);
+}
+
+uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                     uint64_t count)
+{
+    uint64_t last = NOT_LANDED;
     uint32_t tries = 0;
-    l->accesses += count;
     for (;;) {
         at = hv_run(l->engine, gva, kind, at, count, NULL, l->exit_filter, l->stop);
         if (at == count)

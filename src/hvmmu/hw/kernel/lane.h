@@ -91,5 +91,11 @@ typedef struct {
     uint32_t noted_count;
 } hv_lane;
 
-/* Run accesses start..count with the faults they cause; return the index it failed at, or count. */
-uint64_t hv_lane_run(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, uint64_t count);
+/* Run accesses at..count with the faults they cause; return the index it failed at, or count. */
+uint64_t hv_lane_run(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                     uint64_t count);
+
+/* Run accesses *at..count up to the first stop; it is handled, *at is where, and what it became is
+   returned. */
+int32_t hv_lane_to_stop(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, uint64_t *at,
+                        uint64_t count);
