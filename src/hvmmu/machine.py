@@ -195,11 +195,11 @@ class Machine:
         self.vcpu = self._platform.vcpu
         try:
             self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
+            if fast:
+                self._take_the_lane(crossing)
         except BaseException:
             self.close()
             raise
-        if fast:
-            self._take_the_lane(crossing)
         self._since = self._hardware()
 
     def _take_the_lane(self, crossing: Crossing | None) -> None:
