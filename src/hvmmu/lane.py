@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import attrs
 
 from hvmmu.arch.paging import LONG4, formats
+from hvmmu.attempts import MOST_TRIES, Operand
 from hvmmu.errors import InvariantError
 from hvmmu.guest.faults import MOST_REPEATS
 from hvmmu.guest.layout import KERNEL_BASE, USER_END
@@ -24,7 +25,7 @@ from hvmmu.mmu.fault import Cause, PageFault, Route
 from hvmmu.mmu.flush import Flush
 from hvmmu.mmu.page import RegsRole
 from hvmmu.types import PAGE_SHIFT, Gpa, Gva
-from hvmmu.vcpu import MOST_TRIES, Operand, Resume
+from hvmmu.vcpu import Resume
 
 if TYPE_CHECKING:
     from hvmmu.arch.regs import Regs
@@ -82,7 +83,7 @@ class Lane:
         self.run_on(gva, kind, 0)
 
     def run_on(self, gva: Buffer, kind: Buffer, start: int) -> None:
-        """Run accesses as `Vcpu.run_on` does."""
+        """Run accesses as `Attempts.run_on` does."""
         vas, kinds = _buffers(gva, kind)
         self._give()
         at = lib.hv_lane_run(self._lane, vas, kinds, start, len(vas))
@@ -91,7 +92,7 @@ class Lane:
             self._fail()
 
     def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
-        """Run accesses as `Vcpu.run_to_stop` does."""
+        """Run accesses as `Attempts.run_to_stop` does."""
         vas, kinds = _buffers(gva, kind)
         self._give()
         self._at[0] = start
@@ -130,7 +131,7 @@ class Lane:
         if what == lib.HV_ASK_NOTHING_THERE:
             raise InvariantError(f"the guest copies a page from {value:#x}, where nothing is")
         if what == lib.HV_ASK_HANG:
-            vcpu.refuse_to_hang(value)
+            vcpu.attempts.refuse_to_hang(value)
         return int(lib.HV_RETRY)
 
     def _make_root(self) -> None:

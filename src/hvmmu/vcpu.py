@@ -1,4 +1,4 @@
-"""One vCPU: what the guest may do, and the loop that takes each stop to whoever must handle it.
+"""One vCPU: what the guest may do, and who must handle each stop.
 
 The guest sees registers, memory and faults, and nothing of the rest. A fault reaches it either
 straight from hardware or by injection, through the same entry.
@@ -13,6 +13,7 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures, Regs
+from hvmmu.attempts import Attempts, Operand
 from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Backend,
@@ -45,8 +46,6 @@ _INTERCEPTS = {
     "cr4": Intercept.CR4_WRITE,
     "efer": Intercept.EFER_WRITE,
 }
-MOST_TRIES = 100
-"""How often one access may stop; a guest and a hypervisor need a handful between them."""
 
 
 class Resume(enum.Enum):
@@ -55,14 +54,6 @@ class Resume(enum.Enum):
     RETRY = "retry"
     SKIP = "skip"
     """The next access: the guest moved its instruction pointer on."""
-
-
-@attrs.frozen
-class Operand:
-    """What a store writes: *size* bytes of *value*."""
-
-    value: int
-    size: int
 
 
 class Mmu(Protocol):
@@ -116,7 +107,8 @@ class Vcpu:
         if self._hooks.handle_exit is not None:
             self.switch.on_exit = partial(self._hooks.handle_exit, vcpu=self)
         deprivileged = self.switch.user is not None
-        self._runner = Stretches(engine, self.switch) if deprivileged else engine
+        runner = Stretches(engine, self.switch) if deprivileged else engine
+        self.attempts = Attempts(core, runner, self.stopped)
         self.page_fault: Callable[[int], Resume] = _no_handler
         """The guest's page-fault handler: takes the error code, finds the address in cr2."""
         self.general_protection: Callable[[int], Resume] = _no_canonical
@@ -181,32 +173,11 @@ class Vcpu:
         vas = memoryview(gva)
         hosts = None if landed is None else array("Q", [NOT_LANDED]) * len(vas)
         self.ledger.accesses += len(vas)
-        finished = self.run_on(gva, kind, 0, hosts)
+        finished = self.attempts.run_on(gva, kind, 0, hosts)
         if landed is not None and hosts is not None:
             out = memoryview(landed)
             for i, hpa in enumerate(hosts):
                 out[i] = finished[i] if i in finished else self.slots.gpa(hpa)
-
-    def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
-        """Run uncounted accesses; handle the first stop; return where it was, and if it is done."""
-        at = self._runner.run(self.core, gva, kind, start)
-        return at, at < len(memoryview(gva)) and self.stopped(None) is not None
-
-    def run_on(
-        self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None = None
-    ) -> dict[int, int]:
-        """Run uncounted accesses; return where those went that were not hardware's."""
-        finished: dict[int, int] = {}
-        at, last, tries, count = start, -1, 0, len(memoryview(gva))
-        while (at := self._runner.run(self.core, gva, kind, at, hosts)) < count:
-            tries = tries + 1 if at == last else 0
-            last = at
-            self.refuse_to_hang(tries)
-            gpa = self.stopped(None)
-            if gpa is not None:
-                finished[at] = gpa
-                at += 1
-        return finished
 
     def load(self, gva: int, size: int = 8) -> int:
         """Return *size* bytes (1, 2, 4, 8) at the naturally aligned *gva*, read as a supervisor.
@@ -214,13 +185,13 @@ class Vcpu:
         All ones come from where no memory is, or where the guest's handler skipped the access.
         """
         self.ledger.accesses += 1
-        hpa = self._single(gva, pf.READ, size)
+        hpa = self.attempts.single(gva, pf.READ, size)
         return (1 << (8 * size)) - 1 if hpa == NOT_LANDED else self.memory.load(hpa, size)
 
     def store(self, gva: int, value: int, size: int = 8) -> None:
         """Write *size* bytes (1, 2, 4, 8) at the naturally aligned *gva* as a supervisor."""
         self.ledger.accesses += 1
-        hpa = self._single(gva, pf.WRITE, size, value)
+        hpa = self.attempts.single(gva, pf.WRITE, size, value)
         if hpa != NOT_LANDED:
             self.memory.store(hpa, value, size)
 
@@ -231,7 +202,7 @@ class Vcpu:
     def copy_page(self, gva: int, source: int) -> None:
         """Copy the 4 KiB page at *source* to *gva* as REP MOVSQ does."""
         self.ledger.accesses += 1
-        hpa = self._single(source, pf.READ, 8)
+        hpa = self.attempts.single(source, pf.READ, 8)
         if hpa == NOT_LANDED:
             raise InvariantError(f"the guest copies a page from {source:#x}, where nothing is")
         self._fill_page(gva, hpa)
@@ -241,7 +212,7 @@ class Vcpu:
         done = 0
         while done < PAGE_SIZE:
             value = 0 if source is None else self.memory.load(source + done)
-            hpa = self._single(gva + done, pf.WRITE, 8, value)
+            hpa = self.attempts.single(gva + done, pf.WRITE, 8, value)
             if hpa == NOT_LANDED:  # this iteration was emulated; the instruction goes on
                 done += 8
             elif source is None:
@@ -249,25 +220,6 @@ class Vcpu:
             else:
                 return self.memory.copy(hpa, source + done, PAGE_SIZE - done)
         return None
-
-    def _single(self, gva: int, kind: int, size: int, value: int = 0) -> int:
-        """Make one access; return its hpa, NOT_LANDED if it was completed otherwise or skipped."""
-        if gva % size:
-            raise InputError(f"{size} bytes at {gva:#x} are not aligned; split the access")
-        vas, kinds, landed = array("Q", [gva]), bytes([kind]), array("Q", [NOT_LANDED])
-        operand, tries = Operand(value, size), 0
-        while not self._runner.run(self.core, vas, kinds, 0, landed):
-            tries += 1
-            self.refuse_to_hang(tries)
-            if self.stopped(operand) is not None:
-                return NOT_LANDED
-        return landed[0]
-
-    def refuse_to_hang(self, tries: int) -> None:
-        """Give up on an access that all sides claim to have made possible, and that still stops."""
-        if tries > MOST_TRIES:
-            gva, event = self.core.gva, self.core.event
-            raise InvariantError(f"the access to {gva:#x} stopped {tries} times in a row: {event}")
 
     # Privileged operations.
 

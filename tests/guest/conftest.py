@@ -37,6 +37,7 @@ class BareVcpu:
         self.cpu = CpuFeatures(maxphyaddr=40, nx=nx)
         self.cr0 = self.cr2 = self.cr3 = self.cr4 = self.efer = 0
         self.page_fault: Callable[[int], Resume] | None = None
+        self.attempts = None  # of reduced accesses, which are none of these tests'
         self.pages: dict[int, array[int]] = {}
         self.tlb: dict[int, int] = {}
         self.paths: dict[int, int] = {}

@@ -1,0 +1,88 @@
+"""The loop of stops: an access is tried until it is made, completed otherwise, or skipped.
+
+Who handles a stop is asked and not known here. Nothing is counted: that is the vCPU's.
+"""
+
+from array import array
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+from hvmmu.errors import InputError, InvariantError
+from hvmmu.hw.engine import NOT_LANDED, Core
+from hvmmu.types import Buffer
+
+MOST_TRIES = 100
+"""How often one access may stop; a guest and a hypervisor need a handful between them."""
+
+
+@attrs.frozen
+class Operand:
+    """What a store writes: *size* bytes of *value*."""
+
+    value: int
+    size: int
+
+
+class Runner(Protocol):
+    """What runs accesses in order, and stops: an engine, or what stands before one."""
+
+    def run(
+        self, core: Core, gva: Buffer, kind: Buffer, start: int, landed: Buffer | None = None
+    ) -> int:
+        """Run accesses from *start* on; return the index of the one that stopped, or len(gva)."""
+        ...
+
+
+class Attempts:
+    """One core's accesses, tried on *runner*.
+
+    *stopped* takes each stop to whoever must handle it. It is given what the access stores, if that
+    is known, and returns None if the access is to be tried again, else where it went.
+    """
+
+    def __init__(
+        self, core: Core, runner: Runner, stopped: Callable[[Operand | None], int | None]
+    ) -> None:
+        self._core, self._runner, self._stopped = core, runner, stopped
+
+    def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
+        """Run from *start* to the first stop, and have it handled; return where, and if done."""
+        at = self._runner.run(self._core, gva, kind, start)
+        return at, at < len(memoryview(gva)) and self._stopped(None) is not None
+
+    def run_on(
+        self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None = None
+    ) -> dict[int, int]:
+        """Run from *start* to the end; return where those went that were not hardware's."""
+        finished: dict[int, int] = {}
+        at, last, tries, count = start, -1, 0, len(memoryview(gva))
+        while (at := self._runner.run(self._core, gva, kind, at, hosts)) < count:
+            tries = tries + 1 if at == last else 0
+            last = at
+            self.refuse_to_hang(tries)
+            gpa = self._stopped(None)
+            if gpa is not None:
+                finished[at] = gpa
+                at += 1
+        return finished
+
+    def single(self, gva: int, kind: int, size: int, value: int = 0) -> int:
+        """Make one access; return its hpa, NOT_LANDED if it was completed otherwise or skipped."""
+        if gva % size:
+            raise InputError(f"{size} bytes at {gva:#x} are not aligned; split the access")
+        vas, kinds, landed = array("Q", [gva]), bytes([kind]), array("Q", [NOT_LANDED])
+        operand, tries = Operand(value, size), 0
+        while not self._runner.run(self._core, vas, kinds, 0, landed):
+            tries += 1
+            self.refuse_to_hang(tries)
+            if self._stopped(operand) is not None:
+                return NOT_LANDED
+        return landed[0]
+
+    def refuse_to_hang(self, tries: int) -> None:
+        """Give up on an access that all sides claim to have made possible, and that still stops."""
+        if tries > MOST_TRIES:
+            gva, event = self._core.gva, self._core.event
+            raise InvariantError(f"the access to {gva:#x} stopped {tries} times in a row: {event}")
