@@ -4,7 +4,7 @@ Who handles a stop is asked and not known here. Nothing is counted: that is the 
 """
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -12,6 +12,9 @@ import attrs
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.hw.engine import NOT_LANDED, Core
 from hvmmu.types import Buffer
+
+_AT_ONCE = 4096
+"""Accesses that are looked up before it is known that they will be run."""
 
 MOST_TRIES = 100
 """How often one access may stop; a guest and a hypervisor need a handful between them."""
@@ -47,10 +50,23 @@ class Attempts:
     ) -> None:
         self._core, self._runner, self._stopped = core, runner, stopped
 
-    def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
-        """Run from *start* to the first stop, and have it handled; return where, and if done."""
-        at = self._runner.run(self._core, gva, kind, start)
-        return at, at < len(memoryview(gva)) and self._stopped(None) is not None
+    def run_to_stop(
+        self, kept: Sequence[int], site_gva: Sequence[int], site_kind: Buffer, start: int
+    ) -> tuple[int, bool]:
+        """Run what *kept* lists from *start* to the first stop, and have it handled.
+
+        Each is an index of *site_gva* and *site_kind*. Return where it stopped, or the end, and if
+        the access was completed.
+        """
+        at, kinds = start, memoryview(site_kind)
+        while at < len(kept):
+            some = kept[at : at + _AT_ONCE]
+            gva = array("Q", [site_gva[site] for site in some])
+            ran = self._runner.run(self._core, gva, bytes([kinds[site] for site in some]), 0)
+            at += ran
+            if ran < len(some):
+                return at, self._stopped(None) is not None
+        return at, False
 
     def run_on(
         self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None = None

@@ -16,7 +16,7 @@ from hvmmu.errors import InvariantError
 from hvmmu.guest.faults import MOST_REPEATS
 from hvmmu.guest.layout import KERNEL_BASE, USER_END
 from hvmmu.guest.pager import CAUSES
-from hvmmu.guest.steps import Backing
+from hvmmu.guest.steps import SITES, Backing
 from hvmmu.hw.compiled import c_formats, ffi, lib
 from hvmmu.hw.tlb import Scope
 from hvmmu.ledger import Row
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hvmmu.crossing import Crossing
     from hvmmu.guest.frames import Zone
     from hvmmu.guest.os import GuestOs
+    from hvmmu.guest.steps import Words
     from hvmmu.hw.compiled import CompiledEngine
     from hvmmu.mmu.compiled import CompiledPages
     from hvmmu.mmu.shadow import ShadowMmu
@@ -91,12 +92,16 @@ class Lane:
         if at < len(vas):
             self._fail()
 
-    def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
+    def run_to_stop(
+        self, kept: Words, site_gva: Words, site_kind: Buffer, start: int
+    ) -> tuple[int, bool]:
         """Run accesses as `Attempts.run_to_stop` does."""
-        vas, kinds = _buffers(gva, kind)
+        sites, (vas, kinds) = ffi.from_buffer("uint16_t[]", kept), _buffers(site_gva, site_kind)
+        if len(vas) != SITES:
+            raise ValueError(f"{len(vas)} sites, where an index may be of {SITES}")
         self._give()
         self._at[0] = start
-        became = lib.hv_lane_to_stop(self._lane, vas, kinds, self._at, len(vas))
+        became = lib.hv_lane_to_stop(self._lane, sites, vas, kinds, self._at, len(sites))
         self._take()
         if became == lib.HV_FAILED:
             self._fail()

@@ -12,6 +12,7 @@ from hvmmu.guest.reduced import run_reduced
 from hvmmu.guest.steps import Reduced
 
 if TYPE_CHECKING:
+    from hvmmu.guest.steps import Words
     from hvmmu.types import Buffer
 
 WINDOW = 4
@@ -28,6 +29,9 @@ def rest(at: int) -> tuple[array[int], array[int], int]:
     return gva, array("B", bytes(len(gva))), STARTS[end // WINDOW]
 
 
+STEP = Reduced(array("H", range(5)), KEPT, bytes(5), 12, 16, rest)
+
+
 @attrs.define
 class Runner:
     """Writes down what it is asked to run."""
@@ -35,10 +39,12 @@ class Runner:
     stops: dict[int, bool]
     ran: list[int] = attrs.field(factory=list)
 
-    def run_to_stop(self, gva: Buffer, kind: Buffer, start: int) -> tuple[int, bool]:
+    def run_to_stop(
+        self, kept: Words, site_gva: Words, site_kind: Buffer, start: int
+    ) -> tuple[int, bool]:
         """Stop at the addresses in `stops`, completing the access if it says so."""
-        del kind
-        vas = memoryview(gva)
+        del site_kind
+        vas = [site_gva[site] for site in kept]
         for at in range(start, len(vas)):
             if vas[at] in self.stops:
                 done = self.stops[vas[at]]
@@ -68,7 +74,7 @@ class Runner:
 def test_what_is_run_after_a_stop(stops: list[int], ran: list[int], done: bool) -> None:
     """An access is run twice or never, or what was left out after a stop is not made up for."""
     runner = Runner(dict.fromkeys(stops, done))
-    run_reduced(runner, Reduced(KEPT, array("B", bytes(5)), 12, 16, rest), lru_sets=16)
+    run_reduced(runner, STEP, lru_sets=16)
     assert runner.ran == ran
 
 
@@ -76,5 +82,5 @@ def test_what_is_run_after_a_stop(stops: list[int], ran: list[int], done: bool) 
 def test_too_few_sets(lru_sets: int) -> None:
     """An engine is given the reduced accesses though its TLB has fewer sets, or nobody knows."""
     runner = Runner({4: True})
-    run_reduced(runner, Reduced(KEPT, array("B", bytes(5)), 12, 16, rest), lru_sets=lru_sets)
+    run_reduced(runner, STEP, lru_sets=lru_sets)
     assert runner.ran == list(EVERY)

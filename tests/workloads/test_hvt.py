@@ -28,12 +28,13 @@ from hvmmu.workloads.hvt.making import import_trace
 from hvmmu.workloads.hvt.reading import opened
 from hvmmu.workloads.hvt.reduction import (
     KINDS,
+    MOST_SITES,
     SECOND,
     WINDOW,
     DamagedError,
     PythonReducer,
+    Sites,
     python_expand,
-    python_look_up,
 )
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import LackeyTrace
@@ -369,31 +370,23 @@ def test_compiled_reduces_as_python(stream: list[tuple[int, int, int, bool]], ag
 )
 def test_compiled_expands_as_python(tokens: bytes, kept: list[tuple[int, int]], room: int) -> None:
     """C believes tokens that Python refuses, writes past its arrays, or makes other accesses."""
-    gva, kind = array("Q", (page << 12 for page, _ in kept)), array("B", (k for _, k in kept))
+    sites = Sites()
+    for at, (page, k) in enumerate(kept):
+        sites.gva[at], sites.kind[at] = page << 12, k
+    listed = array("H", range(len(kept)))
     made: list[Any] = []
     for expand in (python_expand, fastest.expand):
         try:
-            made.append(expand(tokens, gva, kind, room))
+            made.append(expand(tokens, listed, sites, room, first=1, mark=SECOND))
         except DamagedError as error:
             made.append(str(error))
     assert made[0] == made[1]
 
 
-@pytest.mark.skipif(fastest.compiled is None, reason="no compiler where this was installed")
-@given(
-    kept=st.lists(st.integers(0, 5), max_size=9),
-    sites=st.lists(st.tuples(st.integers(0, 99), st.sampled_from(KINDS)), max_size=5),
-)
-def test_compiled_looks_up_as_python(kept: list[int], sites: list[tuple[int, int]]) -> None:
-    """C reads past the sites of a damaged file."""
-    gva, kind = array("Q", (va for va, _ in sites)), bytes(k for _, k in sites)
-    made: list[Any] = []
-    for look_up in (python_look_up, fastest.look_up):
-        try:
-            made.append(look_up(array("H", kept), gva, kind))
-        except DamagedError as error:
-            made.append(str(error))
-    assert made[0] == made[1]
+@given(kept=st.lists(st.integers(0, MOST_SITES - 1), max_size=40))
+def test_the_highest_site(kept: list[int]) -> None:
+    """A chunk with a site that is not listed is read."""
+    assert fastest.most(array("H", kept)) == max(kept, default=0)
 
 
 def test_chunks_go_on_with_the_sites_of_those_before(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Iterator
 
-    from hvmmu.types import Gva
+    from hvmmu.types import Buffer, Gva
 
     Words: TypeAlias = array[int] | memoryview[int]
 
@@ -23,6 +23,9 @@ PROT_NONE = 0
 PROT_READ = 1
 PROT_WRITE = 2
 PROT_EXEC = 4
+
+SITES = 1 << 16
+"""What an index of 16 bits can tell apart."""
 
 FIRST_PID = 1
 """The process that exists at boot."""
@@ -60,13 +63,16 @@ class Accesses:
 class Reduced:
     """Run accesses as `Accesses` does, of which those are left out that cannot change a TLB.
 
-    *gva* and *kind* hold the kept ones, of *accesses* in all. The others hit the most recent page
-    of their set, by a kind that was granted before, in every LRU TLB of 4 KiB pages with *sets*
-    sets or more in each first level; but only as long as nothing stops.
+    *kept* holds the others (format ``H``), each the index of its address and kind, which are as in
+    `Accesses`; there are SITES of those, most of them of no use perhaps. What is left out, of
+    *accesses* in all, hits the most recent page of its set, by a kind that was granted before, in
+    every LRU TLB of 4 KiB pages with *sets* sets or more in each first level; but only as long as
+    nothing stops.
     """
 
-    gva: Words
-    kind: Words
+    kept: Words
+    site_gva: Words
+    site_kind: Buffer
     accesses: int
     sets: int
     rest: Callable[[int], tuple[Words, Words, int]]
@@ -82,7 +88,7 @@ class Reduced:
     def whole(self) -> Iterator[Accesses]:
         """Yield all accesses in order, by window."""
         at = 0
-        while at < len(self.gva):
+        while at < len(self.kept):
             gva, kind, at = self.rest(at)
             yield Accesses(gva, kind)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
+    from hvmmu.types import Buffer
 
 _kernel: Any = import_module("hvmmu.workloads._kernel")
 ffi, lib = _kernel.ffi, _kernel.lib
@@ -23,6 +24,8 @@ MESSAGES = (
     "a window has too many accesses",
     "a window has too few accesses",
 )
+_SLACK = 7
+"""Accesses behind a window that the expansion may write over."""
 _LINE = 7
 """Bytes of the shortest line."""
 
@@ -80,41 +83,29 @@ def _copied(code: str, column: Any, count: int) -> array[int]:  # noqa: ANN401 -
     return made
 
 
-def expand(
-    tokens: bytes, gva: Words, kind: Words, room: int
-) -> tuple[str, tuple[array[int], array[int], array[int]]]:
+def expand(  # noqa: PLR0917 - as C takes them
+    tokens: Buffer, kept: Words, sites: tuple[Words, Buffer], room: int, first: int, mark: int
+) -> tuple[str, tuple[array[int], array[int], int]]:
     """Return what is wrong, or nothing, and a window as `python_expand` does."""
-    out = array("Q", bytes(8 * room)), array("B", bytes(room)), array("H", bytes(2 * len(gva)))
-    wrong = lib.hvt_expand(
-        ffi.from_buffer("uint8_t[]", tokens),
-        len(tokens),
-        ffi.from_buffer("uint64_t[]", gva),
-        ffi.from_buffer("uint8_t[]", kind),
-        len(gva),
-        ffi.from_buffer("uint64_t[]", out[0]),
-        ffi.from_buffer("uint8_t[]", out[1]),
-        ffi.from_buffer("uint16_t[]", out[2]),
-        room,
-    )
-    return MESSAGES[wrong], out
+    size = room + _SLACK
+    gva, kind, where = array("Q", bytes(8 * size)), array("B", bytes(size)), ffi.new("uint32_t *")
+    packed, places = ffi.from_buffer("uint8_t[]", tokens), ffi.from_buffer("uint16_t[]", kept)
+    known = ffi.new("hvt_kept *")
+    known.kept, known.count, known.first = places, len(places), first
+    vas, kinds = ffi.from_buffer("uint64_t[]", sites[0]), ffi.from_buffer("uint8_t[]", sites[1])
+    known.site_gva, known.site_kind = vas, kinds
+    out = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
+    wrong = lib.hvt_expand(packed, len(packed), known, mark, *out, room, where)
+    del out
+    del gva[room:], kind[room:]
+    return MESSAGES[wrong], (gva, kind, where[0])
 
 
-def look_up(
-    kept: array[int], site_gva: array[int], site_kind: bytes | bytearray
-) -> tuple[array[int], array[int]] | None:
-    """Return address and kind of each kept access, None if one is of no site."""
-    count = len(kept)
-    gva, kind = array("Q", bytes(8 * count)), array("B", bytes(count))
-    found = lib.hvt_look_up(
-        ffi.from_buffer("uint16_t[]", kept),
-        count,
-        ffi.from_buffer("uint64_t[]", site_gva),
-        ffi.from_buffer("uint8_t[]", site_kind),
-        len(site_gva),
-        ffi.from_buffer("uint64_t[]", gva),
-        ffi.from_buffer("uint8_t[]", kind),
-    )
-    return (gva, kind) if found == count else None
+def most(kept: Words) -> int:
+    """Return the highest of these 16-bit numbers, 0 if there are none."""
+    numbers = ffi.from_buffer("uint16_t[]", kept)
+    found: int = lib.hvt_most(numbers, len(numbers))
+    return found
 
 
 def plain_lines(

@@ -24,6 +24,6 @@ ffibuilder.set_source(
     sources=[str(_HERE / name) for name in ("kernel.c", "pages.c", "shadow.c", "lane.c")],
     include_dirs=[str(_HERE)],
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
-    extra_compile_args=["-O3", "-std=c11"],
+    extra_compile_args=["-O3", "-std=c11", "-fno-tree-vectorize"],
     optional=True,
 )

@@ -11,36 +11,14 @@
 
 #include "bits.h"
 #include "kernel.h"
+#include "tlb.h"
 #include "walk.h"
 
 #define KINDS 32u   /* a kind is made of W, U and ID: bits 1, 2 and 4 */
 #define SIZES 3     /* 4 KiB, 2 MiB, 1 GiB */
-#define NO_TAG (~0ull)
 
 
 static const int SHIFTS[SIZES] = {12, 21, 30};
-
-/* One cached translation. Copies of one fill in two levels share their serial number. */
-typedef struct {
-    uint64_t base;     /* physical address of the page */
-    uint64_t serial;
-    uint32_t kinds;    /* bit k: an access of kind k needs no second look */
-    uint8_t access, pkey, dirty, global;
-} payload;
-
-/* What nearly every access needs to know of a set of the first level: its first way. */
-typedef struct {
-    uint64_t tag;
-    uint32_t kinds;
-} front;
-
-/* One TLB level: in each set the most recently used way comes first; a free way has NO_TAG. */
-typedef struct {
-    uint32_t mask, ways;
-    uint64_t *tags;
-    payload *entries;
-    front *fronts; /* by set; NULL for the second level */
-} level;
 
 enum { INSTRUCTION, DATA, SECOND, LEVELS };
 
@@ -51,8 +29,9 @@ struct hv_engine {
     int32_t paging;
     uint32_t allowed[KINDS]; /* by access: the kinds granted, without a look at keys */
     level tlb[LEVELS];
-    int32_t seen[SIZES]; /* page sizes that were ever filled */
+    uint64_t now; /* uses of the TLB so far: a clock */
     uint64_t serial;
+    int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
     hv_counts counts;
 };
 
@@ -111,80 +90,13 @@ uint32_t hv_permission_fault(const hv_regs *regs, uint32_t access, uint32_t pkey
 
 static uint64_t tag_of(uint64_t va, int size) { return va >> SHIFTS[size] << 2 | (uint64_t)size; }
 
-static size_t set_of(const level *l, uint64_t tag)
+static payload *put_first(hv_engine *e, uint64_t tag, const payload *entry, int fetch)
 {
-    return (size_t)((tag >> 2) & l->mask) * l->ways;
-}
-
-static int way_of(const level *l, size_t set, uint64_t tag)
-{
-    const uint64_t *tags = l->tags + set;
-    for (uint32_t way = 0; way < l->ways; way++)
-        if (tags[way] == tag)
-            return (int)way;
-    return -1;
-}
-
-static void show(level *l, size_t set)
-{
-    if (l->fronts)
-        l->fronts[set / l->ways] = (front){l->tags[set], l->entries[set].kinds};
-}
-
-/* Put a way's entry first; those before it move back by one. */
-static void rotate(level *l, size_t set, uint32_t way, uint64_t tag, payload entry)
-{
-    for (size_t at = set + way; at > set; at--) {
-        l->tags[at] = l->tags[at - 1];
-        l->entries[at] = l->entries[at - 1];
-    }
-    l->tags[set] = tag;
-    l->entries[set] = entry;
-    show(l, set);
-}
-
-static payload *take(level *l, uint64_t tag)
-{
-    size_t set = set_of(l, tag);
-    int way = way_of(l, set, tag);
-    if (way < 0)
-        return NULL;
-    if (way > 0)
-        rotate(l, set, (uint32_t)way, tag, l->entries[set + (size_t)way]);
-    return l->entries + set;
-}
-
-/* Free ways stay behind those in use, so that the last way is the least recent or free. */
-static void drop_way(level *l, size_t set, uint32_t way)
-{
-    uint32_t behind = l->ways - way - 1;
-    memmove(l->tags + set + way, l->tags + set + way + 1, behind * sizeof *l->tags);
-    memmove(l->entries + set + way, l->entries + set + way + 1, behind * sizeof *l->entries);
-    l->tags[set + l->ways - 1] = NO_TAG;
-    show(l, set);
-}
-
-static void drop(level *l, uint64_t tag)
-{
-    size_t set = set_of(l, tag);
-    int way = way_of(l, set, tag);
-    if (way >= 0)
-        drop_way(l, set, (uint32_t)way);
-}
-
-/* Put an entry that the level does not hold first, in place of the least recent one. */
-static void insert(level *l, uint64_t tag, const payload *entry)
-{
-    rotate(l, set_of(l, tag), l->ways - 1, tag, *entry);
-}
-
-static void put_first(hv_engine *e, uint64_t tag, const payload *entry, int fetch)
-{
-    insert(&e->tlb[fetch ? INSTRUCTION : DATA], tag, entry);
     if (fetch)
         e->counts.instruction_misses++;
     else
         e->counts.data_misses++;
+    return insert(&e->tlb[fetch ? INSTRUCTION : DATA], tag, entry, ++e->now);
 }
 
 /* Return the entry for va in the first level, made most recent, and its tag; NULL on a miss. */
@@ -193,39 +105,19 @@ static payload *find(hv_engine *e, uint64_t va, int fetch, uint64_t *tag)
     level *first = &e->tlb[fetch ? INSTRUCTION : DATA];
     payload *entry;
     for (int size = 0; size < SIZES; size++)
-        if (e->seen[size] && (entry = take(first, *tag = tag_of(va, size))))
+        if ((entry = take(first, *tag = tag_of(va, size), ++e->now)))
             return entry;
     for (int size = 0; size < SIZES; size++)
-        if (e->seen[size] && (entry = take(&e->tlb[SECOND], *tag = tag_of(va, size)))) {
-            put_first(e, *tag, entry, fetch);
-            return first->entries + set_of(first, *tag);
-        }
+        if ((entry = take(&e->tlb[SECOND], *tag = tag_of(va, size), ++e->now)))
+            return put_first(e, *tag, entry, fetch);
     return NULL;
 }
 
 static void flush_page(hv_engine *e, uint64_t va)
 {
     for (int size = 0; size < SIZES; size++)
-        if (e->seen[size])
-            for (int l = 0; l < LEVELS; l++)
-                drop(&e->tlb[l], tag_of(va, size));
-}
-
-static size_t entries_in(const level *l) { return ((size_t)l->mask + 1) * l->ways; }
-
-static void empty(level *l)
-{
-    memset(l->tags, 0xff, entries_in(l) * sizeof *l->tags);
-    for (size_t set = 0; set < entries_in(l); set += l->ways)
-        show(l, set);
-}
-
-static void flush_non_global(level *l)
-{
-    for (size_t set = 0; set < entries_in(l); set += l->ways)
-        for (uint32_t way = l->ways; way-- > 0;)
-            if (l->tags[set + way] != NO_TAG && !l->entries[set + way].global)
-                drop_way(l, set, way);
+        for (int l = 0; l < LEVELS; l++)
+            drop(&e->tlb[l], tag_of(va, size));
 }
 
 void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
@@ -238,7 +130,7 @@ void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
         if (scope == HV_FLUSH_ALL)
             empty(&e->tlb[l]);
         else
-            flush_non_global(&e->tlb[l]);
+            empty_non_global(&e->tlb[l]);
     }
 }
 
@@ -345,23 +237,13 @@ static void refresh(hv_engine *e, uint64_t tag, uint64_t serial, const payload *
 {
     for (int i = 0; i < LEVELS; i++) {
         level *l = &e->tlb[i];
-        size_t set = set_of(l, tag);
-        int way = way_of(l, set, tag);
-        if (way >= 0 && l->entries[set + (size_t)way].serial == serial) {
-            l->entries[set + (size_t)way] = *fresh;
-            l->entries[set + (size_t)way].serial = serial;
-            show(l, set);
+        size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
+        if (slot != NOWHERE && l->entries[slot].serial == serial) {
+            l->entries[slot] = *fresh;
+            l->entries[slot].serial = serial;
+            show_again(l, set, slot);
         }
     }
-}
-
-static void fill(hv_engine *e, uint64_t tag, payload *fresh, int fetch)
-{
-    e->seen[tag & 3] = 1;
-    fresh->serial = ++e->serial;
-    insert(&e->tlb[SECOND], tag, fresh);
-    e->counts.misses++;
-    put_first(e, tag, fresh, fetch);
 }
 
 static void stop_at(hv_stop *stop, const hv_walked *w, uint64_t va, uint32_t kind, uint64_t filter)
@@ -381,9 +263,51 @@ static void stop_at(hv_stop *stop, const hv_walked *w, uint64_t va, uint32_t kin
     }
 }
 
-/* Return the page's physical base and size - 1; 0 if the access stops, with the reason in *stop. */
+/* What was found for an access: the physical base of its page, and the page's size - 1. */
+typedef struct {
+    uint64_t base, mask;
+} found;
+
+static void fill(hv_engine *e, uint64_t tag, payload *fresh, int fetch)
+{
+    fresh->serial = ++e->serial;
+    insert(&e->tlb[SECOND], tag, fresh, ++e->now);
+    e->counts.misses++;
+    put_first(e, tag, fresh, fetch);
+}
+
+/* What nearly every walk is: four levels of 8-byte entries to a page of 4 KiB, A and D set already,
+ * and the access allowed. Return 0, with no effect, where anything is otherwise. */
+static int walk_plainly(const hv_engine *e, uint64_t va, uint32_t kind, payload *out)
+{
+    const hv_formats *f = &e->formats;
+    uint64_t table = e->regs.cr3 & PTE_ADDRESS, entry = 0, all = ~0ull, any = 0, wrong = 0;
+    if (!e->plain || !is_canonical(f, va))
+        return 0;
+    for (int n = 4; n > 0; n--) {
+        if (table >= e->space.size) /* both are multiples of a page */
+            return 0;
+        memcpy(&entry, e->space.bytes + table + (va >> (3 + 9 * n) & 511) * 8, 8);
+        all &= entry;
+        any |= entry;
+        wrong |= entry & (n > 1 ? f->reserved[n] | PTE_PS : f->reserved[n]);
+        table = entry & PTE_ADDRESS;
+    }
+    uint64_t set = PTE_P | PTE_A;
+    uint32_t access = (uint32_t)(all & (PF_W | PF_U)) | (any & PTE_NX ? 0 : PF_ID);
+    if ((all & set) != set || wrong || table >= e->space.size ||
+        ((kind & PF_W) && !(entry & PTE_D)) || !(e->allowed[access] >> kind & 1))
+        return 0;
+    *out = (payload){.base = table, .access = (uint8_t)access, .dirty = !!(entry & PTE_D),
+                     .pkey = (uint8_t)(entry >> PTE_PKEY_SHIFT & 15),
+                     .global = (entry & PTE_G) && (e->regs.cr4 & CR4_PGE)};
+    out->kinds = kinds_of(e, out);
+    return 1;
+}
+
+/* Return 0 if the access stops, with the reason in *stop. */
 static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                        uint64_t *base, uint64_t *mask)
+                        found *out)
 {
     int fetch = !!(kind & PF_ID);
     uint64_t tag = NO_TAG, serial = 0;
@@ -392,11 +316,17 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
         if ((entry->kinds >> kind & 1) ||
             ((entry->dirty || !(kind & PF_W)) &&
              !hv_permission_fault(&e->regs, entry->access, entry->pkey, kind))) {
-            *base = entry->base;
-            *mask = (1ull << SHIFTS[tag & 3]) - 1;
+            *out = (found){entry->base, (1ull << SHIFTS[tag & 3]) - 1};
             return 1;
         }
         serial = entry->serial;
+    }
+    payload fresh;
+    if (!entry && walk_plainly(e, va, kind, &fresh)) {
+        e->counts.walk_refs += 4;
+        fill(e, tag_of(va, 0), &fresh, fetch);
+        *out = (found){fresh.base, 0xfff};
+        return 1;
     }
     hv_walked w;
     hv_walk(&e->space, &e->regs, &e->formats, va, kind, &w);
@@ -410,10 +340,10 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
         return 0;
     }
     int size = (int)w.level - 1;
-    *mask = (1ull << SHIFTS[size]) - 1;
-    *base = w.pa & ~*mask;
-    payload fresh = {.base = *base, .access = (uint8_t)w.access, .pkey = w.pkey,
-                     .dirty = w.dirty, .global = w.global};
+    out->mask = (1ull << SHIFTS[size]) - 1;
+    out->base = w.pa & ~out->mask;
+    fresh = (payload){.base = out->base, .access = (uint8_t)w.access, .pkey = w.pkey,
+                      .dirty = w.dirty, .global = w.global};
     fresh.kinds = kinds_of(e, &fresh);
     uint64_t new_tag = tag_of(va, size);
     if (entry && tag == new_tag) {
@@ -426,6 +356,55 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
     return 1;
 }
 
+/* An access to a 4 KiB page that the first level does not have: the same, with less to ask. */
+static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
+                       found *out)
+{
+    int fetch = !!(kind & PF_ID);
+    level *second = &e->tlb[SECOND];
+    if (!is_small(second) || !is_small(&e->tlb[fetch ? INSTRUCTION : DATA]))
+        return look_further(e, va, kind, filter, stop, out);
+    uint64_t tag = va >> 12 << 2;
+    size_t set = set_of(second, tag), slot = slot_of(second, set, tag);
+    payload fresh, *entry = &fresh;
+    if (slot != NOWHERE) {
+        entry = second->entries + slot;
+        if (!(entry->kinds >> kind & 1))
+            return look_further(e, va, kind, filter, stop, out);
+        touch(second, set, slot, ++e->now);
+        put_first(e, tag, entry, fetch);
+    } else {
+        if (!walk_plainly(e, va, kind, &fresh))
+            return look_further(e, va, kind, filter, stop, out);
+        e->counts.walk_refs += 4;
+        fill(e, tag, &fresh, fetch);
+    }
+    *out = (found){entry->base, 0xfff};
+    return 1;
+}
+
+/* Any access; most hit a 4 KiB entry of the first level. */
+static inline int look(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
+                       found *out)
+{
+    uint64_t tag = va >> 12 << 2;
+    level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
+    size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
+    if (slot == NOWHERE)
+        return look_behind(e, va, kind, filter, stop, out);
+    if (!(l->entries[slot].kinds >> kind & 1))
+        return look_further(e, va, kind, filter, stop, out);
+    touch(l, set, slot, ++e->now);
+    *out = (found){l->entries[slot].base, 0xfff};
+    return 1;
+}
+
+static int may_run(const hv_engine *e, uint64_t start, uint64_t count, hv_stop *stop)
+{
+    stop->event = e->paging || start >= count ? HV_END : HV_NOT_PAGING;
+    return stop->event == HV_END;
+}
+
 uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t start,
                 uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop)
 {
@@ -433,30 +412,81 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
     const level *const levels[2] = {&e->tlb[DATA], &e->tlb[INSTRUCTION]};
     const uint64_t masks[2] = {levels[0]->mask, levels[1]->mask};
     const front *const fronts[2] = {levels[0]->fronts, levels[1]->fronts};
-    stop->event = HV_END;
-    if (!e->paging && start < count) {
-        stop->event = HV_NOT_PAGING;
+    if (!may_run(e, start, count, stop))
         return start;
-    }
     /* Most accesses hit their set's most recent 4 KiB entry: that case alone is written out. */
     for (uint64_t at = start; at < count; at++) {
         uint64_t va = gva[at], page = va >> 12;
         uint32_t k = kind[at] & (KINDS - 1);
         uint32_t fetch = k / PF_ID;
-        uint64_t set = page & masks[fetch];
-        const front *first = fronts[fetch] + set;
+        const front *first = fronts[fetch] + (page & masks[fetch]);
         if ((first->tag == page << 2) & (first->kinds >> k)) {
-            const level *l = levels[fetch];
             if (landed)
-                landed[at] = l->entries[set * l->ways].base | (va & 0xfff);
+                landed[at] = levels[fetch]->entries[first->slot].base | (va & 0xfff);
             continue;
         }
-        uint64_t base, mask;
-        if (!look_further(e, va, k, exit_filter, stop, &base, &mask))
+        found page_found;
+        if (!look(e, va, k, exit_filter, stop, &page_found))
             return at;
         if (landed)
-            landed[at] = base | (va & mask);
+            landed[at] = page_found.base | (va & page_found.mask);
     }
+    return count;
+}
+
+/* The first level's arrays, side by side: an access chooses without a branch. */
+typedef struct {
+    uint64_t masks[2];
+    uint32_t *marks[2];
+    uint64_t *tags[2], *stamps[2];
+    payload *entries[2];
+    front *fronts[2];
+} sides;
+
+static sides sides_of(const hv_engine *e)
+{
+    sides made;
+    for (int fetch = 0; fetch < 2; fetch++) {
+        const level *l = &e->tlb[fetch ? INSTRUCTION : DATA];
+        made.masks[fetch] = l->mask;
+        made.marks[fetch] = l->marks;
+        made.tags[fetch] = l->tags;
+        made.stamps[fetch] = l->stamps;
+        made.entries[fetch] = l->entries;
+        made.fronts[fetch] = l->fronts;
+    }
+    return made;
+}
+
+uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_gva,
+                      const uint8_t *site_kind, uint64_t start, uint64_t count,
+                      uint64_t exit_filter, hv_stop *stop)
+{
+    const sides s = sides_of(e);
+    const int grouped = e->tlb[DATA].stride == GROUP && e->tlb[INSTRUCTION].stride == GROUP;
+    uint64_t now = e->now;
+    if (!may_run(e, start, count, stop))
+        return start;
+    for (uint64_t at = start; at < count; at++) {
+        uint64_t va = site_gva[kept[at]], tag = va >> 12 << 2;
+        uint32_t k = site_kind[kept[at]] & (KINDS - 1), fetch = k / PF_ID;
+        if (grouped) {
+            size_t nth = va >> 12 & s.masks[fetch], set = nth * GROUP;
+            size_t way = lowest(group_of(s.marks[fetch] + set, tag) | 1u << (GROUP - 1));
+            size_t slot = set + way;
+            if (s.tags[fetch][slot] == tag && (s.entries[fetch][slot].kinds >> k & 1)) {
+                s.stamps[fetch][slot] = ++now << WAY_BITS | way;
+                s.fronts[fetch][nth] = (front){tag, s.entries[fetch][slot].kinds, (uint32_t)slot};
+                continue;
+            }
+        }
+        found ignored;
+        e->now = now;
+        if (!look(e, va, k, exit_filter, stop, &ignored))
+            return at;
+        now = e->now;
+    }
+    e->now = now;
     return count;
 }
 
@@ -472,6 +502,7 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     e->paging = formats != NULL;
     if (formats)
         e->formats = *formats;
+    e->plain = formats && formats->depth == 4 && formats->entry_size == 8;
     /* With protection keys on, data accesses to user pages are left to the full check. */
     for (uint32_t access = 0; access < KINDS; access++) {
         e->allowed[access] = 0;
@@ -482,24 +513,13 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
         }
     }
     for (int l = 0; l < LEVELS; l++) {
-        for (size_t i = 0; i < entries_in(&e->tlb[l]); i++)
-            e->tlb[l].entries[i].kinds = kinds_of(e, &e->tlb[l].entries[i]);
-        for (size_t set = 0; set < entries_in(&e->tlb[l]); set += e->tlb[l].ways)
-            show(&e->tlb[l], set);
+        level *each = &e->tlb[l];
+        for (size_t slot = 0; slot < slots_in(each); slot++) {
+            each->entries[slot].kinds = kinds_of(e, each->entries + slot);
+            if (each->tags[slot] != NO_TAG)
+                show_again(each, slot - slot % each->stride, slot);
+        }
     }
-}
-
-static int make_level(level *l, hv_geometry geometry, int is_first)
-{
-    l->mask = geometry.sets - 1;
-    l->ways = geometry.ways;
-    l->tags = malloc(entries_in(l) * sizeof *l->tags);
-    l->entries = calloc(entries_in(l), sizeof *l->entries);
-    l->fronts = is_first ? calloc(geometry.sets, sizeof *l->fronts) : NULL;
-    if (!l->tags || !l->entries || (is_first && !l->fronts))
-        return 0;
-    empty(l);
-    return 1;
 }
 
 hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_geometry data,
@@ -510,9 +530,9 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
         return NULL;
     e->space.bytes = memory;
     e->space.size = size;
-    e->seen[0] = 1;
-    if (!make_level(&e->tlb[INSTRUCTION], instruction, 1) ||
-        !make_level(&e->tlb[DATA], data, 1) || !make_level(&e->tlb[SECOND], second, 0)) {
+    if (!make_level(&e->tlb[INSTRUCTION], instruction.sets, instruction.ways, 1) ||
+        !make_level(&e->tlb[DATA], data.sets, data.ways, 1) ||
+        !make_level(&e->tlb[SECOND], second.sets, second.ways, 0)) {
         hv_free(e);
         return NULL;
     }
@@ -523,11 +543,8 @@ void hv_free(hv_engine *e)
 {
     if (!e)
         return;
-    for (int l = 0; l < LEVELS; l++) {
-        free(e->tlb[l].tags);
-        free(e->tlb[l].entries);
-        free(e->tlb[l].fronts);
-    }
+    for (int l = 0; l < LEVELS; l++)
+        free_level(&e->tlb[l]);
     free(e);
 }
 

@@ -451,10 +451,10 @@ static int32_t stopped(hv_lane *l, const uint64_t *operand)
     return page_fault(l, s->pfec);
 }
 
-int32_t hv_lane_to_stop(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t *at,
-                        uint64_t count)
+int32_t hv_lane_to_stop(hv_lane *l, const uint16_t *kept, const uint64_t *site_gva,
+                        const uint8_t *site_kind, uint64_t *at, uint64_t count)
 {
-    *at = hv_run(l->engine, gva, kind, *at, count, NULL, l->exit_filter, l->stop);
+    *at = hv_run_sites(l->engine, kept, site_gva, site_kind, *at, count, l->exit_filter, l->stop);
     return *at == count ? HV_RETRY : stopped(l, NULL);
 }
 

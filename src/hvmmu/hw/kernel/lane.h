@@ -95,7 +95,7 @@ typedef struct {
 uint64_t hv_lane_run(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, uint64_t at,
                      uint64_t count);
 
-/* Run accesses *at..count up to the first stop; it is handled, *at is where, and what it became is
-   returned. */
-int32_t hv_lane_to_stop(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, uint64_t *at,
-                        uint64_t count);
+/* Run accesses *at..count that are listed up to the first stop; it is handled, *at is where, and
+   what it became is returned. */
+int32_t hv_lane_to_stop(hv_lane *lane, const uint16_t *kept, const uint64_t *site_gva,
+                        const uint8_t *site_kind, uint64_t *at, uint64_t count);

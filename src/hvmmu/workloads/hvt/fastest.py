@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvmmu.workloads.hvt.reduction import (
-    NO_SITE,
     DamagedError,
     PythonReducer,
     Reducer,
+    Sites,
     python_expand,
-    python_look_up,
 )
 
 try:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from array import array
 
     from hvmmu.guest.steps import Words
+    from hvmmu.types import Buffer
 
 
 def make_reducer() -> Reducer:
@@ -30,24 +30,17 @@ def make_reducer() -> Reducer:
 
 
 def expand(
-    tokens: bytes, gva: Words, kind: Words, room: int
-) -> tuple[array[int], array[int], array[int]]:
+    tokens: Buffer, kept: Words, sites: Sites, room: int, *, first: int, mark: int
+) -> tuple[array[int], array[int], int]:
     """Return all accesses of a window, as `python_expand` does; raise DamagedError."""
     if compiled is None:
-        return python_expand(tokens, gva, kind, room)
-    wrong, made = compiled.expand(tokens, gva, kind, room)
+        return python_expand(memoryview(tokens), kept, sites, room, first=first, mark=mark)
+    wrong, made = compiled.expand(tokens, kept, (sites.gva, sites.kind), room, first, mark)
     if wrong:
         raise DamagedError(wrong)
     return made
 
 
-def look_up(
-    kept: array[int], site_gva: array[int], site_kind: bytes | bytearray
-) -> tuple[array[int], array[int]]:
-    """Return address and kind of each kept access; raise DamagedError for one of no site."""
-    if compiled is None:
-        return python_look_up(kept, site_gva, site_kind)
-    made = compiled.look_up(kept, site_gva, site_kind)
-    if made is None:
-        raise DamagedError(NO_SITE)
-    return made
+def most(kept: Words) -> int:
+    """Return the highest of these 16-bit numbers, 0 if there are none."""
+    return max(kept, default=0) if compiled is None else compiled.most(kept)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hvmmu.errors import TraceError
 from hvmmu.params import plain
 from hvmmu.workloads.codec import blocks
-from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, Sites
+from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, KnownSites
 from hvmmu.workloads.hvt.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
@@ -42,9 +42,9 @@ class HvtFile:
         self._name = plain(str(path))
         self._bytes = _Bytes(path)
         with self._blamed(None):
-            head = self._bytes.read(HEADER_SIZE)
+            head = bytes(self._bytes.read(HEADER_SIZE))
             words, _, _ = header_start(head)
-            self.header: Header = read_header(head, self._read(padded(words))[:words])
+            self.header: Header = read_header(head, bytes(self._read(padded(words))[:words]))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -52,7 +52,7 @@ class HvtFile:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks in order; raise TraceError if they are not what the header counts."""
-        sums, sites = [0] * 5, Sites()
+        sums, sites = [0] * 5, KnownSites()
         for number in range(1, self.header.chunks + 1):
             chunk = self._chunk(number, sites)
             head = chunk.head
@@ -77,9 +77,9 @@ class HvtFile:
             if digest.digest() != self.header.sha256:
                 raise DamagedError("holds other accesses than its header's sha256 is of")
 
-    def _chunk(self, number: int, sites: Sites) -> Chunk:
+    def _chunk(self, number: int, sites: KnownSites) -> Chunk:
         with self._blamed(number):
-            head = read_chunk_head(self._read(CHUNK_SIZE))
+            head = read_chunk_head(bytes(self._read(CHUNK_SIZE)))
             body = self._read(head.size)
             if zlib.crc32(body) != head.crc:
                 raise DamagedError("its CRC is wrong")
@@ -90,7 +90,7 @@ class HvtFile:
             where = f"{self._name}: chunk {number}"
             return Chunk(head, self.header.sets, columns, sites, where)
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, size: int) -> memoryview:
         found = self._bytes.read(size)
         if len(found) < size:
             raise DamagedError("the file is cut short")
@@ -110,17 +110,22 @@ class _Bytes:
 
     def __init__(self, path: Path) -> None:
         self._blocks = blocks(path)
-        self._rest = b""
+        self._block = memoryview(b"")
 
-    def read(self, size: int) -> bytes:
-        """Return *size* bytes, fewer at the end."""
-        pieces, missing = [self._rest], size - len(self._rest)
+    def read(self, size: int) -> memoryview:
+        """Return *size* bytes, fewer at the end; copied only where they lie in two blocks.
+
+        They start on a multiple of eight if all that were read are multiples of eight.
+        """
+        pieces, missing = [self._block[:size]], size - len(self._block)
         while missing > 0 and (block := next(self._blocks, b"")):
-            pieces.append(block)
+            self._block = memoryview(block)
+            pieces.append(self._block[:missing])
             missing -= len(block)
-        whole = b"".join(pieces)
-        self._rest = whole[size:]
-        return whole[:size]
+        self._block = self._block[len(pieces[-1]) :]
+        if len(pieces) > 1:
+            self._block = memoryview(bytes(self._block))  # columns of numbers must be aligned
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     def close(self) -> None:
         """Let go of the file."""

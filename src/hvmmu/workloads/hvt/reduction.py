@@ -14,6 +14,8 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
+
 from hvmmu.arch import pfec as pf
 
 if TYPE_CHECKING:
@@ -42,6 +44,17 @@ assert _FETCH + SETS == 256  # the tokens fill a byte
 
 class DamagedError(Exception):
     """Columns that no reduction made; the message says what is wrong with them."""
+
+
+@attrs.frozen
+class Sites:
+    """The distinct pairs of page and kind: room for as many as there may ever be, zero if unused.
+
+    *gva* has the address of the first such access.
+    """
+
+    gva: array[int] = attrs.field(factory=lambda: array("Q", bytes(8 * MOST_SITES)))
+    kind: bytearray = attrs.field(factory=lambda: bytearray(MOST_SITES))
 
 
 class Reducer(Protocol):
@@ -168,19 +181,19 @@ class PythonReducer:
 
 
 def python_expand(  # noqa: C901, PLR0912 - one loop, a branch for each kind of token
-    tokens: bytes | memoryview, gva: Words, kind: Words, room: int
-) -> tuple[array[int], array[int], array[int]]:
-    """Return all accesses of a window: addresses, kinds, and where each kept one is among them.
+    tokens: bytes | memoryview, kept: Words, sites: Sites, room: int, *, first: int, mark: int
+) -> tuple[array[int], array[int], int]:
+    """Return all accesses of a window: addresses, kinds, and where kept one *first* is among them.
 
-    *gva* and *kind* are the window's kept accesses, *room* the most that may come of it. A dropped
-    access gets the address of the kept one it repeats. Raise DamagedError.
+    *kept* are the window's, *room* the most that may come of it. A dropped access gets the address
+    of the kept one it repeats, a second page's kind gets *mark* set. Raise DamagedError.
     """
-    out_gva, out_kind, where = array("Q"), array("B"), array("H")
+    out_gva, out_kind = array("Q"), array("B")
     recent: list[int | None] = [None] * _SLOTS
-    current, second = -1, 0
+    current, second, following, place = -1, 0, 0, 0
     for token in tokens:
         if token == _SECOND_NEXT:
-            second = SECOND
+            second = mark
             continue
         if token < _KEPT:
             run = token // _SLOTS
@@ -204,31 +217,20 @@ def python_expand(  # noqa: C901, PLR0912 - one loop, a branch for each kind of 
             out_gva.append(again)
             out_kind.append((WRITE if token & _DATA_WRITE else READ) | second)
         elif token < _RUN:
-            if len(where) == len(gva):
+            if following == len(kept):
                 raise DamagedError("more accesses are kept than there are")
-            va, k = gva[len(where)], kind[len(where)]
+            va, k = sites.gva[kept[following]], sites.kind[kept[following]]
             slot = va >> 12 & _MASK
             if k & pf.ID:
                 slot, current = slot + SETS, slot
             recent[slot] = va
-            where.append(len(out_gva))
+            if following == first:
+                place = len(out_gva)
+            following += 1
             out_gva.append(va)
             out_kind.append(k | second)
         if token < _RUN:
             second = 0
-    if len(where) != len(gva) or len(out_gva) != room:
+    if following != len(kept) or len(out_gva) != room:
         raise DamagedError("a window has too few accesses")
-    return out_gva, out_kind, where
-
-
-def python_look_up(
-    kept: array[int], site_gva: array[int], site_kind: bytes | bytearray
-) -> tuple[array[int], array[int]]:
-    """Return address and kind of each kept access; raise DamagedError for one of no site."""
-    if kept and max(kept) >= len(site_gva):
-        raise DamagedError(NO_SITE)
-    gva = array("Q", map(site_gva.__getitem__, kept))
-    return gva, array("B", bytes(map(site_kind.__getitem__, kept)))
-
-
-NO_SITE = "an access is of a page that is not listed"
+    return out_gva, out_kind, place

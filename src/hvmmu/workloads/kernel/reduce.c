@@ -100,67 +100,68 @@ int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint3
 
 enum { FINE, NO_FETCH, NO_DATA, TOO_MANY_KEPT, TOO_MANY, TOO_FEW };
 
-int hvt_expand(const uint8_t *tokens, uint32_t size, const uint64_t *gva, const uint8_t *kind,
-               uint32_t kept, uint64_t *out_gva, uint8_t *out_kind, uint16_t *where,
-               uint32_t room) {
-    uint64_t recent[SLOTS] = {0}; /* page zero is nobody's */
-    uint32_t made = 0, next = 0, current = SETS;
+/* A dropped access has the address of the kept one it repeats, which was found before: zero, which
+ * is nobody's, if there was none. Seven fetches are written where fewer are made: what comes next
+ * writes over the others. */
+int hvt_expand(const uint8_t *tokens, uint32_t size, const hvt_kept *k, uint8_t mark,
+               uint64_t *gva, uint8_t *kind, uint32_t room, uint32_t *where) {
+    uint64_t recent[SLOTS] = {0}, fetched = 0;
+    uint32_t made = 0, next = 0;
     uint8_t second = 0;
     for (uint32_t i = 0; i < size; i++) {
-        uint32_t token = tokens[i], run, at;
-        if (token == SECOND_NEXT) {
-            second = SECOND;
+        uint32_t token = tokens[i], run;
+        if (token < RUN)
+            run = token < KEPT ? token / SLOTS : token - KEPT;
+        else if (token < SECOND_NEXT)
+            run = token - RUN;
+        else if (token == SECOND_NEXT) {
+            second = mark;
             continue;
+        } else {
+            run = 1;
+            fetched = recent[SETS + token - FETCH_TOKEN];
         }
-        if (token < KEPT)
-            run = token / SLOTS;
-        else if (token < FETCH_TOKEN)
-            run = token - (token < RUN ? KEPT : RUN);
-        else
-            run = 1, current = token - FETCH_TOKEN;
         if (run + (token < RUN) > room - made)
             return TOO_MANY;
-        if (run) {
-            if (current == SETS || !recent[SETS + current])
-                return NO_FETCH;
-            for (uint32_t j = 0; j < run; j++) {
-                out_gva[made] = recent[SETS + current];
-                out_kind[made++] = FETCH | second;
-                second = 0;
-            }
-        }
-        if (token >= RUN)
-            continue;
-        if (token < KEPT && !recent[token & (SETS - 1)])
-            return NO_DATA;
-        if (token >= KEPT && next == kept)
-            return TOO_MANY_KEPT;
+        if ((run != 0) & !fetched)
+            return NO_FETCH;
+        for (uint32_t j = 0; j < LONGEST; j++)
+            gva[made + j] = fetched, kind[made + j] = FETCH;
+        kind[made] |= second;
+        second = run ? 0 : second;
+        made += run;
         if (token < KEPT) {
-            out_gva[made] = recent[token & (SETS - 1)];
-            out_kind[made++] = (token & SETS ? WRITE : READ) | second;
-        } else {
-            at = gva[next] >> 12 & (SETS - 1);
-            if (kind[next] & ID)
-                current = at, at += SETS;
-            recent[at] = gva[next];
-            where[next] = (uint16_t)made;
-            out_gva[made] = gva[next];
-            out_kind[made++] = kind[next++] | second;
+            uint64_t again = recent[token & (SETS - 1)];
+            if (!again)
+                return NO_DATA;
+            gva[made] = again;
+            kind[made++] = (token & SETS ? WRITE : READ) | second;
+            second = 0;
+        } else if (token < RUN) {
+            if (next == k->count)
+                return TOO_MANY_KEPT;
+            uint16_t site = k->kept[next];
+            uint64_t va = k->site_gva[site];
+            uint32_t at = va >> 12 & (SETS - 1);
+            if (k->site_kind[site] & ID)
+                recent[SETS + at] = fetched = va;
+            else
+                recent[at] = va;
+            if (next++ == k->first)
+                *where = made;
+            gva[made] = va;
+            kind[made++] = k->site_kind[site] | second;
+            second = 0;
         }
-        second = 0;
     }
-    return next == kept && made == room ? FINE : TOO_FEW;
+    return next == k->count && made == room ? FINE : TOO_FEW;
 }
 
-uint32_t hvt_look_up(const uint16_t *kept, uint32_t count, const uint64_t *site_gva,
-                     const uint8_t *site_kind, uint32_t sites, uint64_t *gva, uint8_t *kind) {
-    for (uint32_t i = 0; i < count; i++) {
-        if (kept[i] >= sites)
-            return i;
-        gva[i] = site_gva[kept[i]];
-        kind[i] = site_kind[kept[i]];
-    }
-    return count;
+uint32_t hvt_most(const uint16_t *kept, uint32_t count) {
+    uint16_t most = 0;
+    for (uint32_t i = 0; i < count; i++)
+        most = kept[i] > most ? kept[i] : most;
+    return most;
 }
 
 static const uint64_t PAGE = 4096, USER_START = 4096, USER_END = (UINT64_C(1) << 47) - 4096;

@@ -16,14 +16,23 @@ void hvt_next(hvt_chunk *chunk, int all);
 /* Add a window of accesses; 0 if the chunk has no room for it. */
 int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count);
 
-/* Put back the accesses of a window; 0, or which of the messages in reduction.py says why not. */
-int hvt_expand(const uint8_t *tokens, uint32_t size, const uint64_t *gva, const uint8_t *kind,
-               uint32_t kept, uint64_t *out_gva, uint8_t *out_kind, uint16_t *where,
-               uint32_t room);
+/* The accesses that a window keeps: each an index of all 65,536 sites. */
+typedef struct {
+    const uint16_t *kept;
+    uint32_t count;
+    uint32_t first; /* the one whose place is asked for */
+    const uint64_t *site_gva;
+    const uint8_t *site_kind;
+} hvt_kept;
 
-/* Look up the kept accesses' sites; the index of the first that is none, or count. */
-uint32_t hvt_look_up(const uint16_t *kept, uint32_t count, const uint64_t *site_gva,
-                     const uint8_t *site_kind, uint32_t sites, uint64_t *gva, uint8_t *kind);
+/* Put back the accesses of a window, room of them, into arrays that hold seven more; *where is the
+   place of the first. mark is set in the kind of a second page. Return 0, or which of the messages
+   in compiled.py says why not. */
+int hvt_expand(const uint8_t *tokens, uint32_t size, const hvt_kept *kept, uint8_t mark,
+               uint64_t *gva, uint8_t *kind, uint32_t room, uint32_t *where);
+
+/* Return the highest of count numbers, 0 if there are none. */
+uint32_t hvt_most(const uint16_t *kept, uint32_t count);
 
 typedef struct {
     uint64_t read;     /* bytes of text */
