@@ -9,7 +9,7 @@ from cffi import FFI
 
 _HERE = Path(__file__).parent  # relative to the project, as setuptools runs this
 
-HEADERS = ("kernel.h", "pages.h", "shadow.h", "lane.h")
+HEADERS = ("kernel.h", "walk.h", "nested.h", "pages.h", "shadow.h", "lane.h")
 """Read by cffi and the compiler, each after those it needs."""
 
 ffibuilder = FFI()
@@ -21,7 +21,7 @@ ffibuilder.cdef(
 ffibuilder.set_source(
     "hvmmu.hw._kernel",
     "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in HEADERS),
-    sources=[str(_HERE / name) for name in ("kernel.c", "pages.c", "shadow.c", "lane.c")],
+    sources=[str(_HERE / name) for name in ("kernel.c", "nested.c", "pages.c", "shadow.c", "lane.c")],
     include_dirs=[str(_HERE)],
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
     extra_compile_args=["-O3", "-std=c11", "-fno-tree-vectorize"],

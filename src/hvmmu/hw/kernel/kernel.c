@@ -37,8 +37,10 @@ struct hv_engine {
 
 /* Memory: all ones come from beyond its end, and stores there are lost. */
 
-static uint64_t load(const hv_space *space, uint64_t pa, int32_t size)
+uint64_t hv_load(const hv_space *space, uint64_t pa, int32_t size)
 {
+    if (space->through)
+        return hv_load_through(space->through, pa, size);
     if (pa > space->size || space->size - pa < (uint64_t)size)
         return size == 8 ? ~0ull : 0xffffffffull;
     if (size == 8) {
@@ -51,8 +53,12 @@ static uint64_t load(const hv_space *space, uint64_t pa, int32_t size)
     return value;
 }
 
-static void store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
+void hv_store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
 {
+    if (space->through) {
+        hv_store_through(space->through, pa, value, size);
+        return;
+    }
     if (pa > space->size || space->size - pa < (uint64_t)size)
         return;
     if (size == 8) {
@@ -176,7 +182,7 @@ void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_
         if (i == w->refs - 1 && (kind & PF_W))
             entry |= PTE_D;
         if (entry != w->path[i].entry)
-            store(space, w->path[i].pa, entry, f->entry_size);
+            hv_store(space, w->path[i].pa, entry, f->entry_size);
     }
 }
 
@@ -197,7 +203,7 @@ void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *f, ui
         uint64_t index = va >> f->shift[n] & ((1ull << f->bits[n]) - 1);
         uint64_t where = table + index * (uint64_t)f->entry_size;
         int pointer = f->is_pae && n == 3;
-        entry = load(space, where, f->entry_size);
+        entry = hv_load(space, where, f->entry_size);
         if ((entry & PTE_P) && !pointer)
             access &= (uint32_t)(entry & (PF_W | PF_U)) | (entry & PTE_NX ? 0 : PF_ID);
         out->path[out->refs++] = (hv_step){where, entry, access};

@@ -1,11 +1,15 @@
-/* The walk and its rules, for the C that is not the engine: hw/walk.py says them in words. */
+/* The walk and its rules, for the C that is not the engine: hw/walk.py says them in words.
+ *
+ * It comes after kernel.h. cffi reads this file too, so it has no directives.
+ */
 
-#include <stdint.h>
+typedef struct hv_through hv_through;
 
 /* A physical address space: all ones come from beyond its end, and stores there are lost. */
 typedef struct {
     uint8_t *bytes;
     uint64_t size;
+    hv_through *through; /* else it lies behind a second dimension, see nested.c; NULL as a rule */
 } hv_space;
 
 typedef struct {
@@ -21,6 +25,11 @@ typedef struct {
     uint8_t pkey, dirty, global;
     hv_step path[5]; /* refs of them, the root's entry first */
 } hv_walked;
+
+uint64_t hv_load(const hv_space *space, uint64_t pa, int32_t size);
+void hv_store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size);
+uint64_t hv_load_through(hv_through *through, uint64_t pa, int32_t size);
+void hv_store_through(hv_through *through, uint64_t pa, uint64_t value, int32_t size);
 
 /* Walk with no effect; the bits that a walk sets in the entries are set by the second. */
 void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *formats, uint64_t va,
