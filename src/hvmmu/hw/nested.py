@@ -105,75 +105,59 @@ class GuestMemory:
         if self._tdp.allows(found.path, Use.MARK):
             self._memory.store(found.hpa, value, size)
         else:
-            self._stop(Cause.DENIED, Use.MARK, pa, found.path, found.level, 0)
+            self._stop(Cause.DENIED, Use.MARK, pa, found.path, level=found.level, access=0)
 
     def translate(self, gpa: int, use: Use, access: int = 0) -> Landing | None:
         """Walk for *gpa*, setting accessed and dirty bits if it succeeds; None sets *fault*.
 
         *access* is what the guest's path allows, if this is where it ends.
         """
+        used, path, cause = self._descend(gpa)
+        level = self._tdp.mode.levels[max(len(used), 1) - 1]
+        if cause is None and not self._tdp.allows(path, use):
+            cause = Cause.DENIED
+        if cause is not None:
+            self._stop(cause, use, gpa, path, level=level.level if used else 0, access=access)
+            return None
+        writes = self._tdp.needs[use].dirties
+        self._mark(used, self._tdp.dirty if writes else 0)
+        leaf, offset = used[-1][1], level.span - 1
+        dirty = writes or not self._tdp.dirty or bool(leaf & self._tdp.dirty)
+        return Landing(leaf & pte.ADDRESS & ~offset | gpa & offset, path, level.level, dirty)
+
+    def _descend(self, gpa: int) -> tuple[list[tuple[int, int]], int, Cause | None]:
+        """Return where entries were read and what they held, what they agree on, what is wrong."""
         tdp, table, path = self._tdp, self._root, _ALL
-        if gpa >> tdp.mode.va_bits:  # more than the levels can translate
-            return self._stop(Cause.NOT_PRESENT, use, gpa, 0, 0, access)
         used: list[tuple[int, int]] = []
+        if gpa >> tdp.mode.va_bits:  # more than the levels can translate
+            return used, 0, Cause.NOT_PRESENT
         for level in tdp.mode.levels:
-            n, where = level.level, table + 8 * level.index(gpa)
+            where = table + 8 * level.index(gpa)
             entry = self._memory.load(where, 8)
             self.refs += 1
             path &= entry ^ tdp.inverted
             used.append((where, entry))
             if not entry & tdp.present:
-                return self._stop(Cause.NOT_PRESENT, use, gpa, path, n, access)
-            if tdp.is_reserved(entry, n):
-                return self._stop(Cause.RESERVED, use, gpa, path, n, access)
-            if tdp.is_leaf(entry, n):
+                return used, path, Cause.NOT_PRESENT
+            if tdp.is_reserved(entry, level.level):
+                return used, path, Cause.RESERVED
+            if tdp.is_leaf(entry, level.level):
                 break
             table = entry & pte.ADDRESS
-        if not tdp.allows(path, use):
-            return self._stop(Cause.DENIED, use, gpa, path, n, access)
-        writes = tdp.needs[use].dirties
-        self._mark(used, tdp.dirty if writes else 0)
-        hpa = entry & pte.ADDRESS & -level.span | gpa & (level.span - 1)
-        return Landing(hpa, path, n, writes or not tdp.dirty or bool(entry & tdp.dirty))
+        return used, path, None
 
     def _mark(self, used: list[tuple[int, int]], dirty: int) -> None:
         """Set A in every entry used, *dirty* in the leaf; store only what changes."""
-        for where, entry in used:
-            marked = entry | self._tdp.accessed | (dirty if (where, entry) is used[-1] else 0)
+        for left, (where, entry) in enumerate(used, 1 - len(used)):
+            marked = entry | self._tdp.accessed | (0 if left else dirty)
             if marked != entry:
                 self._memory.store(where, marked, 8)
 
     def _stop(
-        self, cause: Cause, use: Use, gpa: int, path: int, level: int, access: int
+        self, cause: Cause, use: Use, gpa: int, path: int, *, level: int, access: int
     ) -> None:
         code = self._tdp.code(cause, use, path, access)
         self.fault = TdpFault(cause, use, gpa, self._gva, code, level)
-
-
-def nested_walk(
-    memory: Space, regs: Regs, known: Formats, tdp: TdpFormats, root: int, gva: int, kind: int
-) -> NestedWalk:
-    """Translate *gva* for an access of *kind* through the guest's tables and the host's.
-
-    *memory* is host-physical; *known* are the formats of the guest's *regs*, *tdp* those of the
-    host's tables, whose root lies at the host-physical *root*. Bits are set as hardware comes by:
-    the host's as each guest-physical address is translated, the guest's once its own walk has
-    granted the access, and only then is the final address translated: SDM "Prioritization of EPT
-    Misconfigurations and EPT Violations", APM "Nested versus Guest Page Faults, Fault Ordering".
-    """
-    space = GuestMemory(memory, tdp, root, gva)
-    if known.mode is PAE:
-        space.first = Use.POINTER
-    found = walk(space, regs, known, gva, kind)
-    if space.fault is not None and space.fault.use is not Use.MARK:
-        found.path.pop()  # it could not be read
-    landing = None
-    if space.fault is None and found.outcome is Outcome.OK:
-        landing = space.translate(found.pa, use_of(kind, found.access), found.access)
-    result = NestedWalk(found, space.fault, space.refs)
-    if landing is not None:
-        _compose(result, landing, tdp)
-    return result
 
 
 def _compose(result: NestedWalk, landing: Landing, tdp: TdpFormats) -> None:
@@ -198,11 +182,33 @@ class NestedWalker:
         self._loaded: tuple[Regs, Formats, TdpFormats, int] | None = None
 
     def load(self, regs: Regs, known: Formats, tdp: TdpFormats, root: int) -> None:
-        """Put the guest's *regs* and the second dimension in force; *root* is host-physical."""
+        """Put the guest's *regs*, their formats and the second dimension in force.
+
+        *root* is the host-physical address of the second dimension's highest table.
+        """
         self._loaded = regs, known, tdp, root
 
     def walk(self, gva: int, kind: int) -> NestedWalk:
-        """Translate *gva* for an access of *kind*; something must have been loaded."""
+        """Translate *gva* for an access of *kind*; something must have been loaded.
+
+        Bits are set as hardware comes by: the host's as each guest-physical address is translated,
+        the guest's once its own walk has granted the access, and only then is the final address
+        translated: SDM "Prioritization of EPT Misconfigurations and EPT Violations", APM "Nested
+        versus Guest Page Faults, Fault Ordering".
+        """
         if self._loaded is None:
             raise InvariantError("a walk in two dimensions before any registers were loaded")
-        return nested_walk(self._memory, *self._loaded, gva, kind)
+        regs, known, tdp, root = self._loaded
+        space = GuestMemory(self._memory, tdp, root, gva)
+        if known.mode is PAE:
+            space.first = Use.POINTER
+        found = walk(space, regs, known, gva, kind)
+        if space.fault is not None and space.fault.use is not Use.MARK:
+            found.path.pop()  # it could not be read
+        landing = None
+        if space.fault is None and found.outcome is Outcome.OK:
+            landing = space.translate(found.pa, use_of(kind, found.access), found.access)
+        result = NestedWalk(found, space.fault, space.refs)
+        if landing is not None:
+            _compose(result, landing, tdp)
+        return result

@@ -3,7 +3,6 @@
 `kernel/nested.c` does the work. It wants host-physical memory itself, not a view of it.
 """
 
-from array import array
 from typing import Any
 
 import attrs
@@ -41,7 +40,10 @@ class CompiledNestedWalker:
         self._loaded = None
 
     def load(self, regs: Regs, known: Formats, tdp: TdpFormats, root: int) -> None:
-        """Put the guest's *regs* and the second dimension in force; *root* is host-physical."""
+        """Put the guest's *regs*, their formats and the second dimension in force.
+
+        *root* is the host-physical address of the second dimension's highest table.
+        """
         guest = ffi.new("hv_regs *", attrs.asdict(regs)), c_formats(known)
         self._loaded = self._bytes, self._size, *guest, c_tdp(tdp), root
         self._levels = tuple(level.level for level in known.mode.levels)
@@ -87,13 +89,13 @@ class CompiledNestedWalker:
         if out.faulted:
             cause, use = Cause(out.cause), Use(out.use)
             fault = TdpFault(cause, use, out.gpa, gva, out.code, out.level)
-        result = NestedWalk(self._guest(stopped=fault is not None), fault, out.host_refs)
+        result = NestedWalk(self._guest(), fault, out.host_refs)
         if result.is_ok:
             result.hpa, result.access, result.level = out.hpa, out.access, out.level
             result.readable, result.dirty = bool(out.readable), bool(out.dirty)
         return result
 
-    def _guest(self, *, stopped: bool) -> Walk:
+    def _guest(self) -> Walk:
         """Return the guest's dimension."""
         made = self._out.guest
         steps = [made.path[i] for i in range(made.refs)]

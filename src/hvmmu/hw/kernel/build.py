@@ -21,7 +21,9 @@ ffibuilder.cdef(
 ffibuilder.set_source(
     "hvmmu.hw._kernel",
     "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in HEADERS),
-    sources=[str(_HERE / name) for name in ("kernel.c", "nested.c", "pages.c", "shadow.c", "lane.c")],
+    sources=[
+        str(_HERE / name) for name in ("kernel.c", "nested.c", "pages.c", "shadow.c", "lane.c")
+    ],
     include_dirs=[str(_HERE)],
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
     extra_compile_args=["-O3", "-std=c11", "-fno-tree-vectorize"],
