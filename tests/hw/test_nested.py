@@ -454,7 +454,7 @@ MISCONFIGURED = {
     "low bit of a large page": (2, RWX | pte.PS | 1 << 12 | LEAF, {}),
     "memory type of a table": (2, RWX | LEAF, {}),
     "ignore-PAT of a table": (3, RWX | 1 << 6, {}),
-    "large page at the root": (4, RWX | pte.PS | LEAF, {}),
+    "large page at the root": (4, RWX | pte.PS, {}),
     "memory type at the root": (4, RWX | 1 << 3, {}),
 }
 
@@ -497,7 +497,7 @@ def test_a_gigabyte_page_has_to_be_offered(build: Callable[..., Two]) -> None:
     for offered in (True, False):
         two = build(ept(CpuFeatures(gbpages=offered)))
         two.guest(VA, 1 << 39 | PAGE)
-        two.host(1 << 39, RWX | pte.PS | LEAF, level=3, bare=True)
+        two.host(1 << 39, RWX | pte.PS, level=3, bare=True)
         walked = two.walk()
         assert walked.is_ok is offered
         if walked.fault is not None:
