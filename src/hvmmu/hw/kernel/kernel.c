@@ -37,7 +37,7 @@ struct hv_engine {
 
 /* Memory: all ones come from beyond its end, and stores there are lost. */
 
-uint64_t hv_load(const hv_space *space, uint64_t pa, int32_t size)
+static inline uint64_t load(const hv_space *space, uint64_t pa, int32_t size)
 {
     if (space->through)
         return hv_load_through(space->through, pa, size);
@@ -53,7 +53,7 @@ uint64_t hv_load(const hv_space *space, uint64_t pa, int32_t size)
     return value;
 }
 
-void hv_store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
+static inline void store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
 {
     if (space->through) {
         hv_store_through(space->through, pa, value, size);
@@ -67,6 +67,13 @@ void hv_store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
         uint32_t narrow = (uint32_t)value;
         memcpy(space->bytes + pa, &narrow, 4);
     }
+}
+
+uint64_t hv_load(const hv_space *space, uint64_t pa, int32_t size) { return load(space, pa, size); }
+
+void hv_store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
+{
+    store(space, pa, value, size);
 }
 
 /* Return 0 if access allows kind, else P and PK as the error code has them: SDM "Access Rights". */
@@ -172,8 +179,9 @@ static uint64_t frame_of(const hv_formats *f, uint64_t entry, int n)
 }
 
 /* Set A in every entry used, D in the leaf of a write; store only what changes. */
-void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_walked *w,
-                           uint32_t kind)
+static inline __attribute__((always_inline)) void mark_in(const hv_space *space,
+                                                          const hv_formats *f,
+                                                          const hv_walked *w, uint32_t kind)
 {
     for (uint32_t i = 0; i < w->refs; i++) {
         if (f->is_pae && i == 0)
@@ -182,12 +190,14 @@ void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_
         if (i == w->refs - 1 && (kind & PF_W))
             entry |= PTE_D;
         if (entry != w->path[i].entry)
-            hv_store(space, w->path[i].pa, entry, f->entry_size);
+            store(space, w->path[i].pa, entry, f->entry_size);
     }
 }
 
-void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *f, uint64_t va,
-             uint32_t kind, hv_walked *out)
+static inline __attribute__((always_inline)) void walk_in(const hv_space *space,
+                                                          const hv_regs *regs, const hv_formats *f,
+                                                          uint64_t va, uint32_t kind,
+                                                          hv_walked *out)
 {
     memset(out, 0, offsetof(hv_walked, path));
     if (!is_canonical(f, va)) {
@@ -203,7 +213,7 @@ void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *f, ui
         uint64_t index = va >> f->shift[n] & ((1ull << f->bits[n]) - 1);
         uint64_t where = table + index * (uint64_t)f->entry_size;
         int pointer = f->is_pae && n == 3;
-        entry = hv_load(space, where, f->entry_size);
+        entry = load(space, where, f->entry_size);
         if ((entry & PTE_P) && !pointer)
             access &= (uint32_t)(entry & (PF_W | PF_U)) | (entry & PTE_NX ? 0 : PF_ID);
         out->path[out->refs++] = (hv_step){where, entry, access};
@@ -234,6 +244,43 @@ void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *f, ui
     out->dirty = (entry & PTE_D) || (kind & PF_W);
     out->global = (entry & PTE_G) && (regs->cr4 & CR4_PGE);
     out->pkey = (uint8_t)pkey;
+}
+
+/* Both are compiled once for each kind of space: one dimension does not pay for the other. */
+
+static __attribute__((noinline)) void walk_through(const hv_space *space, const hv_regs *regs,
+                                                   const hv_formats *f, uint64_t va,
+                                                   uint32_t kind, hv_walked *out)
+{
+    walk_in(space, regs, f, va, kind, out);
+}
+
+static __attribute__((noinline)) void mark_through(const hv_space *space, const hv_formats *f,
+                                                   const hv_walked *w, uint32_t kind)
+{
+    mark_in(space, f, w, kind);
+}
+
+void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *f, uint64_t va,
+             uint32_t kind, hv_walked *out)
+{
+    if (space->through) {
+        walk_through(space, regs, f, va, kind, out);
+        return;
+    }
+    const hv_space flat = {space->bytes, space->size, NULL};
+    walk_in(&flat, regs, f, va, kind, out);
+}
+
+void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_walked *w,
+                           uint32_t kind)
+{
+    if (space->through) {
+        mark_through(space, f, w, kind);
+        return;
+    }
+    const hv_space flat = {space->bytes, space->size, NULL};
+    mark_in(&flat, f, w, kind);
 }
 
 /* What an access does that its set's most recent entry does not grant at once. */
