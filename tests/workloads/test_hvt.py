@@ -182,7 +182,7 @@ def test_header(shipped: Path) -> None:
     assert (head.references, head.accesses) == (217_895, len(pages))
     assert (head.fetches, head.reads, head.writes) == tuple(map(kinds.count, (0x14, 4, 6)))
     assert head.pages == len(set(pages)) == 216
-    assert head.kept == sum(len(chunk.gva) for chunk in chunks)
+    assert head.kept == sum(len(chunk.reduced().kept) for chunk in chunks)
     assert head.most_chunk == shipped.stat().st_size - HEADER_SIZE - 72
     assert "format=lackey\ncommand=/bin/dd if=/dev/zero" in head.words
 
