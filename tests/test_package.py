@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+import hvmmu
+
 ROOT = Path(__file__).parents[1]
 PROJECTS = {
     "hvmmu": ROOT / "pyproject.toml",
@@ -50,6 +52,7 @@ def test_one_version(name: str) -> None:
     assert newest
     assert project(name)["version"] == newest[1]
     assert installed(name) == newest[1]
+    assert hvmmu.__version__ == newest[1]
 
 
 @pytest.mark.parametrize("name", ["hvmmu-vmx", "hvmmu-svm"])

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import attrs
-import structlog
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
@@ -29,6 +28,7 @@ from hvmmu.backend import (
 from hvmmu.errors import BackendUnavailableError, InvariantError
 from hvmmu.hw.engine import EXIT_ALWAYS
 from hvmmu.hw.tlb import Scope
+from hvmmu.log import get_logger
 from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import wider
 from hvmmu.mmu.spte import Nonpresent
@@ -95,7 +95,7 @@ class GenericBackend:
                 " (see `hvmmu params cpu`)"
             )
         self.in_force = attrs.evolve(self.in_force, **{parameter: False})
-        structlog.get_logger().warning(f"{parameter}_turned_off", backend=self.name, why=why)
+        get_logger().warning(f"{parameter}_turned_off", backend=self.name, why=why)
 
     def page_faults(self) -> int:
         """Return which page faults exit: bit *pfec* (low six bits) set means that it does."""

@@ -282,6 +282,7 @@ def test_a_broken_plugin_may_have_had_the_command(acme: Command, installed: Path
         (("plugins", "--help"), False),
         (("compare", "--frob"), False),
         (("--help",), True),
+        (("--help", "-P", "no:acme"), False),
         ((), True),
         (("hello",), True),
     ],

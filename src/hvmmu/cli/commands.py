@@ -3,11 +3,11 @@
 import errno
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hvmmu import __version__
 from hvmmu.cli import NO_READER, drop_stdout, options
 from hvmmu.errors import HvmmuError, PluginError
 
@@ -40,6 +40,13 @@ class _OnDemand(click.Group):
 
     Plugins are loaded only to list all commands, or for a command that is not built in.
     """
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return --help as an option that waits for -P, wherever that is typed."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.is_eager = False
+        return option
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which a person meets them, the plugins' last."""
@@ -104,7 +111,7 @@ def _of_plugins(ctx: click.Context, name: str) -> click.Command | None:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(version("hvmmu"), message="hvmmu %(version)s")
+@click.version_option(__version__, message="hvmmu %(version)s")
 @options.plugins
 @options.strict
 @options.verbose

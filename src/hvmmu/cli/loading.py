@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-import structlog
 
 from hvmmu.cli import logs
 from hvmmu.cli.commands import BUILT_IN
 from hvmmu.errors import ConfigError
+from hvmmu.log import get_logger
 from hvmmu.params import Param, parse, plain
 from hvmmu.plugins import Registry, load
 
@@ -72,22 +72,20 @@ def choice(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
 
 def warn(registry: Registry) -> None:
     """Log the plugins that a run does without and nobody said it should."""
-    log = structlog.get_logger()
     for plugin in registry.unusable:
-        log.warning(
+        get_logger().warning(
             "plugin_not_loaded", plugin=plugin.name, state=plugin.state.value, cause=plugin.cause
         )
 
 
 def tell(registry: Registry) -> None:
     """Log what is worth a word about plugins that were imported: slowness, and what they print."""
-    log = structlog.get_logger()
     for plugin in registry.plugins:
         if plugin.seconds > _SLOW:
             seconds = f"{plugin.seconds:.1f}"
-            log.warning("plugin_import_was_slow", plugin=plugin.name, seconds=seconds)
+            get_logger().warning("plugin_import_was_slow", plugin=plugin.name, seconds=seconds)
         if plugin.printed:
-            log.debug("plugin_printed", plugin=plugin.name, text=plugin.printed)
+            get_logger().debug("plugin_printed", plugin=plugin.name, text=plugin.printed)
 
 
 @contextmanager

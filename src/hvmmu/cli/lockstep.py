@@ -5,13 +5,13 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 import attrs
-import structlog
 
 from hvmmu.cli.progress import Progress
 from hvmmu.cli.session import Session
 from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.guest.steps import Accesses, Reduced
 from hvmmu.hooks import told
+from hvmmu.log import get_logger
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.params import values
 from hvmmu.plugins import Registry
@@ -92,7 +92,7 @@ class _Group:
         where = _places(error.__cause__ or error)
         if not isinstance(error, PluginError):
             error = self._blamed(run, error)
-        structlog.get_logger().debug("run_failed", backend=run.backend.name, where=where[-1])
+        get_logger().debug("run_failed", backend=run.backend.name, where=where[-1])
         self.failures.append(
             Failure(run.backend.name, params, error.plugin, error.hook, str(error))
         )

@@ -1,17 +1,23 @@
 """How the log looks on a terminal: warnings and above, one plain line each, on stderr."""
 
-import logging
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
-
+from hvmmu import log
 from hvmmu.params import plain
 
 
 def configure(*, verbose: bool) -> None:
     """Show warnings, or with *verbose* everything down to debug."""
+    log.set_up(lambda: _configure(verbose=verbose))
+
+
+def _configure(*, verbose: bool) -> None:
+    import logging  # noqa: PLC0415 - with structlog, and not before it
+
+    import structlog  # noqa: PLC0415 - the same
+
     structlog.configure(
         processors=[_line],
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -20,9 +20,8 @@ def new_backend(ctx: click.Context, name: str, folder: Path | None) -> None:
 
     It has parameters, a cost model, tests and a tox.ini, and it passes all of them as it is.
     """
-    import structlog  # noqa: PLC0415 - not for --help
-
-    from hvmmu.cli.session import open_registry  # noqa: PLC0415 - as above
+    from hvmmu.cli.session import open_registry  # noqa: PLC0415 - not for --help
+    from hvmmu.log import get_logger  # noqa: PLC0415 - as above
     from hvmmu.plugins.offered import TAKEN  # noqa: PLC0415 - as above
     from hvmmu.scaffold import check_name, origin, render, write  # noqa: PLC0415 - as above
 
@@ -35,7 +34,7 @@ def new_backend(ctx: click.Context, name: str, folder: Path | None) -> None:
     made = render(name, mine)
     write(made, folder)
     if mine.is_gone:
-        structlog.get_logger().warning(
+        get_logger().warning(
             "hvmmu_origin_is_gone", url=mine.url, so="its tox.ini cannot install it: edit `deps`"
         )
     say(_next(name, folder, len(made)))

@@ -8,12 +8,12 @@ from typing import Any
 
 import attrs
 import click
-import structlog
 
 from hvmmu.cli.loading import loaded, tell, warn
 from hvmmu.config import Config, Known, resolve
 from hvmmu.errors import InputError
 from hvmmu.hw.compiled import CompiledEngine
+from hvmmu.log import get_logger
 from hvmmu.machine import MachineConfig
 from hvmmu.plugins import Registry
 from hvmmu.plugins.known import known_settings
@@ -123,7 +123,7 @@ def _tell_of_fallback(config: Config) -> None:
     """Log that the slow engine runs because the fast one was not built, and nobody chose."""
     chosen = next(row for row in config.rows if row.key == "engine")
     if CompiledEngine.why_not and not chosen.is_asked:
-        structlog.get_logger().warning(
+        get_logger().warning(
             "compiled_engine_missing", instead=config.engine, why=CompiledEngine.why_not
         )
 

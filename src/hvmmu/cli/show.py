@@ -1,7 +1,6 @@
 """`hvmmu backends`, `plugins`, `params` and `config`: what is there, and how it is set."""
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -35,6 +34,8 @@ def backends(ctx: click.Context) -> None:
 
 def _versioned(distribution: str) -> str:
     """Return a distribution's name with its version; what is built in has none."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - 20 ms
+
     try:
         return f"{distribution} {version(distribution)}"
     except PackageNotFoundError:

@@ -1,17 +1,14 @@
 """The comparison and the single run as tables: runs side by side, counters in groups."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.report.document import Document
+from hvmmu.report.grid import FAINT, PLAIN, STRONG, Cell, Grid
 from hvmmu.report.reading import run_names
-from hvmmu.report.terminal import natural_width
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Run = dict[str, Any]
 _NONE = "·"  # this run has no such thing
@@ -115,7 +112,7 @@ def _exits(runs: Sequence[Run]) -> Iterator[Line]:
     yield Line("  exits per page fault", shares)
 
 
-def comparison(document: Document, baseline: str, width: int | None) -> list["Table"]:
+def comparison(document: Document, baseline: str, width: int | None) -> list[Grid]:
     """Return the table; where it is wider than *width*, several with fewer runs each."""
     heads = [_head(name) for name in run_names(document)[: len(document["runs"])]]
     rows = list(lines(document, baseline))
@@ -124,9 +121,9 @@ def comparison(document: Document, baseline: str, width: int | None) -> list["Ta
 
 def _fitting(
     rows: Sequence[Line], heads: Sequence[str], columns: Sequence[int], width: int | None
-) -> list["Table"]:
+) -> list[Grid]:
     table = _table(rows, heads, columns)
-    if width is None or len(columns) == 1 or natural_width(table) <= width:
+    if width is None or len(columns) == 1 or table.width <= width:
         return [table]
     half = (len(columns) + 1) // 2
     return [
@@ -135,22 +132,19 @@ def _fitting(
     ]
 
 
-def _table(rows: Sequence[Line], heads: Sequence[str], columns: Sequence[int]) -> "Table":
-    from rich.table import Table  # noqa: PLC0415 - only where a table is printed
-    from rich.text import Text  # noqa: PLC0415 - as above
+def _table(rows: Sequence[Line], heads: Sequence[str], columns: Sequence[int]) -> Grid:
+    shown = _level([heads[column] for column in columns])
+    return Grid(["", *shown], "<" + ">" * len(shown), list(_cells(rows, columns)))
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", no_wrap=True)
-    for head in _level([heads[column] for column in columns]):
-        table.add_column(Text(head), justify="right", no_wrap=True)
+
+def _cells(rows: Sequence[Line], columns: Sequence[int]) -> Iterator[list[Cell]]:
     for row in rows:
-        strong = "bold" if row.is_strong or not row.texts else ""
+        style = STRONG if row.is_strong or not row.texts else PLAIN
         texts = [row.texts[column] for column in columns] if row.texts else []
         if texts and all(text == _NONE for text in texts):
             continue  # the reason of another vendor's exits, whose table is the next one
-        cells = [Text(text, "dim" if text in {"0", _NONE} else strong) for text in texts]
-        table.add_row(Text(row.label, strong), *cells)
-    return table
+        cells = [(text, FAINT if text in {"0", _NONE} else style) for text in texts]
+        yield [(row.label, style), *cells]
 
 
 def _head(name: str) -> str:
@@ -169,19 +163,12 @@ def _level(heads: Sequence[str]) -> list[str]:
     return [head + "\n" * (most - head.count("\n")) for head in heads]
 
 
-def routes(run: Run) -> "Table":
+def routes(run: Run) -> Grid:
     """Return who took care of what: the run's ledger, a row for each kind of fault."""
-    from rich.table import Table  # noqa: PLC0415 - only where a table is printed
-    from rich.text import Text  # noqa: PLC0415 - as above
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head, side in (("route", "left"), ("cause", "left"), ("error code", "left")):
-        table.add_column(head, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for head in ("level", "count"):
-        table.add_column(head, justify="right", no_wrap=True)
+    rows = []
     for row in run["counters"]["routes"]:
         pfec = _NONE if row["pfec"] is None else pf.describe(row["pfec"])
         level = str(row["level"]) if row["level"] else _NONE
         texts = (row["route"], row["cause"], pfec, level, f"{row['count']:,}")
-        table.add_row(*(Text(text) for text in texts))
-    return table
+        rows.append([(text, PLAIN) for text in texts])
+    return Grid(("route", "cause", "error code", "level", "count"), "<<<>>", rows)

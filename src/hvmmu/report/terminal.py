@@ -7,7 +7,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
-    from rich.table import Table
 
 UNBROKEN = 10_000
 """The width of what is no terminal: nothing is ever folded there."""
@@ -31,12 +30,3 @@ def rendered(parts: "Sequence[RenderableType]", width: int | None) -> str:
         console.print(part, soft_wrap=width is None)
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     return "\n".join(lines) + "\n"
-
-
-def natural_width(table: "Table") -> int:
-    """Return the columns a table takes when nothing is folded."""
-    from rich.console import Console  # noqa: PLC0415 - as above
-    from rich.measure import Measurement  # noqa: PLC0415 - as above
-
-    console = Console(width=UNBROKEN, file=StringIO())
-    return Measurement.get(console, console.options, table).maximum

@@ -1,15 +1,12 @@
 """A result document for people: what ran, the table, what it says, where costs come from."""
 
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from hvmmu.params import plain
 from hvmmu.report import reading, tables
 from hvmmu.report.document import Document
-from hvmmu.report.terminal import rendered
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from hvmmu.report.grid import Grid, takes_styles
 
 WIDTH = 80  # of prose where there is no terminal
 LONGEST = 800  # characters of a line that somebody else may have written
@@ -17,27 +14,35 @@ LONGEST = 800  # characters of a line that somebody else may have written
 
 def comparison(document: Document, *, baseline: str, width: int | None) -> str:
     """Return the comparison of the document's runs; *width* None: not for a terminal."""
-    parts: list[RenderableType] = [_prose(ran(document), width), ""]
+    parts: list[str | Grid] = [_prose(ran(document), width), ""]
     for table in tables.comparison(document, baseline, width):
         parts += [table, ""]
-    parts += [plain(text, LONGEST) for text in reading.failures(document)]
+    failed = (plain(text, LONGEST) for text in reading.failures(document))
+    parts += [text if width is None else _prose(text, width) for text in failed]
     told = (reading.verdict(document), *reading.effects(document))
     parts += [_prose(text, width) for text in told]
-    return rendered([*parts, "", *_sources(document, width)], width)
+    return _joined([*parts, "", *_sources(document, width)], width)
 
 
 def single(document: Document, *, baseline: str, width: int | None) -> str:
     """Return one run in depth: its parameters, its counters and its routes."""
     run = document["runs"][0]
     set_to = ", ".join(f"{name}={_text(value)}" for name, value in run["params"].items())
-    parts: list[RenderableType] = [_prose(ran(document), width)]
+    parts: list[str | Grid] = [_prose(ran(document), width)]
     if set_to:
         parts.append(_prose(f"{run['backend']}: {set_to}", width))
     parts.append("")
     for table in (*tables.comparison(document, baseline, width), tables.routes(run)):
         parts += [table, ""]
     parts += [_prose(reading.verdict(document), width), "", *_sources(document, width)]
-    return rendered(parts, width)
+    return _joined(parts, width)
+
+
+def _joined(parts: Iterable[str | Grid], width: int | None) -> str:
+    """Return *parts* one below the other; *width* None: no terminal, so nothing stands out."""
+    styled = width is not None and takes_styles()
+    texts = (part.text(styled=styled) if isinstance(part, Grid) else part for part in parts)
+    return "\n".join(texts) + "\n"
 
 
 def ran(document: Document) -> str:

@@ -5,7 +5,6 @@ and how to start anew when a worker died.
 """
 
 import importlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -16,8 +15,8 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import attrs
-import structlog
 
+from hvmmu import log
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, shown
 from hvmmu.sweep.warm import unheard, warm_up
@@ -54,10 +53,18 @@ def hear_nothing() -> None:
 
     The parent has logged what there is to say of a plugin or a parameter, once.
     """
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    log.set_up(_say_nothing)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):
         os.dup2(2, 1)  # what a plugin prints must not get between the results
+
+
+def _say_nothing() -> None:
+    import logging  # noqa: PLC0415 - with structlog, and not before it
+
+    import structlog  # noqa: PLC0415 - the same
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def begin_worker() -> None:

@@ -10,7 +10,6 @@ import platform
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +136,8 @@ def provenance(site: Site) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def hvmmu_version() -> str:
     """Return the version of hvmmu that is installed."""
+    from importlib.metadata import version  # noqa: PLC0415 - not to begin with
+
     return version("hvmmu")
 
 

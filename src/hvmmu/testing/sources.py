@@ -22,6 +22,7 @@ PUBLIC = (
     "hvmmu.hookspecs",
     "hvmmu.hw.engine",
     "hvmmu.hw.tlb",
+    "hvmmu.log",
     "hvmmu.memory",
     "hvmmu.mmu.fault",
     "hvmmu.mmu.flush",

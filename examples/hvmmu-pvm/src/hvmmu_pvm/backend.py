@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import attrs
-import structlog
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.paging import reserved_pattern_works
@@ -29,6 +28,7 @@ from hvmmu.backend import (
 from hvmmu.errors import BackendUnavailableError, InvariantError
 from hvmmu.hw.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.hw.tlb import Scope
+from hvmmu.log import get_logger
 from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import wider
 from hvmmu.mmu.spte import Nonpresent
@@ -94,7 +94,7 @@ class PvmBackend:
                 f"pvm.switcher_filter=1: {reason}; set it to 0, or cpu.maxphyaddr below 52"
             )
         self.in_force = attrs.evolve(params, switcher_filter=False)
-        structlog.get_logger().warning("switcher_filter_turned_off", backend=self.name, why=reason)
+        get_logger().warning("switcher_filter_turned_off", backend=self.name, why=reason)
 
     def create_vcpu(self, vcpu_id: int) -> PvmVcpu:
         """Return a vCPU that starts in its kernel."""

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import attrs
-import structlog
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.paging import reserved_pattern_works
@@ -28,6 +27,7 @@ from hvmmu.backend import (
 )
 from hvmmu.errors import BackendUnavailableError, InvariantError
 from hvmmu.hw.tlb import Scope
+from hvmmu.log import get_logger
 from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import wider
 from hvmmu.mmu.spte import Nonpresent
@@ -90,7 +90,7 @@ class VmxBackend:
                 f"vmx.bypass_guest_pf=1: {reason}; set it to 0, or cpu.maxphyaddr below 52"
             )
         self.in_force = attrs.evolve(params, bypass_guest_pf=False)
-        structlog.get_logger().warning("bypass_guest_pf_turned_off", backend=self.name, why=reason)
+        get_logger().warning("bypass_guest_pf_turned_off", backend=self.name, why=reason)
 
     def create_vcpu(self, vcpu_id: int) -> VmxVcpu:
         """Return a VMCS whose controls make shadow paging work, and bypass if it is on."""
