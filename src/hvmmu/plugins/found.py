@@ -4,32 +4,39 @@ One distribution with an unreadable entry_points.txt makes the standard library 
 """
 
 import re
-from collections.abc import Iterable
-from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from typing import TYPE_CHECKING
 
 from hvmmu.hooks import told
-from hvmmu.params import plain
+from hvmmu.plugins import folders
+from hvmmu.plugins.point import GROUP, NOBODY, Point, about
 from hvmmu.plugins.registry import Plugin, State
 
-__all__ = ["GROUP", "NOBODY", "about", "installed", "told"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from importlib.metadata import Distribution
 
-GROUP = "hvmmu"
-"""The entry-point group that plugins are found through."""
-
-NOBODY = "unknown distribution"
+__all__ = ["installed", "told"]
 
 
-def installed() -> tuple[list[EntryPoint], list[Plugin]]:
+def installed() -> tuple[list[Point], list[Plugin]]:
     """Return the entry points of the group, and the distributions that cannot be read."""
+    quick = folders.entry_points()
+    return _by_the_library() if quick is None else (quick, [])
+
+
+def _by_the_library() -> tuple[list[Point], list[Plugin]]:
+    """Return the same, from wherever the standard library can read it."""
+    from importlib.metadata import distributions, entry_points  # noqa: PLC0415 - 20 ms
+
     try:
-        return list(entry_points(group=GROUP)), []
+        return [Point.of(point) for point in entry_points(group=GROUP)], []
     except Exception:  # noqa: BLE001 - some file of anybody's: read them one by one
         return _one_by_one(distributions())
 
 
-def _one_by_one(found: Iterable[Distribution]) -> tuple[list[EntryPoint], list[Plugin]]:
+def _one_by_one(found: "Iterable[Distribution]") -> tuple[list[Point], list[Plugin]]:
     """Return the same; of two distributions of one name the first on the path counts."""
-    points: list[EntryPoint] = []
+    points: list[Point] = []
     unread, seen = [], set()
     for distribution in found:
         name, version = about(distribution)
@@ -38,7 +45,7 @@ def _one_by_one(found: Iterable[Distribution]) -> tuple[list[EntryPoint], list[P
             continue
         seen.add(normal)
         try:
-            points += distribution.entry_points.select(group=GROUP)
+            points += map(Point.of, distribution.entry_points.select(group=GROUP))
         except Exception as error:  # noqa: BLE001 - as above
             if _is_ours(distribution):
                 cause = f"its entry_points.txt cannot be read: {told(error)}"
@@ -46,21 +53,9 @@ def _one_by_one(found: Iterable[Distribution]) -> tuple[list[EntryPoint], list[P
     return points, unread
 
 
-def _is_ours(distribution: Distribution) -> bool:
+def _is_ours(distribution: "Distribution") -> bool:
     """Return whether a file that cannot be read may have meant to be about our plugins."""
     try:
         return f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or "")
     except Exception:  # noqa: BLE001 - not even text
         return False
-
-
-def about(distribution: Distribution | None) -> tuple[str, str]:
-    """Return a distribution's name and version, whatever state its metadata are in."""
-    if distribution is None:
-        return NOBODY, ""
-    try:
-        metadata = distribution.metadata  # parsed anew each time it is asked for
-        name, version = metadata["Name"], metadata["Version"]
-    except Exception:  # noqa: BLE001 - a file that anybody wrote
-        return NOBODY, ""
-    return (plain(str(name)), plain(str(version or ""))) if name else (NOBODY, "")

@@ -5,10 +5,9 @@ never decides.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from importlib.metadata import EntryPoint
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
@@ -19,7 +18,7 @@ from hvmmu.errors import ConfigError
 from hvmmu.hooks import RunHooks, told
 from hvmmu.params import nearest, plain, shown
 from hvmmu.plugins.aside import aside
-from hvmmu.plugins.found import GROUP, about, installed
+from hvmmu.plugins.found import installed
 from hvmmu.plugins.offered import (
     COMMAND,
     KINDS,
@@ -30,14 +29,18 @@ from hvmmu.plugins.offered import (
     check_offers,
     check_sections,
 )
+from hvmmu.plugins.point import Point
 from hvmmu.plugins.registry import Offer, Plugin, Registry, State
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("hvmmu_"))
 _OFF = "autoload is off (HVMMU_DISABLE_PLUGIN_AUTOLOAD)"
 
 
 def load(
-    points: Iterable[EntryPoint] | None = None,
+    points: "Iterable[EntryPoint] | None" = None,
     *,
     block: Collection[str] = (),
     extra: Collection[str] = (),
@@ -51,7 +54,7 @@ def load(
     modules that can be imported. *commands* are names that no command of a plugin's may have.
     Raise ConfigError with every name that nothing has.
     """
-    found, unread = installed() if points is None else (list(points), [])
+    found, unread = installed() if points is None else (list(map(Point.of, points)), [])
     chosen = _chosen(sorted(found, key=lambda p: (p.name, p.value)), block, extra, autoload)
     return _Loader(chosen, commands).load(unread)
 
@@ -60,7 +63,7 @@ def load(
 class _Candidate:
     """A plugin on its way; it goes on while its state is OK."""
 
-    point: EntryPoint
+    point: Point
     is_module: bool
     facts: Plugin
     imported: Any = None
@@ -70,9 +73,9 @@ class _Candidate:
     """The module that was not there, if that was it."""
 
     @classmethod
-    def of(cls, point: EntryPoint, *, is_module: bool = False) -> "_Candidate":
+    def of(cls, point: Point, *, is_module: bool = False) -> "_Candidate":
         """Return a candidate of which nothing is known yet."""
-        return cls(point, is_module, Plugin(point.name, *about(point.dist)))
+        return cls(point, is_module, Plugin(point.name, point.distribution, point.version))
 
     @property
     def is_wanted(self) -> bool:
@@ -101,20 +104,17 @@ class _Candidate:
 
 
 def _chosen(
-    points: list[EntryPoint], block: Collection[str], extra: Collection[str], autoload: bool
+    points: list[Point], block: Collection[str], extra: Collection[str], autoload: bool
 ) -> list[_Candidate]:
     """Return a candidate for every entry point and every module that is named besides."""
     names = {point.name for point in points}
-    modules = {_module(point): point.name for point in points if ":" not in point.value}
+    modules = {point.module: point.name for point in points if ":" not in point.value}
     asked = {name if name in names else modules.get(name, name) for name in extra}
     known = names | asked | set(extra)
     if unknown := sorted(set(block) - known):
         raise ConfigError([f"no plugin {shown(n)} to block{_near(n, known)}" for n in unknown])
     chosen = [_Candidate.of(point) for point in points]
-    chosen += [
-        _Candidate.of(EntryPoint(name, name, GROUP), is_module=True)
-        for name in sorted(asked - names)
-    ]
+    chosen += [_Candidate.of(Point(name, name), is_module=True) for name in sorted(asked - names)]
     blocked = {name if name in names else modules.get(name, name) for name in block}
     for candidate in chosen:
         name = candidate.point.name
@@ -123,15 +123,6 @@ def _chosen(
         elif not autoload and name not in asked:
             candidate.give_up(State.BLOCKED, f"{_OFF}; -P {plain(name)} loads it")
     return chosen
-
-
-def _module(point: EntryPoint) -> str:
-    """Return the module that an entry point names, or nothing if it names none."""
-    try:
-        module: str = point.module
-    except (AssertionError, AttributeError, ValueError):  # which of them depends on the Python
-        return ""
-    return module
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -234,7 +225,7 @@ class _Loader:
 
 
 def _import(one: _Candidate) -> None:
-    if not _module(one.point):
+    if not one.point.module:
         value = shown(one.point.value)
         raise RefusedError(f"its entry point {value} is not module or module:attribute")
     begun = perf_counter()
@@ -259,7 +250,7 @@ def _is_nothing(one: _Candidate) -> bool:
     """Return whether a module was named that does not exist, rather than fails."""
     if not one.is_module or one.is_wanted:
         return False
-    module = _module(one.point)
+    module = one.point.module
     is_name = all(part.isidentifier() for part in module.split("."))
     return not is_name or f"{module}.".startswith(f"{one.missing}.")
 
