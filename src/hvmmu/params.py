@@ -4,7 +4,6 @@ A parameter is a bool, a whole number or a word. Whatever the source, text is re
 grammar; TOML booleans and integers are taken as they are.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -145,6 +144,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     spelt = {one.lower(): one for one in known}
     typed = name[:_SHOWN].lower()
     begun = [one for one in spelt if typed and one.startswith(typed)]
+    if not begun:
+        import difflib  # noqa: PLC0415 - something was misspelt
+
     near = begun or difflib.get_close_matches(typed, list(spelt), n=1, cutoff=0.5)
     return f"; did you mean {spelt[near[0]]!r}?" if near else ""
 

@@ -22,7 +22,8 @@ from hvmmu.guest.steps import Accesses, Reduced
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.mmu.params import MmuParams
 from hvmmu.workloads import codec, open_workload
-from hvmmu.workloads.hvt import Hvt, HvtTrace, fastest
+from hvmmu.workloads.formats import Hvt
+from hvmmu.workloads.hvt import HvtTrace, fastest
 from hvmmu.workloads.hvt.layout import CHUNK_SIZE, HEADER_SIZE, MAGIC
 from hvmmu.workloads.hvt.making import import_trace
 from hvmmu.workloads.hvt.reading import opened

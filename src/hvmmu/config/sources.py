@@ -5,7 +5,6 @@ A source says which key is set to what, and by whom; what the key means is decid
 
 import os
 import stat
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +126,8 @@ def read_toml(path: Path, where: str) -> dict[str, Any]:
         raise ConfigError([f"{where}: cannot be read: {error.strerror}"]) from None
     if len(raw) > MOST_BYTES:
         raise ConfigError([f"{where}: over 1 MiB; hvmmu's configuration is a few lines"])
+    import tomllib  # noqa: PLC0415 - where there is a file
+
     try:
         return tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:

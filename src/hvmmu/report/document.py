@@ -3,9 +3,7 @@
 Its schema is `schema.json` beside this module. Same runs, same bytes.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import attrs
@@ -47,11 +45,16 @@ def document(
 
 def dumps(made: Document) -> str:
     """Return a document as text: keys sorted, ASCII, a newline at the end."""
+    import json  # noqa: PLC0415 - not for a table
+
     return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the document."""
+    import json  # noqa: PLC0415 - for tests
+    from importlib.resources import files  # noqa: PLC0415 - the same
+
     text = files("hvmmu.report").joinpath("schema.json").read_text(encoding="utf-8")
     made: dict[str, Any] = json.loads(text)
     return made

@@ -12,9 +12,7 @@ from hvmmu.errors import InputError
 from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.params import nearest, plain, shown
 from hvmmu.workloads import synthetic
-from hvmmu.workloads.codec import head
-from hvmmu.workloads.hvt import Hvt
-from hvmmu.workloads.lackey import Lackey
+from hvmmu.workloads.formats import Hvt, Lackey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -166,7 +164,11 @@ def open_workload(
 def _format_of(path: Path, formats: Mapping[str, TraceFormat]) -> TraceFormat:
     """Return the one format that recognises a file; raise InputError if it is not one."""
     others = [one for one in formats.values() if one is not ANY_OTHER]
-    text = head(path) if others else b""
+    text = b""
+    if others:
+        from hvmmu.workloads.codec import head  # noqa: PLC0415 - not for a synthetic load
+
+        text = head(path)
     found = [one for one in others if one.recognises(path, text)]
     if len(found) > 1:
         names = " and ".join(one.name for one in found)

@@ -257,26 +257,6 @@ class Parser:
         return TraceError(self._name, self._number + line, what, todo)
 
 
-class Lackey:
-    """The format of these traces; what nobody else reads is taken for one, and refused by line."""
-
-    name = "lackey"
-    summary = "what valgrind prints with --tool=lackey --trace-mem=yes"
-
-    @staticmethod
-    def recognises(path: Path, head: bytes) -> bool:
-        """Return True: a file that is no such trace gets the message that says why."""
-        del path, head
-        return True
-
-    @staticmethod
-    def open(path: Path, limit: int | None) -> LackeyTrace:
-        """Return the trace in a file; raise TraceError if its start is none."""
-        trace = LackeyTrace(path, limit)
-        trace.check()
-        return trace
-
-
 def _whole_lines(text: Iterable[bytes], parser: Parser) -> Iterator[bytes]:
     """Yield the whole lines of each block; one that goes on in the next block is kept for it."""
     tail = b""

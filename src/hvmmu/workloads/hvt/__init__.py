@@ -10,7 +10,6 @@ import attrs
 
 from hvmmu.guest.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Step
 from hvmmu.types import PAGE_SHIFT, Gva
-from hvmmu.workloads.hvt.layout import MAGIC
 from hvmmu.workloads.hvt.reading import HvtFile
 from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.lackey import USER_END, USER_START
@@ -80,23 +79,3 @@ def _first(chunk: Chunk, references: int) -> Iterator[Accesses]:
         yield Accesses(gva[:end], kinds)
         if end < len(kind):
             return
-
-
-class Hvt:
-    """The format of compact traces."""
-
-    name = "hvt"
-    summary = "the compact trace that `hvmmu trace import` writes"
-
-    @staticmethod
-    def recognises(path: Path, head: bytes) -> bool:
-        """Return whether the file starts as one does."""
-        del path
-        return head.startswith(MAGIC)
-
-    @staticmethod
-    def open(path: Path, limit: int | None) -> HvtTrace:
-        """Return the trace in a file; raise TraceError if its start is none."""
-        trace = HvtTrace(path, limit)
-        trace.check()
-        return trace
