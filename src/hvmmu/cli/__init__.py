@@ -6,6 +6,7 @@ away.
 """
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -13,11 +14,22 @@ from contextlib import suppress
 
 from hvmmu.errors import ConfigError, GuestMemoryError, HvmmuError, InputError, InvariantError
 
+_ALLOCATIONS = 10_000  # between two collections: imports make much, and hardly any garbage
+
 DONE, DIFFERS, BAD_INPUT, BUG, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv*, by default the process's; return the exit code."""
+    before = gc.get_threshold()
+    gc.set_threshold(_ALLOCATIONS, *before[1:])
+    try:
+        return _ended(argv)
+    finally:
+        gc.set_threshold(*before)
+
+
+def _ended(argv: Sequence[str] | None) -> int:
     try:
         code = _run(argv)
         if sys.stdout is not None:

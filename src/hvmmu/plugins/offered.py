@@ -16,10 +16,9 @@ from hvmmu.hw.engine import Engine, EngineCaps
 from hvmmu.hw.engines import ENGINES as BUILT_IN_ENGINES
 from hvmmu.native import NativeBackend
 from hvmmu.params import declared, shown
-from hvmmu.plugins.guard import GuardedFormat, GuardedKind
 from hvmmu.plugins.known import CORE
 from hvmmu.plugins.registry import State
-from hvmmu.workloads import FORMATS, WORKLOADS
+from hvmmu.workloads import FORMATS, WORKLOADS, TraceFormat, WorkloadKind
 
 TAKEN = frozenset({"backend", "costs", "engine", *CORE})
 """Keys and sections of the configuration, where a backend's name is a section too."""
@@ -202,11 +201,15 @@ def _check_parameters(label: str, params: Any) -> None:  # noqa: ANN401 - a clas
     params()
 
 
-def _guarded_kind(plugin: str, label: str, made: Any) -> GuardedKind:  # noqa: ANN401 - as above
+def _guarded_kind(plugin: str, label: str, made: Any) -> WorkloadKind:  # noqa: ANN401 - as above
+    from hvmmu.plugins.guard import GuardedKind  # noqa: PLC0415 - only where a plugin has some
+
     return GuardedKind(plugin, label, made, made.name, made.summary)
 
 
-def _guarded_format(plugin: str, label: str, made: Any) -> GuardedFormat:  # noqa: ANN401 - as above
+def _guarded_format(plugin: str, label: str, made: Any) -> TraceFormat:  # noqa: ANN401 - as above
+    from hvmmu.plugins.guard import GuardedFormat  # noqa: PLC0415 - only where a plugin has some
+
     return GuardedFormat(plugin, label, made, made.name, made.summary)
 
 
