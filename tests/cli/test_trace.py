@@ -76,21 +76,26 @@ def test_standard_input_and_output(hvmmu: Command, monkeypatch: pytest.MonkeyPat
     assert sys.stdout.read() == "kind,address,size\nread,0x401008,1\nfetch,0x402004,1\n"
     monkeypatch.setattr(sys, "stdout", None)
     assert hvmmu("trace", "export", "x.hvt").code == 0
+    monkeypatch.setattr(sys, "stdin", None)
+    (problem,) = hvmmu("trace", "import", "-", "-o", "y.hvt").problems
+    assert "standard input is closed" in problem
 
 
 def test_bad_input(hvmmu: Command, made: Path, tmp_path: Path) -> None:
     """An error is a traceback, has another exit code than 2, or leaves a file behind."""
     made.write_text(LACKEY + "oops\n")
+    (tmp_path / "old.hvt").touch()
     before = sorted(tmp_path.iterdir())
     for argv, said in (
         (("import", made.name, "-o", "x.hvt"), f"{made.name}:37: lackey never prints 'oops'"),
         (("import", made.name, "-o", "x.txt"), "end the name in .hvt"),
         (("import", made.name, "-o", "no/x.hvt"), "there is no folder"),
-        (("import", made.name, "-o", made.name), "exists"),
+        (("import", made.name, "-o", "old.hvt"), "exists"),
         (("import", made.name, "-o", "x.hvt", "--format", "pin"), "no format"),
         (("import", "missing", "-o", "x.hvt"), "No such file"),
-        (("info", made.name), "has no .hvt header"),
-        (("export", made.name), "has no .hvt header"),
+        (("info", made.name), "is no compact trace; make one of it with `hvmmu trace import`"),
+        (("export", made.name), "is no compact trace"),
+        ((), "Missing command (see `hvmmu trace --help`)"),
         (("export", "missing"), "No such file"),
         (("info", "."), "is a directory"),
     ):
@@ -104,4 +109,9 @@ def test_exports_keep_what_is_there(hvmmu: Command, made: Path) -> None:
     hvmmu("trace", "import", made.name, "-o", "x.hvt")
     assert "--force" in hvmmu("trace", "export", "x.hvt", "-o", made.name).problems[0]
     assert hvmmu("trace", "export", "x.hvt", "-o", made.name, "--force").code == 0
-    assert "an export is text" in hvmmu("trace", "export", "x.hvt", "-o", "y.hvt").problems[0]
+    for name in ("y.hvt", "y.hvt.xz"):
+        assert "an export is text" in hvmmu("trace", "export", "x.hvt", "-o", name).problems[0]
+    assert (
+        "is a compact trace already"
+        in (hvmmu("trace", "import", "x.hvt", "-o", "y.hvt").problems[0])
+    )

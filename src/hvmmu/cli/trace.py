@@ -14,7 +14,7 @@ _PIPE = "-"
 _force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 
 
-@click.group(short_help="Make, describe and export compact traces (.hvt).")
+@click.group(no_args_is_help=False, short_help="Make, describe and export compact traces (.hvt).")
 def trace() -> None:
     """Make, describe and export compact traces: an .hvt file is a workload like any other trace."""
 
@@ -39,13 +39,15 @@ def trace() -> None:
 @options.verbose
 @click.argument("source", metavar="IN")
 def import_(*, source: str, output: Path, fmt: str | None, limit: int | None, force: bool) -> None:
-    """Make a compact trace of IN, a file (plain, .gz, .xz, .zst) or - for standard input.
+    """Make a compact trace of IN: a file (plain, .gz, .xz, .zst), a pipe, - for standard input.
 
     Nothing is left behind unless the trace is whole.
     """
     from hvmmu.cli.progress import Progress  # noqa: PLC0415 - not for --help
     from hvmmu.workloads.hvt.making import import_trace  # noqa: PLC0415 - as above
 
+    if source == _PIPE and sys.stdin is None:
+        raise InputError("standard input is closed; pipe a trace in, or name a file")
     piped = sys.stdin.buffer if source == _PIPE else None
     path = None if source == _PIPE else Path(source)
     with Progress("references imported") as progress:
@@ -68,9 +70,8 @@ def describe(*, path: Path) -> None:
     from hvmmu.workloads.hvt.reading import opened  # noqa: PLC0415 - not for --help
 
     with opened(path) as file:
-        for chunk in file.verified():
-            for _ in chunk.windows():
-                pass
+        for _ in file.windows():
+            pass
         head = file.header
     size = path.stat().st_size
     rows = [
@@ -115,6 +116,7 @@ def export(*, path: Path, output: Path | None, fmt: str, force: bool) -> None:
     from hvmmu.cli.progress import Progress  # noqa: PLC0415 - not for --help
     from hvmmu.workloads.codec import writer  # noqa: PLC0415 - as above
     from hvmmu.workloads.hvt.exporting import export as exported  # noqa: PLC0415 - as above
+    from hvmmu.workloads.hvt.making import is_hvt  # noqa: PLC0415 - as above
     from hvmmu.workloads.hvt.reading import opened  # noqa: PLC0415 - as above
     from hvmmu.workloads.output import whole_file  # noqa: PLC0415 - as above
 
@@ -123,7 +125,7 @@ def export(*, path: Path, output: Path | None, fmt: str, force: bool) -> None:
             if sys.stdout is not None:
                 exported(file, fmt, sys.stdout.buffer, progress.at)
             return
-        if output.suffix == ".hvt":
+        if is_hvt(output):
             raise InputError(f"{plain(str(output))}: an export is text; name it so")
         with whole_file(output, force=force) as plain_file:
             packed = writer(plain_file, output.suffix)

@@ -163,14 +163,16 @@ def writer(file: IO[bytes], suffix: str) -> IO[bytes] | None:
     return next((fmt.writer(file) for fmt in _FORMATS if fmt.suffix == suffix), None)
 
 
-def blocks(path: Path) -> Generator[bytes, None, None]:
+def blocks(path: Path, *, once: bool = False) -> Generator[bytes, None, None]:
     """Yield a regular file's text, unpacked if need be, in blocks of at most `BLOCK` bytes.
 
+    A named pipe will do where it is read only *once*.
     Raise TraceError for a file that cannot be read, is empty, is packed in a way not known here,
     or whose compressed stream is damaged or cut short.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or (once and stat.S_ISFIFO(mode))):
             raise _not_a_file(path)
         with path.open("rb") as file:
             yield from _unpacked(file, plain(str(path)))

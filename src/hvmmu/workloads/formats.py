@@ -19,11 +19,11 @@ class Hvt:
 
     @staticmethod
     def recognises(path: Path, head: bytes) -> bool:
-        """Return whether the file starts as one does."""
-        from hvmmu.workloads.hvt.layout import MAGIC  # noqa: PLC0415 - not for a synthetic load
+        """Return whether the file starts as one does, damaged by a transfer or not."""
+        from hvmmu.workloads.hvt.layout import is_hvt_head  # noqa: PLC0415 - not for a synthetic
 
         del path
-        return head.startswith(MAGIC)
+        return is_hvt_head(head)
 
     @staticmethod
     def open(path: Path, limit: int | None) -> HvtTrace:

@@ -61,12 +61,13 @@ class HvtTrace:
                 yield chunk.reduced()
                 if left is not None:
                     left -= chunk.head.references
-                    if not left:
-                        return
 
 
 def _first(chunk: Chunk, references: int) -> Iterator[Accesses]:
-    """Yield the accesses of the first *references* references of a chunk, which has more."""
+    """Yield the accesses of the first *references* references of a chunk, which has more.
+
+    With 0 that is the second page of a reference that the chunk before ends with, or nothing.
+    """
     for gva, kind in chunk.windows():
         end = len(kind)
         for index, k in enumerate(kind):
@@ -75,7 +76,8 @@ def _first(chunk: Chunk, references: int) -> Iterator[Accesses]:
                     end = index
                     break
                 references -= 1
-        kinds = array("B", bytes(k & ~SECOND for k in kind[:end]))
-        yield Accesses(gva[:end], kinds)
+        if end:
+            kinds = array("B", bytes(k & ~SECOND for k in kind[:end]))
+            yield Accesses(gva[:end], kinds)
         if end < len(kind):
             return

@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Literal
 
+from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
 from hvmmu.guest.steps import Reduced
 from hvmmu.workloads.codec import zstd_unpack
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 AGAIN = "import it, or copy it, again"
 _COUNTS = struct.Struct("<III")
 _ANY_KIND = bytes(KINDS)
+_OTHERS = tuple(bytes(k for k in range(256) if not k & bit) for bit in (pf.ID, pf.W, SECOND))
+"""What is neither a fetch, nor a write, nor a second page."""
 
 
 class KnownSites:
@@ -90,9 +93,16 @@ class Chunk:
 
     def windows(self) -> Iterator[tuple[array[int], array[int]]]:
         """Yield all accesses by window, with SECOND set in kinds; raise TraceError."""
+        tally = [0, 0, 0]
         for window in range(self.head.windows):
             gva, kind, _ = self._expanded(window, 0, SECOND)
+            kinds = kind.tobytes()
+            for i, others in enumerate(_OTHERS):
+                tally[i] += len(kinds.translate(None, others))
             yield gva, kind
+        head = self.head
+        if tally != [head.fetches, head.writes, head.accesses - head.references]:
+            raise TraceError(self._where, None, "holds other kinds than its head tells", AGAIN)
 
     def add_to(self, digest: hashlib._Hash) -> None:
         """Add what the header's sha256 is of."""

@@ -40,19 +40,18 @@ def export(
 def _lines(file: HvtFile, shapes: dict[int, str]) -> Iterator[list[str]]:
     """Yield the text of each window; a reference that goes on in the next window is held back."""
     held: tuple[int, int] | None = None
-    for chunk in file.chunks():
-        for gva, kind in chunk.windows():
-            lines = []
-            for va, k in zip(gva, kind, strict=True):
-                if k & SECOND and held is not None:
-                    first = held[0] if held[0] % PAGE_SIZE else held[0] | (PAGE_SIZE - 1)
-                    size = PAGE_SIZE - first % PAGE_SIZE + 1
-                    lines.append(shapes[held[1]] % (first, size))
-                    held = None
-                    continue
-                if held is not None:
-                    lines.append(shapes[held[1]] % (held[0], 1))
-                held = va, k
-            yield lines
+    for gva, kind in file.windows():
+        lines = []
+        for va, k in zip(gva, kind, strict=True):
+            if k & SECOND and held is not None:
+                first = held[0] if held[0] % PAGE_SIZE else held[0] | (PAGE_SIZE - 1)
+                size = PAGE_SIZE - first % PAGE_SIZE + 1
+                lines.append(shapes[held[1]] % (first, size))
+                held = None
+                continue
+            if held is not None:
+                lines.append(shapes[held[1]] % (held[0], 1))
+            held = va, k
+        yield lines
     if held is not None:
         yield [shapes[held[1]] % (held[0], 1)]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # As PNG's: a transfer that changes line ends, or cuts the eighth bit, is seen at once.
 MAGIC = b"\x89HVT\r\n\x1a\n"
+_FIRST = (MAGIC[:1], bytes([MAGIC[0] & 0x7F]))
 VERSION = 1
 _BYTE_ORDER = 0x0102
 """Reads as 0x0201 where bytes are swapped."""
@@ -81,13 +82,20 @@ class Header:
         return (head + words).ljust(size, b"\0")
 
 
+def is_hvt_head(head: bytes) -> bool:
+    """Return whether a file that starts with *head* is, or was, a compact trace."""
+    return head[1:4] == MAGIC[1:4] and head[:1] in _FIRST
+
+
 def header_start(head: bytes) -> tuple[int, tuple[Any, ...], bytes]:
     """Return from a file's first HEADER_SIZE bytes: size of words, numbers, digest.
 
     Raise DamagedError for a header that is none, or of another version.
     """
-    if len(head) < _HEADER.size or not head.startswith(MAGIC):
-        raise DamagedError("has no .hvt header")
+    if is_hvt_head(head) and not head.startswith(MAGIC[: len(head)]):
+        raise DamagedError("was changed on its way, as by a transfer in text mode")
+    if len(head) < _HEADER.size:
+        raise DamagedError("the file is cut short")
     fields = _HEADER.unpack(head[: _HEADER.size])
     _, version, order, size, *numbers, digest, words = fields
     if order != _BYTE_ORDER:
@@ -106,6 +114,8 @@ def read_header(head: bytes, words: bytes) -> Header:
     made = Header(*fields)
     if made.window != WINDOW or not made.sets or made.sets & (made.sets - 1):
         raise DamagedError("was reduced in a way that this hvmmu does not know")
+    if not made.references:
+        raise DamagedError("holds no references")
     return made
 
 
@@ -158,7 +168,8 @@ def read_chunk_head(head: bytes) -> ChunkHead:
         magic == _CHUNK_MAGIC
         and not zero
         and 0 < made.accesses <= MOST_ACCESSES
-        and made.accesses <= 2 * made.references <= 2 * made.accesses
+        # The first access may be the second page of a reference in the chunk before.
+        and made.accesses - 1 <= 2 * made.references <= 2 * made.accesses
         and made.fetches + made.writes <= made.accesses
         and made.sites <= made.kept <= made.accesses
         and 0 < made.known + made.sites <= MOST_SITES

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 from hvmmu.errors import InputError
 from hvmmu.params import plain
 from hvmmu.workloads.codec import SUFFIXES, writer
+from hvmmu.workloads.hvt.layout import is_hvt_head
 from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import Parser
@@ -34,17 +35,23 @@ def is_hvt(output: Path) -> bool:
     )
 
 
+def check_hvt_output(output: Path, *, force: bool) -> None:
+    """Raise InputError for a destination of a compact trace that will not do."""
+    if not is_hvt(output):
+        raise InputError(
+            f"{plain(str(output))}: a compact trace is named so; end the name in {SUFFIX}, or in "
+            f"{', '.join(SUFFIX + suffix for suffix in SUFFIXES)} to have it packed"
+        )
+    check_output(output, force=force)
+
+
 @contextlib.contextmanager
 def hvt_file(output: Path, *, force: bool) -> Iterator[IO[bytes]]:
     """Open a seekable file that becomes *output*, packed as its name says, if the block ends well.
 
     Raise InputError for a destination that will not do.
     """
-    if not is_hvt(output):
-        raise InputError(
-            f"{plain(str(output))}: a compact trace is named so; end the name in {SUFFIX}, or in "
-            f"{', '.join(SUFFIX + suffix for suffix in SUFFIXES)} to have it packed"
-        )
+    check_hvt_output(output, force=force)
     with whole_file(output, force=force) as file:
         if output.suffix == SUFFIX:
             yield file
@@ -74,8 +81,10 @@ def import_trace(
     references; *progress* is told their number so far. Raise InputError, and leave no file, for
     what cannot be read or written.
     """
-    check_output(output, force=force)
+    check_hvt_output(output, force=force)  # else a bad name is only found when a pipe has begun
     stream = Stream(source, piped, "standard input" if source is None else plain(str(source)))
+    if is_hvt_head(stream.head):
+        raise stream.error(None, "is a compact trace already", "run it; xz or zstd pack it")
     found = source_of(fmt, stream.head)
     with hvt_file(output, force=force) as file:
         made = HvtWriter(file, words_of(found, stream.head))
@@ -84,6 +93,8 @@ def import_trace(
             if progress is not None:
                 progress(made.references)
         made.close()
+        if not made.references:
+            raise stream.error(None, "holds no memory references", "check what made it")
     return made.header()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import zlib
 from typing import TYPE_CHECKING
 
 from hvmmu.errors import TraceError
 from hvmmu.params import plain
+from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import blocks
 from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, KnownSites
 from hvmmu.workloads.hvt.layout import (
@@ -16,15 +18,20 @@ from hvmmu.workloads.hvt.layout import (
     HEADER_SIZE,
     Header,
     header_start,
+    is_hvt_head,
     padded,
     read_chunk_head,
     read_header,
 )
-from hvmmu.workloads.hvt.reduction import DamagedError
+from hvmmu.workloads.hvt.reduction import SECOND, DamagedError
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterator
     from pathlib import Path
+
+
+_SECONDS = re.compile(rb"[\x80-\xff]")
 
 
 def opened(path: Path) -> contextlib.closing[HvtFile]:
@@ -43,6 +50,9 @@ class HvtFile:
         self._bytes = _Bytes(path)
         with self._blamed(None):
             head = bytes(self._bytes.read(HEADER_SIZE))
+            if not is_hvt_head(head):
+                todo = "make one of it with `hvmmu trace import`"
+                raise TraceError(self._name, None, "is no compact trace", todo)
             words, _, _ = header_start(head)
             self.header: Header = read_header(head, bytes(self._read(padded(words))[:words]))
 
@@ -77,6 +87,23 @@ class HvtFile:
             if digest.digest() != self.header.sha256:
                 raise DamagedError("holds other accesses than its header's sha256 is of")
 
+    def windows(self) -> Iterator[tuple[array[int], array[int]]]:
+        """Yield all accesses by window, SECOND set in kinds, and check everything on the way.
+
+        Raise TraceError also for a second page that does not go on from the access before it.
+        """
+        last_gva = last_kind = 0
+        for number, chunk in enumerate(self.verified(), 1):
+            for gva, kind in chunk.windows():
+                for match in _SECONDS.finditer(kind.tobytes()):
+                    at = match.start()
+                    first = (gva[at - 1], kind[at - 1]) if at else (last_gva, last_kind)
+                    if (gva[at] >> PAGE_SHIFT, kind[at]) != _second(*first):
+                        with self._blamed(number):
+                            raise DamagedError("a second page has no first")
+                last_gva, last_kind = gva[-1], kind[-1]
+                yield gva, kind
+
     def _chunk(self, number: int, sites: KnownSites) -> Chunk:
         with self._blamed(number):
             head = read_chunk_head(bytes(self._read(CHUNK_SIZE)))
@@ -103,6 +130,11 @@ class HvtFile:
             yield
         except DamagedError as error:
             raise TraceError(where, None, str(error), AGAIN) from None
+
+
+def _second(gva: int, kind: int) -> tuple[int, int]:
+    """Return page and kind of what goes on from an access; from a second page nothing does."""
+    return (gva >> PAGE_SHIFT) + 1, kind ^ SECOND
 
 
 class _Bytes:

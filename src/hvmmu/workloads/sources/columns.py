@@ -22,6 +22,7 @@ _WORDS = {
 }
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
 _TODO = "give rows of kind and address: read, write or fetch, and 0x... or a decimal number"
+_FILE = "give a Parquet file, not packed, with columns kind and address"
 Row = tuple[str, int, int]
 
 
@@ -98,9 +99,10 @@ class Parquet:
                     for row in zip(*rows, strict=True):
                         number += 1
                         yield number, _checked(*row)
-        except (ValueError, TypeError, OSError) as error:
+        # pyarrow's own errors are these, by what they inherit from.
+        except (ValueError, TypeError, OSError, LookupError, NotImplementedError) as error:
             what = " ".join(str(error).split())
-            raise stream.error(number or None, what, _TODO) from None
+            raise stream.error(number or None, what, _TODO if number else _FILE) from None
 
 
 def _pyarrow() -> Any:  # noqa: ANN401 - a module that need not be there
@@ -130,7 +132,8 @@ def _row(line: str) -> Row:
 def _checked(kind: object, address: object, size: object = 1) -> Row:
     if not isinstance(address, int) or not isinstance(size, int):
         raise ValueError("an address or a size is no whole number")  # noqa: TRY004 - bad input
-    return str(kind).lower(), address, size
+    word = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
+    return word.lower(), address, size
 
 
 def _made(

@@ -21,13 +21,19 @@ BATCH = 1 << 14
 
 
 class Stream:
-    """The bytes of a trace, unpacked; `path` is None for a pipe."""
+    """The bytes of a trace, unpacked, from *path* or from *file*, a pipe.
+
+    `path` is None for what can be read only once.
+    """
 
     def __init__(self, path: Path | None, file: IO[bytes] | None, name: str) -> None:
-        self.path, self.name = path, name
+        self.name = name
         assert (path is None) != (file is None)  # one of them is the trace
-        self._blocks = blocks(path) if file is None and path else unpacked(file, name)  # type: ignore[arg-type]
-        self.head = next(self._blocks)
+        self.path = path if path is not None and path.is_file() else None
+        self._blocks = blocks(path, once=True) if path is not None else unpacked(file, name)  # type: ignore[arg-type]
+        self.head = next(self._blocks, b"")
+        if not self.head:
+            raise self.error(None, "is empty, once unpacked", "check what made it")
 
     def blocks(self) -> Iterator[bytes]:
         """Yield all bytes, once."""
@@ -39,10 +45,11 @@ class Stream:
         number, tail = 1, b""
         for block in self.blocks():
             lines = (tail + block).split(b"\n")
+            long = next((i for i, line in enumerate(lines) if len(line) > LONGEST_LINE), None)
+            if long is not None:
+                what = f"a line of over {LONGEST_LINE} bytes"
+                raise self.error(number + long, what, "give a text trace")
             tail = lines.pop()
-            if len(tail) > LONGEST_LINE:
-                at = number + len(lines)
-                raise self.error(at, f"a line of over {LONGEST_LINE} bytes", "give a text trace")
             yield number, lines
             number += len(lines)
         if tail:
