@@ -81,7 +81,8 @@ class Caps:
     plain_switch: bool = False
     """An exit is read back as it was recorded, and an entry does what it does after any other: it
     flushes what follows from the flush asked for, and delivers what was injected. A run that no
-    plugin watches then need not call the backend at each page fault."""
+    plugin watches then need not call the backend at each page fault. A subclass that changes how it
+    exits or enters must promise it anew, in `caps` of its own."""
 
 
 @attrs.frozen

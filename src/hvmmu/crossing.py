@@ -14,6 +14,10 @@ from hvmmu.hw.tlb import Scope
 from hvmmu.mmu.fault import PageFault
 
 SCOPES = (Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL, None)
+_SWITCH = frozenset(
+    ("record_exit", "exit_reason", "decode_exit", "inject_page_fault", "flush_tlb", "enter")
+)
+"""What is not called where the facts are known."""
 _GVA, _PFEC = 0x7FFF_1234_5000, 7
 
 
@@ -33,7 +37,7 @@ def crossing_of(backend: Backend[Any], core: Core) -> Crossing | None:
 
     *core* is one that nothing else uses.
     """
-    if not backend.caps.plain_switch:
+    if not _promises(type(backend)):
         return None
     control = backend.create_vcpu(0)
     names: list[str] = []
@@ -43,6 +47,18 @@ def crossing_of(backend: Backend[Any], core: Core) -> Crossing | None:
         flushes = [_flushed(backend, control, core, scope) for scope in SCOPES]
     plain = Intercept.INVLPG in backend.intercepts(control) and _injects(backend, control, core)
     return Crossing(names[0], names[1], tuple(flushes)) if plain and all(names) else None
+
+
+def _promises(kind: type[Backend[Any]]) -> bool:
+    """Return whether a class promises it of its own switch, and not a base class of another."""
+    if not kind.caps.plain_switch:
+        return False
+    for made in kind.__mro__:
+        if "caps" in made.__dict__:
+            return True
+        if not _SWITCH.isdisjoint(made.__dict__):
+            return False
+    return True
 
 
 def _left(backend: Backend[Any], control: Any, core: Core, what: Exit) -> str:  # noqa: ANN401

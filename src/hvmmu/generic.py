@@ -6,7 +6,7 @@ that map nothing, parameters. What passes between hardware and hypervisor lies i
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import attrs
 
@@ -33,10 +33,33 @@ from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import wider
 from hvmmu.mmu.spte import Nonpresent
 
+P = TypeVar("P")
+
 
 @attrs.frozen
 class NoParams:
     """No module parameters."""
+
+
+def without(
+    params: P,
+    parameter: str,
+    asked: frozenset[str],
+    why: str,
+    *,
+    backend: str,
+    remedy: str = "choose another CPU model (see `hvmmu params cpu`)",
+) -> P:
+    """Return *params* with a bool parameter off that this CPU model cannot do, and log why.
+
+    *asked* are the names of those that somebody set: raise BackendUnavailableError if this one is
+    among them, which says what else than turning it off would do: *remedy*.
+    """
+    if parameter in asked:
+        raise BackendUnavailableError(f"{backend}.{parameter}=1: {why}; set it to 0, or {remedy}")
+    get_logger().warning(f"{parameter}_turned_off", backend=backend, why=why)
+    made: P = attrs.evolve(cast("Any", params), **{parameter: False})
+    return made
 
 
 @attrs.define
@@ -89,13 +112,7 @@ class GenericBackend:
         *asked* are the names of those that somebody set: raise BackendUnavailableError if this one
         is among them.
         """
-        if parameter in asked:
-            raise BackendUnavailableError(
-                f"{self.name}.{parameter}=1: {why}; set it to 0, or choose another CPU model"
-                " (see `hvmmu params cpu`)"
-            )
-        self.in_force = attrs.evolve(self.in_force, **{parameter: False})
-        get_logger().warning(f"{parameter}_turned_off", backend=self.name, why=why)
+        self.in_force = without(self.in_force, parameter, asked, why, backend=self.name)
 
     def page_faults(self) -> int:
         """Return which page faults exit: bit *pfec* (low six bits) set means that it does."""

@@ -189,6 +189,15 @@ def test_the_compiled_engine_is_missed_once(tmp_path: Path) -> None:
     assert "was not built" in without("engines", cwd=tmp_path).stdout
     asked = ("compare", "-b", "native", "--limit", "10", "--engine", "readable")
     assert without(*asked, cwd=tmp_path).stderr == ""
+    grid = tmp_path / "grid.toml"
+    grid.write_text("backend = 'native'\nlimit = 10\n")
+    (line,) = without(
+        "sweep", "grid.toml", "--executor", "thread", cwd=tmp_path
+    ).stderr.splitlines()
+    assert "compiled_engine_missing" in line
+    grid.write_text("backend = 'native'\nlimit = 10\nengine = 'readable'\n")
+    chosen = ("sweep", "grid.toml", "--executor", "thread", "-o", "other")
+    assert without(*chosen, cwd=tmp_path).stderr == ""
     ended = without("compare", "--engine", "compiled", cwd=tmp_path)
     assert ended.returncode == 2
     assert "error: engine compiled: it was not built" in ended.stderr

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
-from hvmmu.config import Config
-from hvmmu.params import Value
+from hvmmu.config import Config, Known, resolve
+from hvmmu.errors import ConfigError
+from hvmmu.params import Value, param
 
 
 def value(config: Config, key: str) -> Value:
@@ -147,6 +149,25 @@ def test_toml_values_are_taken_as_they_are(resolved: Callable[..., Config], tmp_
     assert value(config, "mmu.flood") == 16
     assert value(config, "guest.memory") == 64 << 20
     assert value(config, "guest.pager") == "lazy"
+
+
+def test_a_variable_of_two_keys_is_refused() -> None:
+    """One of two plugins' sections takes what was meant for the other."""
+    own = {"a": make_params("b_c"), "a-b": make_params("c", "d")}
+    known = Known({}, {}, ("fast",), ("free",), own)
+    cwd = Path("/")
+    with pytest.raises(ConfigError) as caught:
+        resolve(known, cwd=cwd, environ={"HVMMU_A_B_C": "2"})
+    assert caught.value.problems == (
+        "HVMMU_A_B_C: may mean several; write -p a.b_c=... or -p a-b.c=...",
+    )
+    assert value(resolve(known, cwd=cwd, environ={"HVMMU_A_B_D": "2"}), "a-b.d") == 2
+
+
+def make_params(*names: str) -> type:
+    """Return a section's class with ints of these names."""
+    fields = {name: param(default=1, doc="an int") for name in names}
+    return attrs.make_class("Made", fields, frozen=True)
 
 
 def test_the_loaders_variables_are_left_alone(resolved: Callable[..., Config]) -> None:

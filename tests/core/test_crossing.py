@@ -25,6 +25,8 @@ class Plain(GenericBackend):
 class Unread(Plain):
     """Reads back another error code than was recorded."""
 
+    caps = Plain.caps
+
     def decode_exit(self, control: Controls, registers: Registers) -> Exit:
         """Change it."""
         read = super().decode_exit(control, registers)
@@ -33,6 +35,8 @@ class Unread(Plain):
 
 class Deaf(Plain):
     """Delivers nothing that is injected."""
+
+    caps = Plain.caps
 
     def enter(self, control: Controls, registers: Registers) -> Entry:
         """Drop it."""
@@ -48,6 +52,20 @@ class Open(Plain):
         return super().intercepts(control) & ~Intercept.INVLPG
 
 
+class Heir(Plain):
+    """Does the same, but says nothing of the promise."""
+
+    def enter(self, control: Controls, registers: Registers) -> Entry:
+        """Enter."""
+        return super().enter(control, registers)
+
+
+class Renamed(Plain):
+    """Changes nothing of the switch."""
+
+    name = "renamed"
+
+
 def crossing(backend: type[Any], **params: bool) -> Crossing | None:
     """Return the facts of a backend under parameters."""
     cpu = CpuFeatures()
@@ -58,9 +76,10 @@ def test_what_is_found_out() -> None:
     """If wrong, exits are counted under another name, or the TLB keeps what must go."""
     flushes = (Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL, None)
     assert crossing(Plain) == Crossing("PAGE_FAULT", "INVLPG", flushes)
+    assert crossing(Renamed) == crossing(Plain)
 
 
-@pytest.mark.parametrize("backend", [GenericBackend, Unread, Deaf, Open])
+@pytest.mark.parametrize("backend", [GenericBackend, Unread, Deaf, Open, Heir])
 def test_who_has_none(backend: type[Any]) -> None:
     """If wrong, the lane goes where a backend does what it was not asked for."""
     assert crossing(backend) is None

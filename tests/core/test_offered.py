@@ -10,6 +10,7 @@ import pytest
 from hvmmu import plugins
 from hvmmu.costs import MODELS, estimate
 from hvmmu.errors import EngineUnavailableError, InputError, PluginError, TraceError
+from hvmmu.guest.steps import Reduced
 from hvmmu.hw.engines import ENGINES
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.native import NativeBackend
@@ -355,7 +356,7 @@ BAD = [
     ('{"pages": self.pages}', '{"pages": [1]}', "its fact 'pages' is no text and no number"),
     ("yield Mmap", "yield 7; yield Mmap", "an object of type int is no step"),
     ("yield Accesses", "yield 1 / 0, Accesses", "ZeroDivisionError: division by zero"),
-    ("bytes([6])", "bytes([6, 6])", "an Accesses is of gva (format Q) and kind (B), as many"),
+    ("bytes([6])", "bytes([6, 6])", "accesses are of gva (format Q) and kind (B), as many"),
     ('array("Q", ', "list(", "TypeError: memoryview: a bytes-like object is required"),
     ("return self\n", "return object()\n", "AttributeError: 'object' object has no attribute"),
     ("self.pages = int(", "self.name = 7; self.pages = int(", "the workload's name is no text"),
@@ -375,6 +376,50 @@ def test_a_workload_that_breaks(
         list(made.steps())
     assert str(caught.value).startswith(f"plugin 'acme', in workload 'touch': {said}")
     assert caught.value.plugin == "acme"
+
+
+REDUCED = """
+        def rest(at):
+            return gva[at:], array("B", [6] * (len(gva) - at)), len(gva)
+        yield Reduced(gva, array("B", bytes([6]) * len(gva)), 9, 16, rest)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("bytes([6])", "bytes([6, 6])", "accesses are of gva (format Q) and kind (B), as many"),
+        (" 9,", " 1,", "a Reduced is of as many accesses as it keeps, or more"),
+        ("return ", "1 / 0; return ", "ZeroDivisionError: division by zero"),
+        ("[6]", "[6, 6]", "a Reduced's rest is gva, kind, the next window's first"),
+        ("at)), len(gva)", "at)), at", "a Reduced's rest is gva, kind, the next window's"),
+        ("at)), len(gva)", "at)), 99", "a Reduced's rest is gva, kind, the next window's"),
+        ("", "", ""),
+    ],
+)
+def test_a_reduction_that_breaks(
+    load: Callable[..., Registry], old: str, new: str, said: str
+) -> None:
+    """If wrong, a plugin's reduction runs for ever or past its end, or its bug looks like ours."""
+    steps = REDUCED.replace(old, new, 1) if old else REDUCED
+    source = ALL.replace("Accesses, Backing", "Accesses, Backing, Reduced")
+    at = source.index("        yield Accesses")
+    kinds = load(acme=source[:at] + steps.lstrip("\n") + source[at:]).workloads
+
+    def run() -> list[int]:
+        return [
+            len(part)
+            for step in open_workload("touch", kinds=kinds).steps()
+            if isinstance(step, Reduced)
+            for part in step.whole()
+        ]
+
+    if not said:
+        assert run() == [2]
+        return
+    with pytest.raises(PluginError) as caught:
+        run()
+    assert str(caught.value).startswith(f"plugin 'acme', in workload 'touch': {said}")
 
 
 def test_a_format_that_breaks(load: Callable[..., Registry], tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ class CpuFeatures:
     smep: bool = True
     smap: bool = True
     pku: bool = True
-    la57: bool = True
     mbz_bit8: bool = False
     """Bit 8 of a PML4E or PML5E must be zero, as AMD has it; Intel ignores it."""
 

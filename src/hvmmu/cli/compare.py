@@ -36,7 +36,7 @@ def compare(
     from hvmmu.report import document, reading, text  # noqa: PLC0415 - as above
 
     session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)
-    made = measured(session, session.workload(workload, limit), list(session.runs()))
+    made = measured(session, session.registry.workload(workload, limit), list(session.runs()))
     if as_json:
         say(document.dumps(made))
     else:

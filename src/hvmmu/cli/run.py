@@ -34,7 +34,7 @@ def run(
     if len(chosen) > 1:
         raise InputError(f"run takes one backend: say which with -b ({', '.join(chosen)})")
     machine = session.machine(chosen[0], {})
-    made = measured(session, session.workload(workload, limit), [machine])
+    made = measured(session, session.registry.workload(workload, limit), [machine])
     if as_json:
         say(document.dumps(made))
     else:

@@ -12,12 +12,10 @@ import click
 from hvmmu.cli.loading import loaded, tell, warn
 from hvmmu.config import Config, Known, resolve
 from hvmmu.errors import InputError
-from hvmmu.hw.compiled import CompiledEngine
-from hvmmu.log import get_logger
+from hvmmu.hw.engines import tell_of_fallback
 from hvmmu.machine import MachineConfig
 from hvmmu.plugins import Registry
 from hvmmu.plugins.known import known_settings
-from hvmmu.workloads import Workload, open_workload
 
 
 @attrs.frozen
@@ -46,11 +44,6 @@ class Session:
             engine=self.registry.engines[self.config.engine],
             settings={name: sections[name] for name in self.known.own},
         )
-
-    def workload(self, spec: str | None, limit: int | None) -> Workload:
-        """Return the workload that *spec* names, of all that the plugins add."""
-        kinds, formats = self.registry.workloads, self.registry.trace_formats
-        return open_workload(spec, limit=limit, kinds=kinds, formats=formats)
 
     def runs(self) -> Iterator[MachineConfig]:
         """Yield a machine for every chosen backend and every way to compare it.
@@ -115,17 +108,9 @@ def open_session(
         costs=costs,
         engine=engine,
     )
-    _tell_of_fallback(config)
+    if not next(row for row in config.rows if row.key == "engine").is_asked:
+        tell_of_fallback()
     return Session(registry, known, config)
-
-
-def _tell_of_fallback(config: Config) -> None:
-    """Log that the slow engine runs because the fast one was not built, and nobody chose."""
-    chosen = next(row for row in config.rows if row.key == "engine")
-    if CompiledEngine.why_not and not chosen.is_asked:
-        get_logger().warning(
-            "compiled_engine_missing", instead=config.engine, why=CompiledEngine.why_not
-        )
 
 
 def working_directory() -> Path:

@@ -129,7 +129,10 @@ class _Resolution:
         keys: list[tuple[str | None, str]] = [(None, name) for name in ("backend", *self.top)]
         for section, params in self.sections.items():
             keys += [(section, name) for name in (*params, *self.refused(section))]
-        settings, problems = sources.from_environ(environ, {_variable(*key): key for key in keys})
+        variables: dict[str, list[tuple[str | None, str]]] = {}
+        for key in keys:
+            variables.setdefault(_variable(*key), []).append(key)
+        settings, problems = sources.from_environ(environ, variables)
         self.problems += problems
         return found + settings
 

@@ -57,13 +57,19 @@ def from_file(cwd: Path) -> list[Setting]:
 
 
 def from_environ(
-    environ: Mapping[str, str], names: Mapping[str, tuple[str | None, str]]
+    environ: Mapping[str, str], names: Mapping[str, Sequence[tuple[str | None, str]]]
 ) -> tuple[list[Setting], list[str]]:
-    """Return what the environment sets, and the problems; *names* maps variables to keys."""
+    """Return what the environment sets, and the problems; *names* maps variables to keys.
+
+    A variable of several keys, as `a-b.c` and `a.b_c` have one, says nothing.
+    """
     settings, problems = [], []
     for variable in sorted(environ):
-        if variable in names:
-            settings.append(Setting(*names[variable], environ[variable], variable))
+        if len(keys := names.get(variable, ())) > 1:
+            which = " or ".join(f"-p {section}.{name}=..." for section, name in keys)
+            problems.append(f"{variable}: may mean several; write {which}")
+        elif keys:
+            settings.append(Setting(*keys[0], environ[variable], variable))
         elif variable.startswith(PREFIX) and variable not in RESERVED:
             near = nearest(variable, names) or "; `hvmmu config --explain` lists the keys"
             problems.append(f"{plain(variable)}: no such setting{near}")

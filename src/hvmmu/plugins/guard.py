@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.guest.steps import Accesses, Step
+from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.hooks import told
+from hvmmu.types import Buffer
 from hvmmu.workloads import TraceFormat, Workload, WorkloadKind
 
 Facts = dict[str, str | int | float | bool]
@@ -106,12 +107,26 @@ class GuardedWorkload(Guarded):
             for step in self.made.steps():
                 if not isinstance(step, Step):
                     raise self.refused(f"an object of type {type(step).__name__} is no step")
-                if isinstance(step, Accesses) and not _fits(step):
-                    raise self.refused("an Accesses is of gva (format Q) and kind (B), as many")
-                yield step
+                if isinstance(step, Accesses | Reduced) and not _fits(step.gva, step.kind):
+                    raise self.refused("accesses are of gva (format Q) and kind (B), as many")
+                yield self._reduced(step) if isinstance(step, Reduced) else step
+
+    def _reduced(self, step: Reduced) -> Reduced:
+        """Return the step, so that its `rest` is checked too; raise PluginError."""
+        if step.accesses < len(step.gva):
+            raise self.refused("a Reduced is of as many accesses as it keeps, or more")
+
+        def rest(at: int) -> Any:  # noqa: ANN401 - as it comes; what fits is returned
+            with blamed(self.plugin, self.what):
+                gva, kind, following = step.rest(at)
+                if not _fits(gva, kind) or not at < following <= len(step.gva):
+                    raise self.refused("a Reduced's rest is gva, kind, the next window's first")
+                return gva, kind, following
+
+        return attrs.evolve(step, rest=rest)
 
 
-def _fits(step: Accesses) -> bool:
+def _fits(vas: Buffer, kinds: Buffer) -> bool:
     """Return whether an engine can take the buffers."""
-    gva, kind = memoryview(step.gva), memoryview(step.kind)
+    gva, kind = memoryview(vas), memoryview(kinds)
     return (gva.format, kind.format, len(gva)) == ("Q", "B", len(kind))

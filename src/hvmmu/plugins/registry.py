@@ -11,7 +11,7 @@ from hvmmu.backend import Backend
 from hvmmu.costs import CostModel
 from hvmmu.hooks import RunHooks
 from hvmmu.hw.engine import Engine
-from hvmmu.workloads import TraceFormat, WorkloadKind
+from hvmmu.workloads import TraceFormat, Workload, WorkloadKind, open_workload
 
 if TYPE_CHECKING:
     import click
@@ -114,13 +114,18 @@ class Registry:
 
     @property
     def workloads(self) -> Mapping[str, WorkloadKind]:
-        """Return the named workloads, for `open_workload`."""
+        """Return the named workloads."""
         return self._made("workload")
 
     @property
     def trace_formats(self) -> Mapping[str, TraceFormat]:
-        """Return the trace formats by name, for `open_workload`."""
+        """Return the trace formats by name."""
         return self._made("trace format")
+
+    def workload(self, spec: str | None, limit: int | None) -> Workload:
+        """Return the workload that *spec* names, as `open_workload` does; raise InputError."""
+        kinds, formats = self.workloads, self.trace_formats
+        return open_workload(spec, limit=limit, kinds=kinds, formats=formats)
 
     @property
     def cost_models(self) -> Mapping[str, CostModel]:

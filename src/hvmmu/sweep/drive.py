@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from hvmmu.errors import InputError
+from hvmmu.hw.engines import tell_of_fallback
 from hvmmu.sweep import work
 from hvmmu.sweep.cells import Cell
 from hvmmu.sweep.grid import Grid, grid_of, read_grid
@@ -84,7 +85,10 @@ def run(
     or an executor that cannot be used. A cell that fails is in the outcome; the others go on.
     """
     site = site or open_site({})
-    planned = cells(_read(grid, site), site)
+    read = _read(grid, site)
+    planned = cells(read, site)
+    if (None, "engine") not in read.axes:
+        tell_of_fallback()
     mine = part_of(planned, shard)
     chosen = pool(executor, jobs, scheduler)
     store = Store(_folder(grid, folder))

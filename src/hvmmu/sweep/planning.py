@@ -157,7 +157,7 @@ class _Planning:
 
     def opened(self, spec: str | None, limit: int | None) -> _Opened:
         """Open a workload; its file is read once for all cells."""
-        facts = self.site.workload(spec, limit).facts()
+        facts = self.site.registry.workload(spec, limit).facts()
         canonical(facts)
         path = self.site.trace(spec)
         if path is None:

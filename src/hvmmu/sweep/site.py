@@ -22,7 +22,7 @@ from hvmmu.machine import MachineConfig
 from hvmmu.params import Value, nearest, shown
 from hvmmu.plugins import Plugin, Registry, State, load
 from hvmmu.plugins.known import CORE, known_settings
-from hvmmu.workloads import SHIPPED, Workload, open_workload
+from hvmmu.workloads import SHIPPED
 
 Choice = Mapping[str, Any]
 """The arguments of `hvmmu.plugins.load`, as plain data."""
@@ -73,11 +73,6 @@ class Site:
     def is_bare(self, backend: str) -> bool:
         """Return whether a backend is no hypervisor: it has no MMU of ours, and none to set up."""
         return self.registry.backends[backend].caps.paging is Paging.BARE
-
-    def workload(self, spec: str | None, limit: int | None) -> Workload:
-        """Return the workload that *spec* names; raise InputError if nothing is."""
-        kinds, formats = self.registry.workloads, self.registry.trace_formats
-        return open_workload(spec, limit=limit, kinds=kinds, formats=formats)
 
     def located(self, spec: str | None, folder: Path) -> str | None:
         """Return *spec* with the path of a trace that is seen from *folder*; raise InputError."""

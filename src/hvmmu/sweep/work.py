@@ -51,7 +51,7 @@ def _measured(site: Site, unit: Unit, is_stopped: Callable[[], bool]) -> Documen
     """Return the result document of one cell."""
     identity = unit["identity"]
     _check_same(site, identity)
-    workload = site.workload(unit["workload"], unit["limit"])
+    workload = site.registry.workload(unit["workload"], unit["limit"])
     trace = site.trace(unit["workload"])
     if trace is not None and _hashed(trace) != identity["trace_sha256"]:
         raise InputError(f"{plain(trace.name)}: not the file that was planned with; sweep again")

@@ -25,10 +25,10 @@ from hvmmu.backend import (
     Paging,
     Registers,
 )
-from hvmmu.errors import BackendUnavailableError, InvariantError
+from hvmmu.errors import InvariantError
+from hvmmu.generic import without
 from hvmmu.hw.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.hw.tlb import Scope
-from hvmmu.log import get_logger
 from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import wider
 from hvmmu.mmu.spte import Nonpresent
@@ -89,12 +89,14 @@ class PvmBackend:
             f"with MAXPHYADDR {cpu.maxphyaddr} and NX no bit of an entry is reserved, so an unbuilt"
             " shadow entry cannot be told from a mapping"
         )
-        if "switcher_filter" in asked:
-            raise BackendUnavailableError(
-                f"pvm.switcher_filter=1: {reason}; set it to 0, or cpu.maxphyaddr below 52"
-            )
-        self.in_force = attrs.evolve(params, switcher_filter=False)
-        get_logger().warning("switcher_filter_turned_off", backend=self.name, why=reason)
+        self.in_force = without(
+            params,
+            "switcher_filter",
+            asked,
+            reason,
+            backend=self.name,
+            remedy="cpu.maxphyaddr below 52",
+        )
 
     def create_vcpu(self, vcpu_id: int) -> PvmVcpu:
         """Return a vCPU that starts in its kernel."""

@@ -25,9 +25,9 @@ from hvmmu.backend import (
     Paging,
     Registers,
 )
-from hvmmu.errors import BackendUnavailableError, InvariantError
+from hvmmu.errors import InvariantError
+from hvmmu.generic import without
 from hvmmu.hw.tlb import Scope
-from hvmmu.log import get_logger
 from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import wider
 from hvmmu.mmu.spte import Nonpresent
@@ -85,12 +85,14 @@ class VmxBackend:
             f"with MAXPHYADDR {cpu.maxphyaddr} and NX no bit of an entry is reserved, so an unbuilt"
             " shadow entry cannot be told from a mapping"
         )
-        if "bypass_guest_pf" in asked:
-            raise BackendUnavailableError(
-                f"vmx.bypass_guest_pf=1: {reason}; set it to 0, or cpu.maxphyaddr below 52"
-            )
-        self.in_force = attrs.evolve(params, bypass_guest_pf=False)
-        get_logger().warning("bypass_guest_pf_turned_off", backend=self.name, why=reason)
+        self.in_force = without(
+            params,
+            "bypass_guest_pf",
+            asked,
+            reason,
+            backend=self.name,
+            remedy="cpu.maxphyaddr below 52",
+        )
 
     def create_vcpu(self, vcpu_id: int) -> VmxVcpu:
         """Return a VMCS whose controls make shadow paging work, and bypass if it is on."""
