@@ -2,54 +2,43 @@
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
 from hvmmu.params import plain
 
-_PATIENCE = 1.0  # seconds without a word
+PATIENCE = 1.0  # seconds without a word
 _EVERY = 0.1  # seconds between two updates
 
 
-class Progress:
-    """A count that goes up, shown from the second second on."""
+class Shown(ABC):
+    """A line on a terminal while a command works, taken away at its end."""
 
-    def __init__(self, what: str, total: int | None = None) -> None:
-        """Say what is counted, and how many there will be if that is known."""
-        self._what, self._total = plain(what), total
-        self._is_watched = sys.stderr is not None and sys.stderr.isatty()
-        self._next = time.monotonic() + _PATIENCE
-        self._shown: Any = None
+    def __init__(self) -> None:
+        self.is_watched = sys.stderr is not None and sys.stderr.isatty()
+        self._line: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        """Start the second."""
+        """Show nothing yet: what is quick needs no word."""
         return self
 
-    def at(self, count: int) -> None:
-        """Show *count*, if it is time to."""
-        if not self._is_watched or (now := time.monotonic()) < self._next:
-            return
-        self._next = now + _EVERY
-        if self._shown is None:
-            self._show()
-        self._shown.update(self._task, completed=count)
+    @abstractmethod
+    def columns(self, progress: Any) -> list[Any]:  # noqa: ANN401 - rich's module
+        """Return what the line is made of."""
 
-    def _show(self) -> None:
-        from rich import progress  # noqa: PLC0415 - 50 ms that a quick command does not pay
-        from rich.console import Console  # noqa: PLC0415 - the same
+    def show(self, what: str, total: int | None, completed: int, **fields: str) -> None:
+        """Put the line there, or change it."""
+        if self._line is None:
+            from rich import progress  # noqa: PLC0415 - 50 ms that a quick command does not pay
+            from rich.console import Console  # noqa: PLC0415 - the same
 
-        columns = [
-            progress.TextColumn("{task.description}", markup=False),
-            progress.TextColumn("{task.completed:,.0f}"),
-            progress.TimeElapsedColumn(),
-        ]
-        if self._total is not None:
-            columns.insert(1, progress.BarColumn())
-        console = Console(stderr=True)
-        self._shown = progress.Progress(*columns, console=console, transient=True)
-        self._task = self._shown.add_task(self._what, total=self._total)
-        self._shown.start()
+            console = Console(stderr=True)
+            self._line = progress.Progress(*self.columns(progress), console=console, transient=True)
+            self._task = self._line.add_task(what, total=total, **fields)
+            self._line.start()
+        self._line.update(self._task, completed=completed, **fields)
 
     def __exit__(
         self,
@@ -58,5 +47,33 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         """Take the line away."""
-        if self._shown is not None:
-            self._shown.stop()
+        if self._line is not None:
+            self._line.stop()
+
+
+class Progress(Shown):
+    """A count that goes up, shown from the second second on."""
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        """Say what is counted, and how many there will be if that is known."""
+        super().__init__()
+        self._what, self._total = plain(what), total
+        self._next = time.monotonic() + PATIENCE
+
+    def at(self, count: int) -> None:
+        """Show *count*, if it is time to."""
+        if not self.is_watched or (now := time.monotonic()) < self._next:
+            return
+        self._next = now + _EVERY
+        self.show(self._what, self._total, count)
+
+    def columns(self, progress: Any) -> list[Any]:  # noqa: ANN401 - rich's module
+        """Return what is counted, the count and the time; a bar where the end is known."""
+        columns = [
+            progress.TextColumn("{task.description}", markup=False),
+            progress.TextColumn("{task.completed:,.0f}"),
+            progress.TimeElapsedColumn(),
+        ]
+        if self._total is not None:
+            columns.insert(1, progress.BarColumn())
+        return columns

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.guest.steps import Accesses, Reduced, Step
+from hvmmu.guest.steps import SITES, Accesses, Reduced, Step
 from hvmmu.hooks import told
 from hvmmu.types import Buffer
 from hvmmu.workloads import TraceFormat, Workload, WorkloadKind
@@ -107,19 +107,24 @@ class GuardedWorkload(Guarded):
             for step in self.made.steps():
                 if not isinstance(step, Step):
                     raise self.refused(f"an object of type {type(step).__name__} is no step")
-                if isinstance(step, Accesses | Reduced) and not _fits(step.gva, step.kind):
+                if isinstance(step, Accesses) and not _fits(step.gva, step.kind):
                     raise self.refused("accesses are of gva (format Q) and kind (B), as many")
                 yield self._reduced(step) if isinstance(step, Reduced) else step
 
     def _reduced(self, step: Reduced) -> Reduced:
         """Return the step, so that its `rest` is checked too; raise PluginError."""
-        if step.accesses < len(step.gva):
-            raise self.refused("a Reduced is of as many accesses as it keeps, or more")
+        kept = memoryview(step.kept)
+        if kept.format != "H" or step.accesses < len(kept):
+            raise self.refused("a Reduced keeps indices (format H), no more than it has accesses")
+        if not _fits(step.site_gva, step.site_kind) or len(step.site_gva) != SITES:
+            raise self.refused(
+                f"a Reduced's sites are gva (format Q) and kind (B), {SITES} of each"
+            )
 
         def rest(at: int) -> Any:  # noqa: ANN401 - as it comes; what fits is returned
             with blamed(self.plugin, self.what):
                 gva, kind, following = step.rest(at)
-                if not _fits(gva, kind) or not at < following <= len(step.gva):
+                if not _fits(gva, kind) or not at < following <= len(kept):
                     raise self.refused("a Reduced's rest is gva, kind, the next window's first")
                 return gva, kind, following
 

@@ -15,10 +15,11 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
-from hvmmu.guest.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Step
+from hvmmu.guest.steps import Accesses, Step
 from hvmmu.params import plain
-from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gva
+from hvmmu.types import PAGE_SIZE
 from hvmmu.workloads.codec import blocks
+from hvmmu.workloads.tracefile import USER_END, USER_START, WHOLE, TraceFile
 
 try:
     from hvmmu.workloads.compiled import plain_lines
@@ -27,13 +28,9 @@ except ImportError:  # no compiler where this was installed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
-    from pathlib import Path
 
 BATCH = 1 << 16
 """Accesses in one step, at most."""
-
-USER_START, USER_END = 1 << 12, (1 << 47) - PAGE_SIZE
-"""Where Linux lets a program map pages: not page zero, not the last page of the lower half."""
 
 # A modify reads and writes one address in one instruction. x86 translates it once, as a write,
 # so it is one access and faults once: SDM "Page-Fault Exceptions", error code bit W/R.
@@ -132,21 +129,8 @@ def _blame(line: bytes) -> tuple[str, str]:
 
 
 @attrs.frozen
-class LackeyTrace:
+class LackeyTrace(TraceFile):
     """The lackey trace in the file *path*, plain or compressed, up to *limit* references."""
-
-    path: Path
-    limit: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Return the file's name, without the folders it lies in."""
-        return self.path.name
-
-    def facts(self) -> dict[str, str | int | float | bool]:
-        """Return what identifies the workload, for the result document."""
-        facts: dict[str, str | int | float | bool] = {"name": self.name, "kind": "trace"}
-        return facts if self.limit is None else facts | {"limit": self.limit}
 
     def check(self) -> None:
         """Read as far as the first batch; raise TraceError if this is no trace."""
@@ -159,9 +143,7 @@ class LackeyTrace:
 
         Raise TraceError at the first line that lackey never prints, naming its number.
         """
-        pages = (USER_END - USER_START) >> PAGE_SHIFT
-        prot = PROT_READ | PROT_WRITE | PROT_EXEC
-        yield Mmap(Gva(USER_START), pages, prot, Backing.INFERRED)
+        yield WHOLE
         yield from self._accesses()
 
     def _accesses(self) -> Generator[Accesses, None, None]:

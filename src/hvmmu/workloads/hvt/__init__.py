@@ -8,35 +8,20 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from hvmmu.guest.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Step
-from hvmmu.types import PAGE_SHIFT, Gva
+from hvmmu.guest.steps import Accesses, Step
 from hvmmu.workloads.hvt.reading import HvtFile
 from hvmmu.workloads.hvt.reduction import SECOND
-from hvmmu.workloads.lackey import USER_END, USER_START
+from hvmmu.workloads.tracefile import WHOLE, TraceFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from hvmmu.workloads.hvt.chunk import Chunk
 
 
 @attrs.frozen
-class HvtTrace:
+class HvtTrace(TraceFile):
     """The compact trace in the file *path*, up to *limit* references."""
-
-    path: Path
-    limit: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Return the file's name, without the folders it lies in."""
-        return self.path.name
-
-    def facts(self) -> dict[str, str | int | float | bool]:
-        """Return what identifies the workload, for the result document."""
-        facts: dict[str, str | int | float | bool] = {"name": self.name, "kind": "trace"}
-        return facts if self.limit is None else facts | {"limit": self.limit}
 
     def check(self) -> None:
         """Read as far as the first chunk; raise TraceError if this is no compact trace."""
@@ -49,9 +34,7 @@ class HvtTrace:
         Raise TraceError where the file is damaged. Only a last chunk that the limit cuts through
         comes unreduced.
         """
-        pages = (USER_END - USER_START) >> PAGE_SHIFT
-        prot = PROT_READ | PROT_WRITE | PROT_EXEC
-        yield Mmap(Gva(USER_START), pages, prot, Backing.INFERRED)
+        yield WHOLE
         left = self.limit
         with contextlib.closing(HvtFile(self.path)) as file:
             for chunk in file.chunks():

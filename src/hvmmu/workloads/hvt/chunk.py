@@ -15,7 +15,7 @@ from hvmmu.workloads.codec import zstd_unpack
 from hvmmu.workloads.hvt.fastest import expand, most
 from hvmmu.workloads.hvt.layout import ChunkHead, padded
 from hvmmu.workloads.hvt.reduction import KINDS, SECOND, WINDOW, DamagedError, Sites
-from hvmmu.workloads.lackey import USER_END, USER_START
+from hvmmu.workloads.tracefile import USER_END, USER_START
 
 if TYPE_CHECKING:
     import hashlib

@@ -15,7 +15,7 @@ from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import Parser
 from hvmmu.workloads.output import check_output, whole_file
-from hvmmu.workloads.sources import Source, source_of
+from hvmmu.workloads.sources import source_of
 from hvmmu.workloads.sources.stream import Stream
 from hvmmu.workloads.sources.valgrind import LackeyText
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hvmmu.workloads.hvt.layout import Header
+    from hvmmu.workloads.sources.source import Source
 
 SUFFIX = ".hvt"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, shown
@@ -12,35 +12,9 @@ from hvmmu.workloads.sources.dynamorio import DynamoRio
 from hvmmu.workloads.sources.valgrind import LackeyText
 
 if TYPE_CHECKING:
-    from array import array
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from hvmmu.workloads.sources.stream import Stream
-
-
-class Source(Protocol):
-    """A format that is imported."""
-
-    name: str
-    summary: str
-
-    def recognises(self, head: bytes) -> bool:
-        """Return whether a trace that starts with *head*, unpacked, is of this format."""
-        ...
-
-    def words(self, head: bytes) -> str:
-        """Return what a trace that starts so tells about its origin, as lines of key=value."""
-        ...
-
-    def accesses(
-        self, stream: Stream, limit: int | None
-    ) -> Iterator[tuple[array[int], array[int]]]:
-        """Yield addresses and kinds, SECOND set where a reference goes on in its second page.
-
-        *limit* counts references. Raise TraceError at what no such trace holds.
-        """
-        ...
-
+    from hvmmu.workloads.sources.source import Source
 
 _LAST = LackeyText()
 SOURCES: Mapping[str, Source] = {

@@ -13,6 +13,7 @@ from itertools import compress
 from typing import TYPE_CHECKING
 
 from hvmmu.workloads.hvt.reduction import FETCH, READ, WRITE
+from hvmmu.workloads.sources.source import Source
 from hvmmu.workloads.sources.stream import wrong
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _FLAGS = (8, 9)
 _TODO = "give a trace of ChampSim's tracer (64-byte records), and name it with --format"
 
 
-class ChampSim:
+class ChampSim(Source):
     """The records that ChampSim's Pin tracer writes, as published sets of traces have them."""
 
     name = "champsim"
@@ -39,11 +40,6 @@ class ChampSim:
         """Return False: nothing in the file says so."""
         del head
         return False
-
-    def words(self, head: bytes) -> str:
-        """Return nothing: the file does not say."""
-        del head
-        return ""
 
     def accesses(
         self, stream: Stream, limit: int | None

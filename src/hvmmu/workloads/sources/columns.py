@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvmmu.errors import InputError
 from hvmmu.workloads.hvt.reduction import FETCH, READ, WRITE
+from hvmmu.workloads.sources.source import Source
 from hvmmu.workloads.sources.stream import BATCH, References
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _FILE = "give a Parquet file, not packed, with columns kind and address"
 Row = tuple[str, int, int]
 
 
-class Csv:
+class Csv(Source):
     """Lines of kind,address or kind,address,size; a first line of those words is skipped."""
 
     name = "csv"
@@ -39,11 +40,6 @@ class Csv:
             return _is_heading(first) or bool(_row(first))
         except ValueError:
             return False
-
-    def words(self, head: bytes) -> str:
-        """Return nothing: a table does not say."""
-        del head
-        return ""
 
     def accesses(
         self, stream: Stream, limit: int | None
@@ -63,7 +59,7 @@ class Csv:
                     raise stream.error(number, str(error), _TODO) from None
 
 
-class Parquet:
+class Parquet(Source):
     """Columns kind and address, and size if there is one, in a Parquet file."""
 
     name = "parquet"
@@ -72,11 +68,6 @@ class Parquet:
     def recognises(self, head: bytes) -> bool:
         """Return whether the file starts as one does."""
         return head.startswith(b"PAR1")
-
-    def words(self, head: bytes) -> str:
-        """Return nothing: a table does not say."""
-        del head
-        return ""
 
     def accesses(
         self, stream: Stream, limit: int | None

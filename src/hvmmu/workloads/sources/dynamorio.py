@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from hvmmu.workloads.hvt.reduction import FETCH, READ, WRITE
+from hvmmu.workloads.sources.source import Source
 from hvmmu.workloads.sources.stream import References
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _KINDS = {b"ifetch": FETCH, b"read": READ, b"write": WRITE}
 _TODO = "give what `drrun -t drmemtrace -tool view` prints"
 
 
-class DynamoRio:
+class DynamoRio(Source):
     """What DynamoRIO's view tool prints; all threads are taken for one, in the order printed."""
 
     name = "dynamorio"
@@ -39,11 +40,6 @@ class DynamoRio:
     def recognises(self, head: bytes) -> bool:
         """Return whether the tool's heading or a record of its stands at the start."""
         return b"record#" in head[:4096] or _REFERENCE.match(head[:4096]) is not None
-
-    def words(self, head: bytes) -> str:
-        """Return nothing: the text does not say."""
-        del head
-        return ""
 
     def accesses(
         self, stream: Stream, limit: int | None

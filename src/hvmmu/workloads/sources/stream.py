@@ -9,7 +9,7 @@ from hvmmu.errors import TraceError
 from hvmmu.types import PAGE_SIZE
 from hvmmu.workloads.codec import blocks, unpacked
 from hvmmu.workloads.hvt.reduction import SECOND
-from hvmmu.workloads.lackey import USER_END, USER_START
+from hvmmu.workloads.tracefile import USER_END, USER_START
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hvmmu.params import plain
 from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.lackey import references
+from hvmmu.workloads.sources.source import Source
 
 if TYPE_CHECKING:
     from array import array
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _COMMAND = re.compile(rb"^==[0-9]+== Command: (.*)$", re.MULTILINE)
 
 
-class LackeyText:
+class LackeyText(Source):
     """What valgrind's lackey tool prints with --trace-mem=yes."""
 
     name = "lackey"
