@@ -381,15 +381,19 @@ def test_a_workload_that_breaks(
 REDUCED = """
         def rest(at):
             return gva[at:], array("B", [6] * (len(gva) - at)), len(gva)
-        yield Reduced(gva, array("B", bytes([6]) * len(gva)), 9, 16, rest)
+        site_gva = gva + array("Q", bytes(8 * (SITES - len(gva))))
+        kept = array("H", range(len(gva)))
+        yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, rest)
 """
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("bytes([6])", "bytes([6, 6])", "accesses are of gva (format Q) and kind (B), as many"),
-        (" 9,", " 1,", "a Reduced is of as many accesses as it keeps, or more"),
+        ("bytes([6])", "bytes([6, 6])", "a Reduced's sites are gva (format Q) and kind (B), 65536"),
+        ("(8 *", "(16 *", "a Reduced's sites are gva (format Q) and kind (B), 65536 of each"),
+        ('"H"', '"B"', "a Reduced keeps indices (format H), no more than it has accesses"),
+        (" 9,", " 1,", "a Reduced keeps indices (format H), no more than it has accesses"),
         ("return ", "1 / 0; return ", "ZeroDivisionError: division by zero"),
         ("[6]", "[6, 6]", "a Reduced's rest is gva, kind, the next window's first"),
         ("at)), len(gva)", "at)), at", "a Reduced's rest is gva, kind, the next window's"),
@@ -402,7 +406,7 @@ def test_a_reduction_that_breaks(
 ) -> None:
     """If wrong, a plugin's reduction runs for ever or past its end, or its bug looks like ours."""
     steps = REDUCED.replace(old, new, 1) if old else REDUCED
-    source = ALL.replace("Accesses, Backing", "Accesses, Backing, Reduced")
+    source = ALL.replace("Accesses, Backing", "SITES, Accesses, Backing, Reduced")
     at = source.index("        yield Accesses")
     kinds = load(acme=source[:at] + steps.lstrip("\n") + source[at:]).workloads
 
