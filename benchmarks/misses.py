@@ -10,6 +10,7 @@ trace has not used yet; whatever else is in there goes first and displaces nothi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import lzma
 import os
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import peer_programs as programs
+from peer_tools import CACHES
 
 from hvmmu.arch import pfec as pf
 from hvmmu.guest.steps import FIRST_PID, Accesses, Phase, Reduced, Step, Switch
@@ -37,14 +39,6 @@ if TYPE_CHECKING:
 
     from hvmmu.backend import Backend
     from hvmmu.hw.engine import Engine
-
-CACHES = (
-    "--cache-sim=yes",
-    "--I1=262144,4,4096",
-    "--D1=262144,4,4096",
-    "--LL=6291456,12,4096",
-)
-"""64 entries each for instructions and data, 1,536 shared behind them: a line is a page."""
 
 _SAID = {
     "fetches": r"I +refs: +([\d,]+)",
@@ -241,18 +235,30 @@ def main() -> int:
             same &= attrs.evolve(mine, misses=theirs.misses) == theirs
             same &= mine == theirs or program.name == "crossing"
             kept[program.name] = attrs.asdict(theirs)
-        if asked.record is not None:
-            _keep(asked.record, Path(name), kept)
+            if asked.record is not None:
+                _keep(program, asked.record)
+    if asked.record is not None:
+        (asked.record / "cachegrind.json").write_text(json.dumps(kept, indent=2) + "\n")
     return 0 if same else 1
 
 
-def _keep(folder: Path, made: Path, counts: dict[str, dict[str, int]]) -> None:
+def _keep(program: programs.Program, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in counts:
-        packed = lzma.compress((made / f"{name}.hvt").read_bytes(), preset=9 | lzma.PRESET_EXTREME)
-        (folder / f"{name.replace(' ', '-')}.hvt.xz").write_bytes(packed)
-    (folder / "cachegrind.json").write_text(json.dumps(counts, indent=2) + "\n")
+    packed = lzma.compress(program.trace.read_bytes(), preset=9 | lzma.PRESET_EXTREME)
+    (folder / f"{program.name}.hvt.xz").write_bytes(packed)
+
+
+def compare(name: str, size: str, folder: str) -> int:
+    """Print both counts of one program of the benchmark, whose trace is in *folder*, as JSON."""
+    make, _ = programs.PROGRAMS[name]
+    program = make(Path(folder), int(size))
+    mine = as_references(ours(program.trace), doubles(program.trace))
+    said = {"ours": attrs.asdict(mine)}
+    with contextlib.suppress(programs.SkippedError):
+        said["cachegrind"] = attrs.asdict(cachegrind(program))
+    print(json.dumps(said))
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare(*sys.argv[2:]) if sys.argv[1:2] == ["--compare"] else main())

@@ -39,43 +39,46 @@ class Program:
     name: str
     command: tuple[str, ...]
     folder: Path
+    size: int
     environment: dict[str, str] = attrs.field(factory=dict)
 
     @property
     def trace(self) -> Path:
         """Return where its compact trace is kept."""
-        return self.folder / f"{self.name}.hvt"
+        return self.folder / f"{self.name}-{self.size}.hvt"
 
 
 def sort(folder: Path, size: int) -> Program:
     """Sort *size* lines."""
-    lines = folder / "lines.txt"
+    lines = folder / f"lines-{size}.txt"
     if not lines.exists():
         made = (f"{n * 7919 % 200_003} line of text {n}\n" for n in range(1, size + 1))
         lines.write_text("".join(made))
-    return Program("sort", (found("sort"), lines.name, "-o", os.devnull), folder)
+    return Program("sort", (found("sort"), lines.name, "-o", os.devnull), folder, size)
 
 
 def sqlite(folder: Path, size: int) -> Program:
     """Fill, index and search a table of *size* rows."""
-    return Program("sqlite3", (found("sqlite3"), ":memory:", _SQL.format(size=size)), folder)
+    command = (found("sqlite3"), ":memory:", _SQL.format(size=size))
+    return Program("sqlite3", command, folder, size)
 
 
 def python(folder: Path, size: int) -> Program:
     """Count *size* words; hashes of strings are made the same in each run."""
     command = (found("python3"), "-S", "-s", "-B", "-c", _PYTHON.format(size=size))
-    return Program("python", command, folder, {"PYTHONHASHSEED": "0"})
+    return Program("python", command, folder, size, {"PYTHONHASHSEED": "0"})
 
 
 def table(folder: Path, size: int, mebibytes: int = 128) -> Program:
     """Insert *size* random words into a hash table of *mebibytes*."""
     command = (_compiled("table", folder), str(mebibytes), str(size))
-    return Program("hash table", command, folder)
+    return Program("hash-table", command, folder, size)
 
 
 def crossing(folder: Path, size: int, pages: int = 2_000) -> Program:
     """Access *size* random words at the ends of *pages* pages, half of them across the end."""
-    return Program("crossing", (_compiled("crossing", folder), str(pages), str(size)), folder)
+    command = (_compiled("crossing", folder), str(pages), str(size))
+    return Program("crossing", command, folder, size)
 
 
 def _compiled(name: str, folder: Path) -> str:
@@ -85,11 +88,11 @@ def _compiled(name: str, folder: Path) -> str:
     return f"./{name}"
 
 
-PROGRAMS: dict[Callable[[Path, int], Program], int] = {
-    sqlite: 13_000,
-    sort: 65_000,
-    python: 110_000,
-    table: 1_200_000,
+PROGRAMS: dict[str, tuple[Callable[[Path, int], Program], int]] = {
+    "sqlite3": (sqlite, 13_000),
+    "sort": (sort, 65_000),
+    "python": (python, 27_000),
+    "hash-table": (table, 1_200_000),
 }
 """What makes each program, and its size: 130 to 160 million references, 34 for the hash table."""
 

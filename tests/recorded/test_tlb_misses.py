@@ -30,13 +30,13 @@ CACHEGRIND = {
     name: misses.Counts(**counts)
     for name, counts in json.loads((RECORDED / "cachegrind.json").read_text()).items()
 }
-PROGRAMS = ["sort", "sqlite3", "hash table"]
+PROGRAMS = ["sort", "sqlite3", "hash-table"]
 BACKENDS = ["native", "svm", "vmx"]
 
 
 def trace(name: str) -> Path:
     """Return the recorded trace of a program."""
-    return RECORDED / f"{name.replace(' ', '-')}.hvt.xz"
+    return RECORDED / f"{name}.hvt.xz"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

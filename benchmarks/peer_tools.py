@@ -1,0 +1,151 @@
+"""How each tool is run on a program: its command lines, and how to get it where it is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import peer_programs as programs
+from peer_timing import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+HERE = Path(__file__).parent
+CACHES = (
+    "--cache-sim=yes",
+    "--I1=262144,4,4096",
+    "--D1=262144,4,4096",
+    "--LL=6291456,12,4096",
+)
+"""cachegrind's caches as a TLB: 64 entries each for instructions and data, 1,536 shared behind."""
+
+DYNAMORIO = (
+    *("-simulator_type", "TLB", "-cores", "1", "-page_size", "4096"),
+    *("-TLB_L1I_entries", "64", "-TLB_L1I_assoc", "4"),
+    *("-TLB_L1D_entries", "64", "-TLB_L1D_assoc", "4"),
+    *("-TLB_L2_entries", "1536", "-TLB_L2_assoc", "12"),
+    *("-TLB_replace_policy", "LRU"),
+)
+"""The same TLB, as the options of DynamoRIO's simulator have it."""
+
+
+@attrs.frozen
+class Asked:
+    """What the user asked for."""
+
+    dynamorio: Path | None = None
+    champsim: Path | None = None
+    part: int = 2_000_000
+    """Accesses that a slow peer gets."""
+
+
+@attrs.frozen
+class Recorded:
+    """A program and what its trace holds."""
+
+    program: programs.Program
+    references: int
+    fetches: int
+    misses: Mapping[str, Mapping[str, int]]
+    """Counted by `ours` and, where it is installed, by `cachegrind`."""
+
+    @property
+    def density(self) -> float:
+        """Loads and stores by the instruction."""
+        return (self.references - self.fetches) / self.fetches
+
+
+def cachegrind(trace: Recorded, asked: Asked) -> list[Case]:
+    """Return the program under cachegrind: nothing is recorded, its caches are the TLB."""
+    del asked
+    valgrind = programs.valgrind("--tool=cachegrind", "--cachegrind-out-file=/dev/null", *CACHES)
+    return [_online("cachegrind", valgrind, trace)]
+
+
+def dynamorio(trace: Recorded, asked: Asked) -> list[Case]:
+    """Return the program under DynamoRIO's TLB simulator."""
+    if asked.dynamorio is None:
+        todo = "unpack a release of github.com/DynamoRIO/dynamorio, and say --dynamorio DIR"
+        raise programs.SkippedError(f"not installed: {todo}")
+    drrun = asked.dynamorio / "bin64" / "drrun"
+    if not drrun.is_file():
+        raise programs.SkippedError(f"{drrun} is not there: DIR is where the release was unpacked")
+    return [_online("DynamoRIO", [str(drrun), "-t", "drcachesim", *DYNAMORIO, "--"], trace)]
+
+
+def champsim(trace: Recorded, asked: Asked) -> list[Case]:
+    """Return ChampSim over the first instructions of the trace, in its own format."""
+    if asked.champsim is None:
+        todo = "build github.com/ChampSim/ChampSim, and say --champsim BINARY"
+        raise programs.SkippedError(f"not installed: {todo}")
+    if not asked.champsim.is_file():
+        raise programs.SkippedError(f"{asked.champsim} is not there: BINARY is ChampSim's program")
+    made = trace.program.folder / f"{trace.program.name}.champsim.gz"
+    command = [*_child("champsim"), str(trace.program.trace), str(asked.part // 2), str(made)]
+    said = subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+    written = json.loads(said.stdout)
+    run = (str(asked.champsim.resolve()), "-w", "0", "-i", str(written["instructions"] - 1))
+    return [Case("ChampSim", (*run, str(made)), written["references"])]
+
+
+def pycachesim(trace: Recorded, asked: Asked) -> list[Case]:
+    """Return pycachesim, fed with the first accesses from Python's memory."""
+    _need("cachesim", "pycachesim")
+    start = (*_child("pycachesim"), str(trace.program.trace))
+    return [
+        Case("pycachesim, by call", (*start, str(asked.part // 2), "call"), says=True),
+        Case("pycachesim, batch", (*start, str(asked.part), "batch"), says=True),
+    ]
+
+
+def unicorn(trace: Recorded, asked: Asked) -> list[Case]:
+    """Return Unicorn with a loop of the program's density of loads and stores."""
+    _need("unicorn", "unicorn")
+    start = (*_child("unicorn"), str(asked.part), f"{trace.density:.3f}")
+    return [
+        Case("Unicorn, loads and stores", (*start, "memory"), says=True),
+        Case("Unicorn, all references", (*start, "all"), says=True),
+    ]
+
+
+PEERS: dict[str, Callable[[Recorded, Asked], list[Case]]] = {
+    "cachegrind": cachegrind,
+    "dynamorio": dynamorio,
+    "champsim": champsim,
+    "unicorn": unicorn,
+    "pycachesim": pycachesim,
+}
+"""What runs each peer; raises SkippedError, with the way to install it, where it is missing."""
+
+
+def ours(trace: Recorded, nothing: Path, unreduced: int) -> list[Case]:
+    """Return hvmmu: whole commands, the same with one reference, and the unreduced path."""
+    path, count = str(trace.program.trace), trace.references
+    every = (*_child("unreduced"), path, str(unreduced))
+    cases = [Case("unreduced", every, says=True)]
+    for backend in ("native", "vmx"):
+        run = programs.hvmmu("run", "--backend", backend)
+        cases.append(Case(backend, (*run, path), count))
+        cases.append(Case(f"{backend}, start-up", (*run, str(nothing)), 1))
+    return cases
+
+
+def _online(name: str, tool: list[str], trace: Recorded) -> Case:
+    program = trace.program
+    command = (*tool, *program.command)
+    return Case(name, command, trace.references, program.folder, program.environment)
+
+
+def _need(module: str, package: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise programs.SkippedError(f"not installed: pip install {package}")
+
+
+def _child(name: str) -> tuple[str, str]:
+    return sys.executable, str(HERE / f"peer_{name}.py")
