@@ -34,23 +34,36 @@ class SkippedError(Exception):
 
 @attrs.frozen
 class Program:
-    """A command that runs in *folder* with *environment* alone, and makes one trace."""
+    """A command that makes one trace; it sees *environment* alone."""
 
     name: str
     command: tuple[str, ...]
-    folder: Path
+    traces: Path
+    """Where its trace is kept."""
     size: int
     environment: dict[str, str] = attrs.field(factory=dict)
 
     @property
     def trace(self) -> Path:
-        """Return where its compact trace is kept."""
-        return self.folder / f"{self.name}-{self.size}.hvt"
+        """Return its compact trace."""
+        return self.traces / f"{self.name}-{self.size}.hvt"
+
+    @property
+    def folder(self) -> Path:
+        """Return where it runs, which nobody else writes to: Python looks around there."""
+        return home(self.traces, self.name)
+
+
+def home(traces: Path, name: str) -> Path:
+    """Return the folder that a program runs in, made if it is not there."""
+    folder = traces / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def sort(folder: Path, size: int) -> Program:
     """Sort *size* lines."""
-    lines = folder / f"lines-{size}.txt"
+    lines = home(folder, "sort") / f"lines-{size}.txt"
     if not lines.exists():
         made = (f"{n * 7919 % 200_003} line of text {n}\n" for n in range(1, size + 1))
         lines.write_text("".join(made))
@@ -71,13 +84,13 @@ def python(folder: Path, size: int) -> Program:
 
 def table(folder: Path, size: int, mebibytes: int = 128) -> Program:
     """Insert *size* random words into a hash table of *mebibytes*."""
-    command = (_compiled("table", folder), str(mebibytes), str(size))
+    command = (_compiled("table", home(folder, "hash-table")), str(mebibytes), str(size))
     return Program("hash-table", command, folder, size)
 
 
 def crossing(folder: Path, size: int, pages: int = 2_000) -> Program:
     """Access *size* random words at the ends of *pages* pages, half of them across the end."""
-    command = (_compiled("crossing", folder), str(pages), str(size))
+    command = (_compiled("crossing", home(folder, "crossing")), str(pages), str(size))
     return Program("crossing", command, folder, size)
 
 

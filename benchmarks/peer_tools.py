@@ -30,9 +30,8 @@ DYNAMORIO = (
     *("-TLB_L1I_entries", "64", "-TLB_L1I_assoc", "4"),
     *("-TLB_L1D_entries", "64", "-TLB_L1D_assoc", "4"),
     *("-TLB_L2_entries", "1536", "-TLB_L2_assoc", "12"),
-    *("-TLB_replace_policy", "LRU"),
 )
-"""The same TLB, as the options of DynamoRIO's simulator have it."""
+"""The same TLB for DynamoRIO's simulator, but for LRU: older releases replace by frequency only."""
 
 
 @attrs.frozen
@@ -41,7 +40,7 @@ class Asked:
 
     dynamorio: Path | None = None
     champsim: Path | None = None
-    part: int = 2_000_000
+    part: int = 1_000_000
     """Accesses that a slow peer gets."""
 
 
@@ -86,7 +85,7 @@ def champsim(trace: Recorded, asked: Asked) -> list[Case]:
         raise programs.SkippedError(f"not installed: {todo}")
     if not asked.champsim.is_file():
         raise programs.SkippedError(f"{asked.champsim} is not there: BINARY is ChampSim's program")
-    made = trace.program.folder / f"{trace.program.name}.champsim.gz"
+    made = trace.program.trace.with_suffix(".champsim.gz")
     command = [*_child("champsim"), str(trace.program.trace), str(asked.part // 2), str(made)]
     said = subprocess.run(command, check=True, capture_output=True)  # noqa: S603
     written = json.loads(said.stdout)

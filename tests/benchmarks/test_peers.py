@@ -219,7 +219,7 @@ def test_dynamorio(trace: Path, tmp_path: Path) -> None:
     assert ran.read_text() == (
         "-t drcachesim -simulator_type TLB -cores 1 -page_size 4096 -TLB_L1I_entries 64"
         " -TLB_L1I_assoc 4 -TLB_L1D_entries 64 -TLB_L1D_assoc 4 -TLB_L2_entries 1536"
-        " -TLB_L2_assoc 12 -TLB_replace_policy LRU -- /bin/echo done\n"
+        " -TLB_L2_assoc 12 -- /bin/echo done\n"
     )
 
 
