@@ -25,7 +25,8 @@ nitpick_ignore_regex = [
     # not ours, and asking for their pages would take a network
     ("py:class", r"(collections|click|pathlib|pluggy)\..*"),
     # names for longer types, and type variables: autodoc writes them out nowhere
-    ("py:class", r"(hvmmu\.backend\.C|hvmmu\.params\.V|Buffer|Exit|Part|Sink|Step|Value|Words)"),
+    ("py:class", r"hvmmu\.(backend\.C|generic\.P|params\.V)"),
+    ("py:class", r"(Buffer|Exit|Part|Sink|Step|Value|Words)"),
     # private: a plugin meets them as values, and has no use for their names
-    ("py:class", r"\W*(hvmmu\.\w+\.)*(Ledger|Registry|RunHooks)\W*"),
+    ("py:class", r"\W*(hvmmu\.\w+\.)*(Ledger|Operand|Registry|RunHooks)\W*"),
 ]

@@ -429,6 +429,12 @@ def test_compiled_expands_as_python(tokens: bytes, kept: list[tuple[int, int]], 
     assert made[0] == made[1]
 
 
+@given(gva=st.lists(st.integers(0, (1 << 64) - 1) | st.sampled_from([9, 10, 19, 20]), max_size=9))
+def test_addresses_within(gva: list[int]) -> None:
+    """An address of the kernel's half is taken from a file."""
+    assert fastest.within(array("Q", gva), 10, 20) == all(10 <= va < 20 for va in gva)
+
+
 @given(kept=st.lists(st.integers(0, MOST_SITES - 1), max_size=40))
 def test_the_highest_site(kept: list[int]) -> None:
     """A chunk with a site that is not listed is read."""

@@ -101,6 +101,12 @@ def expand(  # noqa: PLR0917 - as C takes them
     return MESSAGES[wrong], (gva, kind, where[0])
 
 
+def within(gva: Words, start: int, end: int) -> bool:
+    """Return whether all addresses are in start..end."""
+    addresses = ffi.from_buffer("uint64_t[]", gva)
+    return bool(lib.hvt_within(addresses, len(addresses), start, end))
+
+
 def most(kept: Words) -> int:
     """Return the highest of these 16-bit numbers, 0 if there are none."""
     numbers = ffi.from_buffer("uint16_t[]", kept)

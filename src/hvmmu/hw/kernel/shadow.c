@@ -207,7 +207,7 @@ static void install(const fault *f, hv_handled *out)
 
 int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
 {
-    hv_space space = {m->pages->ram, m->pages->ram_size};
+    hv_space space = {.bytes = m->pages->ram, .size = m->pages->ram_size};
     fault f = {.mmu = m, .gva = gva, .pfec = pfec, .kind = pfec & (PF_W | PF_U | PF_ID)};
     hv_walk(&space, &m->regs, &m->formats, gva, f.kind, &f.found);
     const hv_walked *found = &f.found;

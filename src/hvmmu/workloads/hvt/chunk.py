@@ -12,7 +12,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
 from hvmmu.guest.steps import Reduced
 from hvmmu.workloads.codec import zstd_unpack
-from hvmmu.workloads.hvt.fastest import expand, most
+from hvmmu.workloads.hvt.fastest import expand, most, within
 from hvmmu.workloads.hvt.layout import ChunkHead, padded
 from hvmmu.workloads.hvt.reduction import KINDS, SECOND, WINDOW, DamagedError, Sites
 from hvmmu.workloads.tracefile import USER_END, USER_START
@@ -144,7 +144,7 @@ def _column(code: Literal["H", "I", "Q"], column: memoryview) -> Words:
 
 def _checked(gva: memoryview, kind: memoryview) -> array[int]:
     sites = array("Q", _column("Q", gva))
-    if sites and (min(sites) < USER_START or max(sites) >= USER_END):
+    if not within(sites, USER_START, USER_END):
         raise DamagedError("an address is not in the user half")
     if bytes(kind).translate(None, _ANY_KIND):
         raise DamagedError("an access is of no known kind")

@@ -41,6 +41,13 @@ def expand(
     return made
 
 
+def within(gva: Words, start: int, end: int) -> bool:
+    """Return whether all addresses are in start..end."""
+    if compiled is not None:
+        return compiled.within(gva, start, end)
+    return not gva or (min(gva) >= start and max(gva) < end)
+
+
 def most(kept: Words) -> int:
     """Return the highest of these 16-bit numbers, 0 if there are none."""
     return max(kept, default=0) if compiled is None else compiled.most(kept)

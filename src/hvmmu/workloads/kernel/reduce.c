@@ -157,6 +157,13 @@ int hvt_expand(const uint8_t *tokens, uint32_t size, const hvt_kept *k, uint8_t 
     return next == k->count && made == room ? FINE : TOO_FEW;
 }
 
+int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end) {
+    int within = 1;
+    for (uint32_t i = 0; i < count; i++)
+        within &= gva[i] - start < end - start;
+    return within;
+}
+
 uint32_t hvt_most(const uint16_t *kept, uint32_t count) {
     uint16_t most = 0;
     for (uint32_t i = 0; i < count; i++)

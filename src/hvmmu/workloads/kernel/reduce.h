@@ -31,6 +31,9 @@ typedef struct {
 int hvt_expand(const uint8_t *tokens, uint32_t size, const hvt_kept *kept, uint8_t mark,
                uint64_t *gva, uint8_t *kind, uint32_t room, uint32_t *where);
 
+/* Return whether all addresses are in start..end. */
+int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end);
+
 /* Return the highest of count numbers, 0 if there are none. */
 uint32_t hvt_most(const uint16_t *kept, uint32_t count);
 
