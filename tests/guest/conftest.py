@@ -39,6 +39,7 @@ class BareVcpu:
         self.page_fault: Callable[[int], Resume] | None = None
         self.attempts = None  # of reduced accesses, which are none of these tests'
         self.pages: dict[int, array[int]] = {}
+        self.slots = self
         self.tlb: dict[int, int] = {}
         self.paths: dict[int, int] = {}
         """Paging-structure cache: which page table translates a 2 MiB block."""
@@ -52,6 +53,11 @@ class BareVcpu:
         """Return the eight bytes at *gpa*, behind the guest's back."""
         page = self.pages.get(gpa >> 12)
         return page[(gpa >> 3) % ENTRIES] if page else 0
+
+    def table(self, gfn: int) -> list[int]:
+        """Return the frame *gfn* as 512 entries."""
+        page = self.pages.get(gfn)
+        return page.tolist() if page else [0] * ENTRIES
 
     def poke(self, gpa: int, value: int) -> None:
         """Set the eight bytes at *gpa*."""

@@ -22,9 +22,10 @@ from hvmmu.guest.steps import Accesses, Reduced
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.mmu.params import MmuParams
 from hvmmu.workloads import codec, open_workload
+from hvmmu.workloads.formats import HVT_MAGIC as MAGIC
 from hvmmu.workloads.formats import Hvt
 from hvmmu.workloads.hvt import HvtTrace, fastest
-from hvmmu.workloads.hvt.layout import CHUNK_SIZE, HEADER_SIZE, MAGIC, WINDOWS
+from hvmmu.workloads.hvt.layout import CHUNK_SIZE, HEADER_SIZE, WINDOWS
 from hvmmu.workloads.hvt.making import import_trace
 from hvmmu.workloads.hvt.reading import opened
 from hvmmu.workloads.hvt.reduction import (

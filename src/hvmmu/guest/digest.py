@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hvmmu.arch import pte
 from hvmmu.guest.layout import KERNEL_BASE, ROOT_LEVEL, index, shift
-from hvmmu.types import ENTRIES, Gpa
+from hvmmu.types import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,31 +19,30 @@ _PROCESS = struct.Struct("<Q")
 _ENTRY = struct.Struct("<BQQ")
 
 
-def page_tables_sha256(processes: Sequence[Process], peek: Callable[[Gpa], int]) -> str:
+def page_tables_sha256(processes: Sequence[Process], read: Callable[[int], list[int]]) -> str:
     """Return the digest of the tables of *processes*, in the order given.
 
     Each entry that is not zero adds its level, the address it begins to translate (which is its
     index path), and its value with A and D; the shared kernel half counts once, with the first.
-    *peek* returns the eight bytes at a guest-physical address.
+    *read* returns the 512 entries of the table in a guest frame.
     """
     digest = hashlib.sha256()
     kernel = index(KERNEL_BASE, ROOT_LEVEL)
     for nth, process in enumerate(processes):
         digest.update(_PROCESS.pack(process.pid))
-        for entry in _entries(process.root, ROOT_LEVEL, 0, peek, None if nth == 0 else kernel):
+        for entry in _entries(process.root, ROOT_LEVEL, 0, read, None if nth == 0 else kernel):
             digest.update(_ENTRY.pack(*entry))
     return digest.hexdigest()
 
 
 def _entries(
-    table: int, level: int, base: int, peek: Callable[[Gpa], int], shared: int | None
+    table: int, level: int, base: int, read: Callable[[int], list[int]], shared: int | None
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (level, gva, entry) in order, not descending at index *shared* of this table."""
-    for i in range(ENTRIES):
-        entry = peek(Gpa(table + 8 * i))
+    for i, entry in enumerate(read(table >> PAGE_SHIFT)):
         if not entry:
             continue
         gva = base + (i << shift(level))
         yield level, gva, entry
         if level > 1 and i != shared and not entry & pte.PS:
-            yield from _entries(entry & pte.ADDRESS, level - 1, gva, peek, None)
+            yield from _entries(entry & pte.ADDRESS, level - 1, gva, read, None)

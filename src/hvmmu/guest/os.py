@@ -83,7 +83,7 @@ class GuestOs:
     def page_tables_sha256(self) -> str:
         """Return a digest of all processes' page tables as they are in memory, A and D included."""
         processes = [self._processes[pid] for pid in sorted(self._processes)]
-        return page_tables_sha256(processes, self._vcpu.peek)
+        return page_tables_sha256(processes, self._vcpu.slots.table)
 
     def step(self, step: Step) -> None:
         """Perform one step.

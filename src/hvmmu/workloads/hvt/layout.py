@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from hvmmu.workloads.formats import HVT_MAGIC as MAGIC
+from hvmmu.workloads.formats import is_hvt_head
 from hvmmu.workloads.hvt.reduction import MOST_SITES, WINDOW, DamagedError
 
 if TYPE_CHECKING:
     from array import array
 
-# As PNG's: a transfer that changes line ends, or cuts the eighth bit, is seen at once.
-MAGIC = b"\x89HVT\r\n\x1a\n"
-_FIRST = (MAGIC[:1], bytes([MAGIC[0] & 0x7F]))
 VERSION = 1
 _BYTE_ORDER = 0x0102
 """Reads as 0x0201 where bytes are swapped."""
@@ -80,11 +79,6 @@ class Header:
             len(words),
         )
         return (head + words).ljust(size, b"\0")
-
-
-def is_hvt_head(head: bytes) -> bool:
-    """Return whether a file that starts with *head* is, or was, a compact trace."""
-    return head[1:4] == MAGIC[1:4] and head[:1] in _FIRST
 
 
 def header_start(head: bytes) -> tuple[int, tuple[Any, ...], bytes]:

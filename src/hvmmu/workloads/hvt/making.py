@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from hvmmu.errors import InputError
 from hvmmu.params import plain
 from hvmmu.workloads.codec import SUFFIXES, writer
-from hvmmu.workloads.hvt.layout import is_hvt_head
+from hvmmu.workloads.formats import is_hvt_head
 from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import Parser

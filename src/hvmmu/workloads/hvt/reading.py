@@ -12,13 +12,13 @@ from hvmmu.errors import TraceError
 from hvmmu.params import plain
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import blocks
+from hvmmu.workloads.formats import is_hvt_head
 from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, KnownSites
 from hvmmu.workloads.hvt.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
     Header,
     header_start,
-    is_hvt_head,
     padded,
     read_chunk_head,
     read_header,
