@@ -21,7 +21,8 @@ def say(text: str) -> None:
 
 def width() -> int | None:
     """Return the columns of the terminal on stdout; None if it is no terminal."""
-    import shutil  # noqa: PLC0415 - asked once, when a table is printed
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    import shutil  # noqa: PLC0415 - asked once, when a table is printed on one
 
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return shutil.get_terminal_size().columns if is_terminal else None
+    return shutil.get_terminal_size().columns
