@@ -183,6 +183,7 @@ class Lane:
         mmu.regs, mmu.hardware = attrs.asdict(shadow.guest_regs), lane.regs
         mmu.formats = c_formats(formats(LONG4, shadow.guest_regs, vcpu.cpu))[0]
         mmu.root = shadow.root.hpa >> PAGE_SHIFT
+        mmu.regs_changed = True
         mmu.regs_role = packed(RegsRole.of(shadow.guest_regs).role(0, 0))
 
     def _give_regions(self) -> None:

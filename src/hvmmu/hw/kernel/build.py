@@ -27,6 +27,6 @@ ffibuilder.set_source(
     include_dirs=[str(_HERE)],
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
     # vectorised, the choice of the least recent way takes ten times the instructions
-    extra_compile_args=["-O3", "-std=c11", "-fno-tree-vectorize"],
+    extra_compile_args=["-O3", "-std=c11", "-fvisibility=hidden", "-fno-tree-vectorize"],
     optional=True,
 )

@@ -13,6 +13,7 @@
 #include "kernel.h"
 #include "tlb.h"
 #include "walk.h"
+#include "trail.h"
 
 #define KINDS 32u   /* a kind is made of W, U and ID: bits 1, 2 and 4 */
 #define SIZES 3     /* 4 KiB, 2 MiB, 1 GiB */
@@ -33,6 +34,7 @@ struct hv_engine {
     uint64_t serial;
     int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
     hv_counts counts;
+    hv_trail trails[HV_TRAILS];
 };
 
 /* Memory: all ones come from beyond its end, and stores there are lost. */
@@ -77,7 +79,8 @@ void hv_store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
 }
 
 /* Return 0 if access allows kind, else P and PK as the error code has them: SDM "Access Rights". */
-uint32_t hv_permission_fault(const hv_regs *regs, uint32_t access, uint32_t pkey, uint32_t kind)
+static inline uint32_t permission_fault(const hv_regs *regs, uint32_t access, uint32_t pkey,
+                                        uint32_t kind)
 {
     int user = !!(kind & PF_U), write = !!(kind & PF_W), fetch = !!(kind & PF_ID);
     int user_page = !!(access & PF_U), wp = !!(regs->cr0 & CR0_WP);
@@ -97,6 +100,11 @@ uint32_t hv_permission_fault(const hv_regs *regs, uint32_t access, uint32_t pkey
             return PF_P | PF_PK;
     }
     return denied ? PF_P : 0;
+}
+
+uint32_t hv_permission_fault(const hv_regs *regs, uint32_t access, uint32_t pkey, uint32_t kind)
+{
+    return permission_fault(regs, access, pkey, kind);
 }
 
 /* The TLB. */
@@ -159,8 +167,8 @@ static int is_canonical(const hv_formats *f, uint64_t va)
 {
     if (!f->sign_extended)
         return va >> f->va_bits == 0;
-    uint64_t top = va >> (f->va_bits - 1);
-    return top == 0 || top == (1ull << (65 - f->va_bits)) - 1;
+    int above = 64 - f->va_bits;
+    return (uint64_t)((int64_t)(va << above) >> above) == va;
 }
 
 static uint64_t root_of(const hv_formats *f, uint64_t cr3)
@@ -194,6 +202,47 @@ static inline __attribute__((always_inline)) void mark_in(const hv_space *space,
     }
 }
 
+/* The kind as an error code has it: a fetch is told from a read only in some modes. */
+static uint32_t shown(const hv_regs *regs, const hv_formats *f, uint32_t kind)
+{
+    int shows = ((regs->efer & EFER_NXE) && !f->is_legacy32) || (regs->cr4 & CR4_SMEP);
+    return shows ? kind : kind & ~PF_ID;
+}
+
+static uint32_t access_of(uint64_t entry)
+{
+    return (uint32_t)(entry & (PF_W | PF_U)) | ((uint32_t)(~entry >> 59) & PF_ID);
+}
+
+/* What a walk comes to by the entry that ends it, at level n: a leaf, or one that faults. */
+static inline void end_walk(const hv_regs *regs, const hv_formats *f, uint64_t va, uint32_t kind,
+                            hv_walked *out, int n, uint64_t entry)
+{
+    out->level = (uint32_t)n;
+    if (!(entry & PTE_P)) {
+        out->pfec = shown(regs, f, kind);
+        return;
+    }
+    int large = (entry & PTE_PS) && f->large[n];
+    if (entry & (large ? f->reserved_large : f->reserved)[n]) {
+        int pointer = f->is_pae && n == 3; /* loaded with CR3, so it is the load that faults */
+        out->general_protection = pointer;
+        out->pfec = pointer ? 0 : shown(regs, f, kind) | PF_P | PF_RSVD;
+        return;
+    }
+    uint32_t pkey = (uint32_t)(entry >> PTE_PKEY_SHIFT) & 15;
+    uint32_t denied = permission_fault(regs, out->access, pkey, kind);
+    if (denied) {
+        out->pfec = shown(regs, f, kind) | denied;
+        return;
+    }
+    out->ok = 1;
+    out->pa = frame_of(f, entry, n) | (va & ((1ull << f->shift[n]) - 1));
+    out->dirty = (entry & PTE_D) || (kind & PF_W);
+    out->global = (entry & PTE_G) && (regs->cr4 & CR4_PGE);
+    out->pkey = (uint8_t)pkey;
+}
+
 static inline __attribute__((always_inline)) void walk_in(const hv_space *space,
                                                           const hv_regs *regs, const hv_formats *f,
                                                           uint64_t va, uint32_t kind,
@@ -204,8 +253,6 @@ static inline __attribute__((always_inline)) void walk_in(const hv_space *space,
         out->general_protection = 1;
         return;
     }
-    int shows = ((regs->efer & EFER_NXE) && !f->is_legacy32) || (regs->cr4 & CR4_SMEP);
-    uint32_t shown = shows ? kind : kind & ~PF_ID;
     uint64_t table = root_of(f, regs->cr3), entry = 0;
     uint32_t access = PF_W | PF_U | PF_ID;
     int n = f->depth;
@@ -215,35 +262,15 @@ static inline __attribute__((always_inline)) void walk_in(const hv_space *space,
         int pointer = f->is_pae && n == 3;
         entry = load(space, where, f->entry_size);
         if ((entry & PTE_P) && !pointer)
-            access &= (uint32_t)(entry & (PF_W | PF_U)) | (entry & PTE_NX ? 0 : PF_ID);
+            access &= access_of(entry);
         out->path[out->refs++] = (hv_step){where, entry, access};
-        out->level = (uint32_t)n;
-        out->access = access;
-        if (!(entry & PTE_P)) {
-            out->pfec = shown;
-            return;
-        }
         int large = (entry & PTE_PS) && f->large[n];
-        if (entry & (large ? f->reserved_large : f->reserved)[n]) {
-            out->general_protection = pointer; /* loaded with CR3, so it is the load that faults */
-            out->pfec = pointer ? 0 : shown | PF_P | PF_RSVD;
-            return;
-        }
-        if (large || n == 1)
+        if (!(entry & PTE_P) || large || n == 1 || (entry & f->reserved[n]))
             break;
         table = entry & PTE_ADDRESS;
     }
-    uint32_t pkey = (uint32_t)(entry >> PTE_PKEY_SHIFT) & 15;
-    uint32_t denied = hv_permission_fault(regs, access, pkey, kind);
-    if (denied) {
-        out->pfec = shown | denied;
-        return;
-    }
-    out->ok = 1;
-    out->pa = frame_of(f, entry, n) | (va & ((1ull << f->shift[n]) - 1));
-    out->dirty = (entry & PTE_D) || (kind & PF_W);
-    out->global = (entry & PTE_G) && (regs->cr4 & CR4_PGE);
-    out->pkey = (uint8_t)pkey;
+    out->access = access;
+    end_walk(regs, f, va, kind, out, n, entry);
 }
 
 /* Both are compiled once for each kind of space: one dimension does not pay for the other. */
@@ -281,6 +308,88 @@ void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_
     }
     const hv_space flat = {space->bytes, space->size, NULL};
     mark_in(&flat, f, w, kind);
+}
+
+/* Say whether the links that a trail followed are as they were. */
+static inline int leads_there_still(const hv_space *space, const hv_trail *t, int links)
+{
+    uint64_t changed = 0, entry;
+    for (int i = 0; i < links; i++) {
+        memcpy(&entry, space->bytes + t->walked.path[i].pa, 8);
+        changed |= entry ^ t->walked.path[i].entry;
+    }
+    return !changed;
+}
+
+/* Go on from entry at level n of a table, in a mode of 8-byte entries whose tables are all alike;
+   return the entry that ends the walk. */
+static inline uint64_t follow(const hv_space *space, const hv_formats *f, uint64_t table,
+                              uint64_t va, hv_trail *t, int n)
+{
+    hv_step *step = t->walked.path + (f->depth - n);
+    uint32_t access = n < f->depth ? step[-1].access : PF_W | PF_U | PF_ID;
+    uint64_t entry, links = n < f->depth ? t->links : ~0ull, last = space->size - 8;
+    int outside = 0;
+    for (int shift = 9 * n;; n--, shift -= 9, step++) {
+        uint64_t where = table + (va >> shift & 0xff8);
+        outside |= where > last;
+        entry = ~0ull;
+        if (where <= last)
+            memcpy(&entry, space->bytes + where, 8);
+        if (n == 1 || (entry & (f->reserved[n] | PTE_PS | PTE_P)) != PTE_P)
+            if (n == 1 || !(entry & PTE_P) || f->large[n] || (entry & f->reserved[n])) {
+                *step = (hv_step){where, entry, access};
+                break;
+            }
+        links &= entry;
+        access &= access_of(entry);
+        *step = (hv_step){where, entry, access};
+        table = entry & PTE_ADDRESS;
+    }
+    if (entry & PTE_P)
+        step->access = access &= access_of(entry);
+    t->walked.access = access;
+    t->walked.refs = (uint32_t)(f->depth - n) + 1;
+    t->ended = n;
+    t->links = links;
+    t->common = links & entry;
+    t->region = n < f->depth && !outside ? va >> 21 : HV_NO_REGION;
+    return entry;
+}
+
+void hv_walk_again(const hv_space *space, const hv_regs *regs, const hv_formats *f, uint64_t va,
+                   uint32_t kind, hv_trail *t)
+{
+    hv_walked *out = &t->walked;
+    if (space->through || f->entry_size != 8 || f->is_pae || !is_canonical(f, va)) {
+        t->region = HV_NO_REGION;
+        t->common = 0;
+        hv_walk(space, regs, f, va, kind, out);
+        return;
+    }
+    uint64_t root = root_of(f, regs->cr3), entry;
+    memset(out, 0, offsetof(hv_walked, path));
+    if (t->region == va >> 21 && t->root == root && leads_there_still(space, t, f->depth - t->ended)) {
+        uint64_t table = out->path[f->depth - t->ended - 1].entry & PTE_ADDRESS;
+        entry = follow(space, f, table, va, t, t->ended);
+    } else {
+        t->root = root;
+        entry = follow(space, f, root, va, t, f->depth);
+    }
+    end_walk(regs, f, va, kind, out, t->ended, entry);
+}
+
+static inline void mark_again(const hv_space *space, const hv_formats *f, const hv_trail *t,
+                              uint32_t kind)
+{
+    const hv_walked *w = &t->walked;
+    if (!(t->common & PTE_A) || ((kind & PF_W) && !(w->path[w->refs - 1].entry & PTE_D)))
+        hv_set_accessed_dirty(space, f, w, kind);
+}
+
+void hv_mark_again(const hv_space *space, const hv_formats *f, const hv_trail *t, uint32_t kind)
+{
+    mark_again(space, f, t, kind);
 }
 
 /* What an access does that its set's most recent entry does not grant at once. */
@@ -358,45 +467,29 @@ static int walk_plainly(const hv_engine *e, uint64_t va, uint32_t kind, payload 
     return 1;
 }
 
-/* Return 0 if the access stops, with the reason in *stop. */
-static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                        found *out)
+/* Walk for an access that the TLB's entry, if there is one, does not grant; return 0 if the access
+ * stops, with the reason in *stop. */
+static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
+                    found *out, uint64_t tag, const payload *entry)
 {
-    int fetch = !!(kind & PF_ID);
-    uint64_t tag = NO_TAG, serial = 0;
-    payload *entry = find(e, va, fetch, &tag);
-    if (entry) {
-        if ((entry->kinds >> kind & 1) ||
-            ((entry->dirty || !(kind & PF_W)) &&
-             !hv_permission_fault(&e->regs, entry->access, entry->pkey, kind))) {
-            *out = (found){entry->base, (1ull << SHIFTS[tag & 3]) - 1};
-            return 1;
-        }
-        serial = entry->serial;
-    }
-    payload fresh;
-    if (!entry && walk_plainly(e, va, kind, &fresh)) {
-        e->counts.walk_refs += 4;
-        fill(e, tag_of(va, 0), &fresh, fetch);
-        *out = (found){fresh.base, 0xfff};
-        return 1;
-    }
-    hv_walked w;
-    hv_walk(&e->space, &e->regs, &e->formats, va, kind, &w);
-    if (w.ok)
-        hv_set_accessed_dirty(&e->space, &e->formats, &w, kind);
-    e->counts.walk_refs += w.refs;
-    if (!w.ok || w.pa >= e->space.size) {
-        if (entry && !w.ok && !w.general_protection)
+    uint64_t serial = entry ? entry->serial : 0;
+    hv_trail *trail = hv_last_trail(e->trails, va);
+    const hv_walked *w = &trail->walked;
+    hv_walk_again(&e->space, &e->regs, &e->formats, va, kind, trail);
+    if (w->ok)
+        mark_again(&e->space, &e->formats, trail, kind);
+    e->counts.walk_refs += w->refs;
+    if (!w->ok || w->pa >= e->space.size) {
+        if (entry && !w->ok && !w->general_protection)
             flush_page(e, va);
-        stop_at(stop, &w, va, kind, filter);
+        stop_at(stop, w, va, kind, filter);
         return 0;
     }
-    int size = (int)w.level - 1;
+    int size = (int)w->level - 1;
     out->mask = (1ull << SHIFTS[size]) - 1;
-    out->base = w.pa & ~out->mask;
-    fresh = (payload){.base = out->base, .access = (uint8_t)w.access, .pkey = w.pkey,
-                      .dirty = w.dirty, .global = w.global};
+    out->base = w->pa & ~out->mask;
+    payload fresh = {.base = out->base, .access = (uint8_t)w->access, .pkey = w->pkey,
+                     .dirty = w->dirty, .global = w->global};
     fresh.kinds = kinds_of(e, &fresh);
     uint64_t new_tag = tag_of(va, size);
     if (entry && tag == new_tag) {
@@ -405,8 +498,22 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
     }
     if (entry)
         flush_page(e, va); /* the page has changed its size */
-    fill(e, new_tag, &fresh, fetch);
+    fill(e, new_tag, &fresh, !!(kind & PF_ID));
     return 1;
+}
+
+static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
+                        found *out)
+{
+    uint64_t tag = NO_TAG;
+    payload *entry = find(e, va, !!(kind & PF_ID), &tag);
+    if (entry && ((entry->kinds >> kind & 1) ||
+                  ((entry->dirty || !(kind & PF_W)) &&
+                   !hv_permission_fault(&e->regs, entry->access, entry->pkey, kind)))) {
+        *out = (found){entry->base, (1ull << SHIFTS[tag & 3]) - 1};
+        return 1;
+    }
+    return walk_for(e, va, kind, filter, stop, out, tag, entry);
 }
 
 /* An access to a 4 KiB page that the first level does not have: the same, with less to ask. */
@@ -428,7 +535,7 @@ static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter
         put_first(e, tag, entry, fetch);
     } else {
         if (!walk_plainly(e, va, kind, &fresh))
-            return look_further(e, va, kind, filter, stop, out);
+            return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
         e->counts.walk_refs += 4;
         fill(e, tag, &fresh, fetch);
     }
@@ -443,8 +550,13 @@ static inline int look(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter
     uint64_t tag = va >> 12 << 2;
     level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
     size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
-    if (slot == NOWHERE)
-        return look_behind(e, va, kind, filter, stop, out);
+    if (slot == NOWHERE) {
+        const front *large = l->fronts + (va >> 21 & l->mask);
+        if (large->tag != (va >> 21 << 2 | 1) || !(large->kinds >> kind & 1))
+            return look_behind(e, va, kind, filter, stop, out);
+        *out = (found){l->entries[large->slot].base, (1ull << 21) - 1};
+        return 1;
+    }
     if (!(l->entries[slot].kinds >> kind & 1))
         return look_further(e, va, kind, filter, stop, out);
     touch(l, set, slot, ++e->now);
@@ -485,6 +597,24 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
             landed[at] = page_found.base | (va & page_found.mask);
     }
     return count;
+}
+
+int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
+                   hv_stop *stop)
+{
+    const level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
+    const front *first = l->fronts + (va >> 12 & l->mask);
+    if (!may_run(e, 0, 1, stop))
+        return 0;
+    if (first->tag == va >> 12 << 2 && (first->kinds >> kind & 1)) {
+        *hpa = l->entries[first->slot].base | (va & 0xfff);
+        return 1;
+    }
+    found page;
+    if (!look(e, va, kind, exit_filter, stop, &page))
+        return 0;
+    *hpa = page.base | (va & page.mask);
+    return 1;
 }
 
 /* The first level's arrays, side by side: an access chooses without a branch. */
@@ -553,6 +683,7 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     if (!memcmp(&old, regs, sizeof old) && e->paging == (formats != NULL))
         return; /* the root alone has changed */
     e->paging = formats != NULL;
+    hv_forget_trails(e->trails);
     if (formats)
         e->formats = *formats;
     e->plain = formats && formats->depth == 4 && formats->entry_size == 8;
@@ -583,6 +714,7 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
         return NULL;
     e->space.bytes = memory;
     e->space.size = size;
+    hv_forget_trails(e->trails);
     if (!make_level(&e->tlb[INSTRUCTION], instruction.sets, instruction.ways, 1) ||
         !make_level(&e->tlb[DATA], data.sets, data.ways, 1) ||
         !make_level(&e->tlb[SECOND], second.sets, second.ways, 0)) {

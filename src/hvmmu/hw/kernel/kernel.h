@@ -53,6 +53,10 @@ void hv_flush(hv_engine *engine, int32_t scope, uint64_t va);
 uint64_t hv_run(hv_engine *engine, const uint64_t *gva, const uint8_t *kind, uint64_t start,
                 uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop);
 
+/* Run one access; return whether it landed, and where in *hpa, or else why not in *stop. */
+int32_t hv_run_one(hv_engine *engine, uint64_t gva, uint32_t kind, uint64_t *hpa,
+                   uint64_t exit_filter, hv_stop *stop);
+
 /* The same for accesses that are listed: each of kept is an index of site_gva and site_kind. */
 uint64_t hv_run_sites(hv_engine *engine, const uint16_t *kept, const uint64_t *site_gva,
                       const uint8_t *site_kind, uint64_t start, uint64_t count,

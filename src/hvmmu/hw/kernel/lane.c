@@ -60,7 +60,7 @@ static int single(hv_lane *l, uint64_t gva, uint8_t kind, uint64_t value, uint64
 {
     *hpa = NOT_LANDED;
     uint32_t tries = 0;
-    while (!hv_run(l->engine, &gva, &kind, 0, 1, hpa, l->exit_filter, l->stop)) {
+    while (!hv_run_one(l->engine, gva, kind, hpa, l->exit_filter, l->stop)) {
         if (++tries > l->most_tries)
             return ask(l, HV_ASK_HANG, tries, 0) != HV_FAILED;
         int32_t became = stopped(l, &value);

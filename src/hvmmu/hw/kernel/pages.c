@@ -9,7 +9,10 @@
 #include <string.h>
 
 #include "bits.h"
+#include "kernel.h"
 #include "pages.h"
+#include "walk.h"
+#include "trail.h"
 
 #define ENTRIES 512u
 #define PAGE 4096u
@@ -276,6 +279,7 @@ void hv_pages_free(hv_pages *p)
     free(p->by_gfn);
     free(p->leaves);
     free(p->regions);
+    free(p->trails);
     free(p);
 }
 
@@ -299,7 +303,8 @@ hv_pages *hv_pages_new(uint8_t *memory, uint64_t base, uint64_t ram_size, uint32
     p->by_gfn = calloc(frames, sizeof *p->by_gfn);
     p->leaves = calloc(frames, sizeof *p->leaves);
     p->regions = calloc(frames / ENTRIES + 1, sizeof *p->regions);
-    if (p->free && p->pages && p->by_gfn && p->leaves && p->regions)
+    p->trails = calloc(HV_TRAILS, sizeof *p->trails);
+    if (p->free && p->pages && p->by_gfn && p->leaves && p->regions && p->trails)
         return p;
     hv_pages_free(p);
     return NULL;

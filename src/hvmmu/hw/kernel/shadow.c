@@ -11,6 +11,7 @@
 
 #include "handled.h"
 #include "walk.h"
+#include "trail.h"
 
 #define PAGE 4096ull
 #define FRAMES 512u /* in a 2 MiB page */
@@ -86,7 +87,7 @@ typedef struct {
     hv_mmu *mmu;
     uint64_t gva, pkey;
     uint32_t pfec, kind;
-    hv_walked found;
+    const hv_walked *found;
 } fault;
 
 /* Zap the oldest shadow pages until others fit: the root may not go while it is used. */
@@ -107,9 +108,9 @@ static int make_room(hv_mmu *m, uint64_t wanted)
 static uint32_t leaf_level(const fault *f)
 {
     const hv_mmu *m = f->mmu;
-    if (f->found.level == 1 || !m->large_pages)
+    if (f->found->level == 1 || !m->large_pages)
         return 1;
-    uint64_t start = f->found.pa & -(FRAMES * PAGE);
+    uint64_t start = f->found->pa & -(FRAMES * PAGE);
     int fits = !((start + m->pages->base) % (FRAMES * PAGE)) &&
                start + FRAMES * PAGE <= m->pages->ram_size;
     return fits && !hv_holds_table(m->pages, start / PAGE) ? 2 : 1;
@@ -118,7 +119,7 @@ static uint32_t leaf_level(const fault *f)
 /* Return what the entry at level must link to: guest frame and role. */
 static uint64_t below(const fault *f, uint32_t level, uint32_t *role)
 {
-    const hv_walked *found = &f->found;
+    const hv_walked *found = f->found;
     *role = f->mmu->regs_role | (level - 1);
     if (level > found->level) {
         const hv_step *step = &found->path[ROOT_LEVEL - level];
@@ -160,7 +161,7 @@ static uint32_t descend(const fault *f, int *relinked, int *flush)
 
 static void settle(const fault *f, uint64_t spte, int changed, int spurious, hv_handled *out)
 {
-    const hv_walked *found = &f->found;
+    const hv_walked *found = f->found;
     out->route = INSTALL;
     out->cause = UNBUILT;
     if (hv_permission_fault(&f->mmu->hardware, access_of(spte), (uint32_t)f->pkey, f->kind)) {
@@ -182,7 +183,7 @@ static void install(const fault *f, hv_handled *out)
 {
     hv_mmu *m = f->mmu;
     hv_pages *pages = m->pages;
-    const hv_walked *found = &f->found;
+    const hv_walked *found = f->found;
     int relinked = 0;
     out->flush = make_room(m, ROOT_LEVEL);
     uint32_t page = descend(f, &relinked, &out->flush);
@@ -205,12 +206,23 @@ static void install(const fault *f, hv_handled *out)
     settle(f, spte, was_leaf && !same, same && !relinked, out);
 }
 
+/* Walk the guest's tables with no effect. */
+static const hv_trail *walk(hv_mmu *m, const hv_space *space, uint64_t gva, uint32_t kind)
+{
+    if (m->regs_changed)
+        hv_forget_trails(m->pages->trails);
+    m->regs_changed = 0;
+    hv_trail *trail = hv_last_trail(m->pages->trails, gva);
+    hv_walk_again(space, &m->regs, &m->formats, gva, kind, trail);
+    return trail;
+}
+
 int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
 {
     hv_space space = {.bytes = m->pages->ram, .size = m->pages->ram_size};
-    fault f = {.mmu = m, .gva = gva, .pfec = pfec, .kind = pfec & (PF_W | PF_U | PF_ID)};
-    hv_walk(&space, &m->regs, &m->formats, gva, f.kind, &f.found);
-    const hv_walked *found = &f.found;
+    uint32_t kind = pfec & (PF_W | PF_U | PF_ID);
+    const hv_trail *trail = walk(m, &space, gva, kind);
+    const hv_walked *found = &trail->walked;
     if (found->general_protection || (found->ok && found->pa >= space.size))
         return 0;
     for (uint32_t i = 0; found->ok && i + 1 < found->refs; i++)
@@ -219,13 +231,14 @@ int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
     *out = (hv_handled){.level = found->level, .walk_refs = found->refs, .pfec = pfec};
     if (!found->ok) {
         out->route = INJECT;
-        out->cause = hv_guest_cause(found->pfec, found->access, f.kind, &m->regs);
+        out->cause = hv_guest_cause(found->pfec, found->access, kind, &m->regs);
         out->pfec = found->pfec;
         return 1;
     }
-    hv_set_accessed_dirty(&space, &m->formats, found, f.kind);
+    hv_mark_again(&space, &m->formats, trail, kind);
     out->gpa = found->pa;
-    f.pkey = m->regs_role & HV_ROLE_PKE ? found->pkey : 0;
+    uint64_t pkey = m->regs_role & HV_ROLE_PKE ? found->pkey : 0;
+    fault f = {.mmu = m, .gva = gva, .pkey = pkey, .pfec = pfec, .kind = kind, .found = found};
     install(&f, out);
     return 1;
 }

@@ -8,5 +8,6 @@ typedef struct {
     uint32_t regs_role;     /* the part of a role that comes from the registers */
     uint32_t flood_threshold;
     int32_t update_on_write, large_pages;
+    int32_t regs_changed;   /* since the last fault */
     uint64_t shadow_pages;
 } hv_mmu;
