@@ -4,6 +4,7 @@ A hook that nobody implements is None here, so that it costs the run one compari
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,8 @@ from hvmmu.mmu.flush import Flush
 from hvmmu.params import plain
 
 Call = Callable[..., Any]
+Pick = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+"""Picks the arguments that a function takes."""
 Wrong = Callable[[Mapping[str, Any], Any], str]
 """Takes a hook's arguments and its answer; returns what is wrong with the answer, or nothing."""
 
@@ -52,10 +55,11 @@ def _caller(
     hook = None if plugins is None else getattr(plugins.hook, name)
     if hook is None or not hook.get_hookimpls():
         return None
+    caller = DirectCall(hook)
 
     def call(**arguments: Any) -> Any:  # noqa: ANN401 - whatever the hook is declared with
         try:
-            answer = hook(**arguments)
+            answer = caller(arguments)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
@@ -68,6 +72,51 @@ def _caller(
         return answer
 
     return call
+
+
+class DirectCall:
+    """A hook's implementations, called one after another as pluggy does, for a tenth of its time.
+
+    A hook with wrappers is left to pluggy.
+    """
+
+    def __init__(self, hook: pluggy.HookCaller) -> None:
+        self._hook = hook
+        self._is_first = bool(hook.spec and hook.spec.opts["firstresult"])
+        self._known: list[pluggy.HookImpl] = []
+        self._direct: tuple[tuple[Call, Pick], ...] | None = ()
+
+    def __call__(self, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what they answer
+        """Return the first answer that is not None, or all of them: the last registered first."""
+        now = self._hook.get_hookimpls()
+        if now != self._known:  # a plugin may come and go while others run
+            self._known, self._direct = now, _direct(now)
+        if self._direct is None:
+            return self._hook(**arguments)
+        answers = []
+        for function, pick in self._direct:
+            answer = function(*pick(arguments))
+            if answer is not None:
+                if self._is_first:
+                    return answer
+                answers.append(answer)
+        return None if self._is_first else answers
+
+
+def _direct(impls: list[pluggy.HookImpl]) -> tuple[tuple[Call, Pick], ...] | None:
+    """Return each function in the order of calls, with what picks its arguments; None if wrapped."""
+    if any(impl.wrapper or impl.hookwrapper for impl in impls):
+        return None
+    return tuple((impl.function, _picker(impl.argnames)) for impl in reversed(impls))
+
+
+def _picker(names: tuple[str, ...]) -> Pick:
+    if len(names) > 1:
+        return itemgetter(*names)
+    if not names:
+        return lambda _: ()
+    only = names[0]
+    return lambda arguments: (arguments[only],)
 
 
 def _failure(plugins: Iterable[str], hook: str, what: str) -> PluginError:

@@ -17,11 +17,12 @@ from hvmmu.guest.faults import MOST_REPEATS
 from hvmmu.guest.layout import KERNEL_BASE, USER_END
 from hvmmu.guest.pager import CAUSES
 from hvmmu.guest.steps import SITES, Backing
+from hvmmu.hearing import Hearing, row_of
 from hvmmu.hw.compiled import c_formats, ffi, lib
 from hvmmu.hw.tlb import Scope
 from hvmmu.ledger import Row
 from hvmmu.mmu.compiled import packed
-from hvmmu.mmu.fault import Cause, PageFault, Route
+from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import Flush
 from hvmmu.mmu.page import RegsRole
 from hvmmu.types import PAGE_SHIFT, Gpa, Gva
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
     from hvmmu.guest.frames import Zone
     from hvmmu.guest.os import GuestOs
     from hvmmu.guest.steps import Words
+    from hvmmu.hooks import RunHooks
     from hvmmu.hw.compiled import CompiledEngine
     from hvmmu.mmu.compiled import CompiledPages
     from hvmmu.mmu.shadow import ShadowMmu
     from hvmmu.types import Buffer
     from hvmmu.vcpu import Vcpu
 
-_ROUTES, _CAUSES = list(Route), list(Cause)
 _SCOPES = {Scope.PAGE: 0, Scope.NON_GLOBAL: 1, Scope.ALL: 2, None: 3}
 _FREE = 256
 """How many of a zone's frames that were given back C is told of at a time."""
@@ -49,7 +50,12 @@ class Lane:
     """The lane of one machine, over its vCPU and its guest."""
 
     def __init__(
-        self, vcpu: Vcpu, guest: GuestOs, shadow: ShadowMmu | None, crossing: Crossing | None
+        self,
+        vcpu: Vcpu,
+        guest: GuestOs,
+        shadow: ShadowMmu | None,
+        crossing: Crossing | None,
+        hooks: RunHooks,
     ) -> None:
         self._vcpu, self._guest = vcpu, guest
         self._engine = cast("CompiledEngine", vcpu.engine)
@@ -71,6 +77,8 @@ class Lane:
         self._at = ffi.new("uint64_t *")
         lane.nx, lane.set_accessed_dirty = guest.entries.nx, guest.entries.set_accessed_dirty
         lane.hypervised = vcpu.switch.hypervised
+        self.hearing = Hearing(vcpu, hooks, self._take, self._give_again)
+        lane.hears = self.hearing.hears
         self._give_shadow()
         self._shared = ffi.from_buffer("uint32_t[]", guest.frames.shared.obj)
         lane.shared, lane.first_data = self._shared, guest.frames.data.first
@@ -117,10 +125,14 @@ class Lane:
         try:
             became: int = self._do(what, value, has_value=has_value)
         except BaseException as error:  # noqa: BLE001 - raised again when C is out of the way
-            self._error = error
-            return int(lib.HV_FAILED)
-        self._give()
+            return self.failed(error)
+        self._give_again()
         return became
+
+    def failed(self, error: BaseException) -> int:
+        """Keep an exception until C has returned."""
+        self._error = error
+        return int(lib.HV_FAILED)
 
     def _do(self, what: int, value: int, *, has_value: bool) -> int:
         vcpu = self._vcpu
@@ -133,6 +145,11 @@ class Lane:
         if what == lib.HV_ASK_NEW_ROOT:
             self._make_root()
             return int(lib.HV_DONE)
+        if what == lib.HV_ASK_MMU:
+            completed = self.hearing.to_mmu(value if has_value else None)
+            return int(lib.HV_RETRY if completed is None else lib.HV_DONE)
+        if what == lib.HV_ASK_INVLPG:
+            vcpu.invlpg(value)
         if what == lib.HV_ASK_NOTHING_THERE:
             raise InvariantError(f"the guest copies a page from {value:#x}, where nothing is")
         if what == lib.HV_ASK_HANG:
@@ -140,9 +157,12 @@ class Lane:
         return int(lib.HV_RETRY)
 
     def _make_root(self) -> None:
-        """Leave after all, and enter with a new shadow root in place of one that was zapped."""
+        """Enter with a new shadow root in place of one that was zapped.
+
+        The exit is told to the control structure after all, where the root goes.
+        """
         vcpu = self._vcpu
-        vcpu.switch.leave(PageFault(vcpu.core.gva, vcpu.core.pfec))
+        vcpu.switch.record(PageFault(vcpu.core.gva, vcpu.core.pfec))
         hardware, made = vcpu.mmu.reload()
         vcpu.switch.load(hardware, made.then(Flush(Scope.ALL)))
         vcpu.switch.enter()
@@ -159,9 +179,15 @@ class Lane:
         self._mmu = self._lane.mmu = mmu
         self._lane.flushes = [_SCOPES[scope] for scope in self._crossing.flushes]
 
+    def _give_again(self) -> None:
+        """Give it in the middle of a stop, of which more is to be taken over."""
+        self._give()
+        self._lane.stopped = True
+
     def _give(self) -> None:
         lane, guest, process = self._lane, self._guest, self._guest.current
         lane.root, lane.cr2 = process.root, self._vcpu.core.cr2
+        lane.acted_out = self.hearing.acted_out
         (lane.last_gva, lane.last_pfec), lane.repeats = guest.handler.last, guest.handler.repeats
         if self._vcpu.core.regs is not self._regs or self._vcpu.regs is not self._guest_regs:
             self._give_regs()
@@ -264,8 +290,8 @@ def _buffers(gva: Buffer, kind: Buffer) -> tuple[Any, Any]:
 
 
 def _row(key: int) -> Row:
-    route, cause = _ROUTES[key & 0xF], _CAUSES[key >> 4 & 0xF]
-    return Row(route.value, cause.value, key >> 8 & 0xFF, key >> 16)
+    route, cause, pfec, level = row_of(key)
+    return Row(route.value, cause.value, pfec, level)
 
 
 def _give_zone(made: Any, zone: Zone) -> None:  # noqa: ANN401 - a struct of cffi's
@@ -281,6 +307,38 @@ def _take_zone(made: Any, zone: Zone) -> None:  # noqa: ANN401 - a struct of cff
     given = min(len(zone.free), _FREE)
     del zone.free[len(zone.free) - given + made.free_count :]
     zone.next = made.next
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def hv_exited(handle: Any, gva: int, pfec: int, value: int, has_value: int) -> int:  # noqa: ANN401
+    """Tell plugins of an exit."""
+    lane: Lane = ffi.from_handle(handle)
+    try:
+        return lane.hearing.exited(gva, pfec, value if has_value else None)
+    except BaseException as error:  # noqa: BLE001 - raised again when C is out of the way
+        return lane.failed(error)
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def hv_faulted(  # noqa: PLR0913, PLR0917 - as C has it
+    handle: Any,  # noqa: ANN401
+    gva: int,
+    pfec: int,
+    row: int,
+    walk_refs: int,
+    gpa: int,
+    flush: int,
+    value: int,
+    has_value: int,
+) -> int:
+    """Tell plugins what became of a fault."""
+    lane: Lane = ffi.from_handle(handle)
+    hearing, stored = lane.hearing, value if has_value else None
+    try:
+        handled = hearing.handled(row, gpa, walk_refs)
+        return hearing.faulted((gva, pfec), handled, flush=bool(flush), stored=stored)
+    except BaseException as error:  # noqa: BLE001 - raised again when C is out of the way
+        return lane.failed(error)
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]

@@ -52,6 +52,8 @@ class MachineConfig:
     """What the plugins listen to."""
     engine: type[Engine] = DEFAULT
     """What plays the hardware."""
+    lane: bool = True
+    """Faults may be handled in C; False leaves them to the readable code, to compare the two."""
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     """The plugins' own sections of the configuration; one that is missing has its defaults."""
 
@@ -159,12 +161,8 @@ def _pages(
 
 
 def _may_go_fast(backend: Backend[Any], config: MachineConfig) -> bool:
-    """Say whether faults may be handled in C: nobody watches, and there is nothing unusual."""
-    hooks = config.hooks
-    watched = (hooks.handle_exit, hooks.handle_fault, hooks.fault_handled)
-    if not config.engine.caps.fast_lane or any(hook is not None for hook in watched):
-        return False
-    return not backend.caps.deprivileged
+    """Say whether faults may be handled in C: there is nothing unusual about the machine."""
+    return config.lane and config.engine.caps.fast_lane and not backend.caps.deprivileged
 
 
 class Machine:
@@ -205,7 +203,7 @@ class Machine:
     def _take_the_lane(self, crossing: Crossing | None) -> None:
         from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
 
-        lane = Lane(self.vcpu, self.guest, self._platform.shadow, crossing)
+        lane = Lane(self.vcpu, self.guest, self._platform.shadow, crossing, self._hooks)
         self.guest.run, self.guest.runner = lane.run, lane
 
     @property

@@ -39,7 +39,7 @@ class WorldSwitch:
 
     def leave(self, what: E) -> E:
         """Exit, and read back why: all that passes is in the control structure."""
-        self._backend.record_exit(self.control, self._core, what)
+        self.record(what)
         self._ledger.exits[self._backend.exit_reason(self.control)] += 1
         read = self._backend.decode_exit(self.control, self._core)
         if type(read) is not type(what):
@@ -48,6 +48,10 @@ class WorldSwitch:
             return read
         answer: E | None = self.on_exit(what=read)
         return read if answer is None else answer
+
+    def record(self, what: Exit) -> None:
+        """Have hardware write an exit into the control structure."""
+        self._backend.record_exit(self.control, self._core, what)
 
     def enter(self) -> Entry:
         """Enter the guest; return what hardware did, after the flush in it is done."""

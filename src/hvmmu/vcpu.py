@@ -85,6 +85,18 @@ class Mmu(Protocol):
         ...
 
 
+class Behind(Protocol):
+    """Whoever handles stops elsewhere, and is asked before anybody looks at what that changes."""
+
+    def catch_up(self) -> None:
+        """Bring ledger and core up to date."""
+        ...
+
+    def act_out(self) -> None:
+        """Bring the control structure up to date too."""
+        ...
+
+
 class Vcpu:
     """A vCPU over one engine, one backend and one MMU."""
 
@@ -100,10 +112,12 @@ class Vcpu:
         hooks: RunHooks | None = None,
     ) -> None:
         self._hooks = hooks or RunHooks()
-        self.core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
+        self._core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
         self.memory, self.slots = memory, slots
-        self.ledger = Ledger()
-        self.switch = WorldSwitch(core, engine, backend, self.ledger)
+        self._ledger = Ledger()
+        self._switch = WorldSwitch(core, engine, backend, self._ledger)
+        self.behind: Behind | None = None
+        """Who is behind with telling, while a plugin is called in the middle of a stop."""
         if self._hooks.handle_exit is not None:
             self.switch.on_exit = partial(self._hooks.handle_exit, vcpu=self)
         deprivileged = self.switch.user is not None
@@ -116,12 +130,35 @@ class Vcpu:
         self.regs = Regs()
         """The guest's own view of its registers."""
 
+    # What there is of it.
+
+    @property
+    def core(self) -> Core:
+        """The hardware thread."""
+        if self.behind is not None:
+            self.behind.catch_up()
+        return self._core
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was counted so far."""
+        if self.behind is not None:
+            self.behind.catch_up()
+        return self._ledger
+
+    @property
+    def switch(self) -> WorldSwitch:
+        """The world switch, with the control structure in it."""
+        if self.behind is not None:
+            self.behind.act_out()
+        return self._switch
+
     # What the guest sees of itself.
 
     @property
     def cpu(self) -> CpuFeatures:
         """The CPU model, as CPUID reports it."""
-        return self.core.cpu
+        return self._core.cpu
 
     @property
     def guest_memory(self) -> int:
@@ -318,9 +355,24 @@ class Vcpu:
         return self.page_fault(pfec)
 
     def _page_fault_exit(self, operand: Operand | None) -> int | None:
-        fault = self.switch.leave(PageFault(self.core.gva, self.core.pfec))
-        handled, flush = self._handle(fault)
+        return self.exited(self.switch.leave(PageFault(self.core.gva, self.core.pfec)), operand)
+
+    def exited(self, fault: PageFault, operand: Operand | None) -> int | None:
+        """Take a page fault that has exited, and that plugins saw as an exit, on from there."""
+        return self.answered(fault, self._asked(fault), operand)
+
+    def answered(
+        self, fault: PageFault, answer: tuple[Handled, Flush] | None, operand: Operand | None
+    ) -> int | None:
+        """Go on once plugins were asked to handle the fault: the MMU is last in line."""
+        handled, flush = self.mmu.handle(fault) if answer is None else answer
         self._record(fault, handled)
+        return self.settle(fault, handled, flush, operand)
+
+    def settle(
+        self, fault: PageFault, handled: Handled, flush: Flush, operand: Operand | None
+    ) -> int | None:
+        """Do what became of a fault, once it is recorded, and enter the guest."""
         done = handled.gpa if handled.route in (Route.EMULATE, Route.MMIO) else None
         if handled.route is Route.EMULATE:
             flush = flush.then(self._emulate(handled.gpa, operand))
@@ -333,14 +385,12 @@ class Vcpu:
             return done
         return None if self.page_fault(entry.error_code) is Resume.RETRY else NOT_LANDED
 
-    def _handle(self, fault: PageFault) -> tuple[Handled, Flush]:
-        """Ask the plugins who listen, and the core's own MMU last."""
-        if self._hooks.handle_fault is not None:
-            answer = self._hooks.handle_fault(vcpu=self, fault=fault)
-            if answer is not None:
-                handled, flush = answer
-                return handled, flush
-        return self.mmu.handle(fault)
+    def _asked(self, fault: PageFault) -> tuple[Handled, Flush] | None:
+        """Ask the plugins who listen."""
+        if self._hooks.handle_fault is None:
+            return None
+        answer: tuple[Handled, Flush] | None = self._hooks.handle_fault(vcpu=self, fault=fault)
+        return answer
 
     def _record(self, fault: PageFault, handled: Handled) -> None:
         self.ledger.record(handled)

@@ -15,9 +15,8 @@ HEADERS = ("kernel.h", "walk.h", "nested.h", "pages.h", "shadow.h", "lane.h")
 ffibuilder = FFI()
 for header in HEADERS:
     ffibuilder.cdef((_HERE / header).read_text(encoding="utf-8"))
-ffibuilder.cdef(
-    'extern "Python+C" int32_t hv_ask(void *self, int32_t what, uint64_t value, int32_t has_value);'
-)
+_ASK = (_HERE / "ask.h").read_text(encoding="utf-8").partition("#include <stdint.h>")[2]
+ffibuilder.cdef(f'extern "Python+C" {{{_ASK}}}')
 ffibuilder.set_source(
     "hvmmu.hw._kernel",
     "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in HEADERS),

@@ -41,7 +41,8 @@ static uint64_t peek(const hv_lane *l, uint64_t gpa)
 
 /* The ledger. */
 
-static void count_row(hv_lane *l, uint32_t route, uint32_t cause, uint32_t pfec, uint32_t level)
+static uint32_t count_row(hv_lane *l, uint32_t route, uint32_t cause, uint32_t pfec,
+                          uint32_t level)
 {
     uint32_t key = route | cause << 4 | (pfec & 0xff) << 8 | level << 16, at = 0;
     while (at < l->row_count && l->rows[at].key != key)
@@ -52,6 +53,7 @@ static void count_row(hv_lane *l, uint32_t route, uint32_t cause, uint32_t pfec,
         l->row_count++;
     }
     l->rows[at].count++;
+    return key;
 }
 
 /* The kernel's own accesses, through the direct map. Each returns 0 if Python failed. */
@@ -130,15 +132,18 @@ static void enter(hv_lane *l, int32_t asked, uint64_t gva)
         flush(l, scope, gva);
 }
 
-static void invlpg(hv_lane *l, uint64_t gva)
+static int invlpg(hv_lane *l, uint64_t gva)
 {
+    if (l->hypervised && ((l->hears & HV_HEARS_INVLPG) || l->acted_out))
+        return ask(l, HV_ASK_INVLPG, gva, 0) != HV_FAILED;
     l->invlpg++;
     if (!l->hypervised) {
         flush(l, HV_FLUSH_PAGE, gva);
-        return;
+        return 1;
     }
     l->exits[HV_EXIT_INVLPG]++;
     enter(l, HV_FLUSH_PAGE, gva);
+    return 1;
 }
 
 /* Frames. */
@@ -369,7 +374,8 @@ static int break_sharing(hv_lane *l, const fault *f, uint64_t at, uint64_t entry
         return 0;
     if (!write_entry(l, at, entry, 0))
         return 0;
-    invlpg(l, f->gva);
+    if (!invlpg(l, f->gva))
+        return 0;
     --*shares(l, old);
     return write_entry(l, at, 0, leaf(l, frame, 1, !!(entry & PTE_NX)));
 }
@@ -409,23 +415,41 @@ static int32_t page_fault(hv_lane *l, uint32_t pfec)
 
 /* Stops. */
 
+/* Have a page fault that exited heard and routed; HV_GO_ON: *handled says how. */
+static int32_t route_exit(hv_lane *l, const uint64_t *operand, uint64_t gva, uint32_t pfec,
+                          hv_handled *handled)
+{
+    uint64_t value = operand ? *operand : 0;
+    int has_value = operand != NULL, heard = l->hears & HV_HEARS_EXITS;
+    if (heard) {
+        l->exits[HV_EXIT_PAGE_FAULT]++;
+        int32_t became = hv_exited(l->self, gva, pfec, value, has_value);
+        if (became != HV_GO_ON)
+            return became;
+    }
+    if (!hv_handle(l->mmu, gva, pfec, handled))
+        return ask(l, heard ? HV_ASK_MMU : HV_ASK_STOP, value, has_value);
+    l->exits[HV_EXIT_PAGE_FAULT] += !heard;
+    uint32_t row = count_row(l, handled->route, handled->cause, handled->pfec, handled->level);
+    l->guest_walk_refs += handled->walk_refs;
+    if (l->hears & HV_HEARS_FAULTS)
+        return hv_faulted(l->self, gva, pfec, row, handled->walk_refs, handled->gpa,
+                          handled->flush, value, has_value);
+    return HV_GO_ON;
+}
+
 static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
 {
     hv_handled handled;
     uint64_t gva = l->stop->gva;
-    if (!hv_handle(l->mmu, gva, l->stop->pfec, &handled))
-        return ask(l, HV_ASK_STOP, operand ? *operand : 0, operand != NULL);
-    l->exits[HV_EXIT_PAGE_FAULT]++;
-    count_row(l, handled.route, handled.cause, handled.pfec, handled.level);
-    l->guest_walk_refs += handled.walk_refs;
+    int32_t became = route_exit(l, operand, gva, l->stop->pfec, &handled);
+    if (became != HV_GO_ON)
+        return became;
     if (handled.route == EMULATE) {
         uint64_t gpa = operand ? handled.gpa : handled.gpa & ~7ull;
         handled.flush |= hv_emulate_store(l->mmu, gpa, operand ? *operand : peek(l, gpa));
-        if (!l->mmu->pages->pages[l->mmu->root].serial) {
-            /* The root is gone. The exit is acted out after all, for the control structure. */
-            l->exits[HV_EXIT_PAGE_FAULT]--;
+        if (!l->mmu->pages->pages[l->mmu->root].serial)
             return ask(l, HV_ASK_NEW_ROOT, 0, 0) == HV_FAILED ? HV_FAILED : HV_DONE;
-        }
     }
     enter(l, handled.flush ? HV_FLUSH_ALL : HV_FLUSH_NOTHING, 0);
     if (handled.route == INJECT) {
@@ -435,20 +459,31 @@ static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
     return handled.route == EMULATE ? HV_DONE : HV_RETRY;
 }
 
+/* A page fault that hardware took to the guest. */
+static int32_t delivered(hv_lane *l)
+{
+    hv_stop s = *l->stop;
+    uint32_t cause = hv_guest_cause(s.pfec, s.access, s.kind, &l->regs);
+    uint32_t row = count_row(l, BYPASS, cause, s.pfec, s.level);
+    if (l->hears & HV_HEARS_FAULTS)
+        if (hv_faulted(l->self, s.gva, s.pfec, row, 0, 0, 0, 0, 0) == HV_FAILED)
+            return HV_FAILED;
+    return page_fault(l, s.pfec);
+}
+
 static int32_t stopped(hv_lane *l, const uint64_t *operand)
 {
     const hv_stop *s = l->stop;
     l->stopped = 1;
+    if (s->event == HV_DELIVERED)
+        l->cr2 = s->gva;
     if (l->row_count == 64 && ask(l, HV_ASK_DRAIN, 0, 0) == HV_FAILED)
         return HV_FAILED;
-    if (s->event == HV_EXIT && l->mmu)
+    if (s->event == HV_EXIT && l->mmu && !l->acted_out)
         return page_fault_exit(l, operand);
-    if (s->event != HV_DELIVERED)
-        return ask(l, HV_ASK_STOP, operand ? *operand : 0, operand != NULL);
-    l->cr2 = s->gva;
-    uint32_t cause = hv_guest_cause(s->pfec, s->access, s->kind, &l->regs);
-    count_row(l, BYPASS, cause, s->pfec, s->level);
-    return page_fault(l, s->pfec);
+    if (s->event == HV_DELIVERED && !l->acted_out)
+        return delivered(l);
+    return ask(l, HV_ASK_STOP, operand ? *operand : 0, operand != NULL);
 }
 
 int32_t hv_lane_to_stop(hv_lane *l, const uint16_t *kept, const uint64_t *site_gva,

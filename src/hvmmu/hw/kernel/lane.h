@@ -1,7 +1,7 @@
 /* What the fast lane and Python share. cffi reads this file too, so it has no directives. */
 
-/* What became of a stop, and of a question. */
-enum { HV_RETRY, HV_DONE, HV_FAILED };
+/* What became of a stop, and of a question; HV_GO_ON: nothing, C is to handle it. */
+enum { HV_RETRY, HV_DONE, HV_FAILED, HV_GO_ON };
 
 /* What the lane asks Python for. */
 enum {
@@ -10,7 +10,16 @@ enum {
     HV_ASK_DRAIN,      /* take over what is noted here: no room is left */
     HV_ASK_HANG,       /* give up: the access stopped this often */
     HV_ASK_NOTHING_THERE, /* give up: the guest copies a page from where nothing is */
-    HV_ASK_NEW_ROOT    /* make a shadow root and load it, everything flushed, and enter */
+    HV_ASK_NEW_ROOT,   /* make a shadow root and load it, everything flushed, and enter */
+    HV_ASK_MMU,        /* take an exit that was heard to the MMU, and go on from there */
+    HV_ASK_INVLPG      /* perform an INVLPG */
+};
+
+/* What plugins listen to. */
+enum {
+    HV_HEARS_INVLPG = 1,
+    HV_HEARS_EXITS = 2,  /* page faults that exit, before they are handled */
+    HV_HEARS_FAULTS = 4  /* page faults, once they are routed */
 };
 
 /* Exits that are counted here. */
@@ -61,6 +70,7 @@ typedef struct {
     uint64_t exit_filter, kernel_base, user_end, zero_frame;
     uint32_t most_tries, most_repeats;
     int32_t nx, set_accessed_dirty, hypervised;
+    int32_t hears;      /* bits */
     int32_t flushes[4]; /* by the scope that was asked for, the scope that an entry flushes */
     hv_mmu *mmu;        /* NULL on a bare machine */
 
@@ -71,6 +81,7 @@ typedef struct {
     uint64_t root, cr2, last_gva;
     uint32_t last_pfec, repeats;
     hv_regs regs; /* hardware's */
+    int32_t acted_out; /* each stop is Python's, as somebody looks at the control structure */
     const hv_region *regions;
     uint64_t region_count;
     hv_zone tables, data;

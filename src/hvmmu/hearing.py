@@ -1,0 +1,162 @@
+"""What plugins hear of faults that the fast lane handles: the same events with the same arguments.
+
+A plugin that changes nothing costs its call. One that answers, or looks at the control structure,
+has the readable code finish the stop from where it is; ledger and core are brought up to date when
+they are looked at.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from hvmmu.attempts import Operand
+from hvmmu.errors import InvariantError
+from hvmmu.hw.compiled import lib
+from hvmmu.hw.tlb import Scope
+from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
+from hvmmu.mmu.flush import Flush
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hvmmu.hooks import RunHooks
+    from hvmmu.switch import WorldSwitch
+    from hvmmu.vcpu import Vcpu
+
+_ROUTES, _CAUSES = list(Route), list(Cause)
+_GO_ON: int = lib.HV_GO_ON
+
+
+@cache
+def row_of(key: int) -> tuple[Route, Cause, int, int]:
+    """Return what C counts a fault by: route, cause, error code and level."""
+    return _ROUTES[key & 0xF], _CAUSES[key >> 4 & 0xF], key >> 8 & 0xFF, key >> 16
+
+
+class Hearing:
+    """The hooks of one machine's lane.
+
+    *take* takes over what C has done, *give* gives it what may have changed.
+    """
+
+    def __init__(
+        self, vcpu: Vcpu, hooks: RunHooks, take: Callable[[], None], give: Callable[[], None]
+    ) -> None:
+        self._vcpu, self._switch = vcpu, vcpu.switch
+        self._hooks, self._take, self._give = hooks, take, give
+        self._caught_up = self._recorded = False
+        self._exit: PageFault | None = None
+        self._known: dict[tuple[int, int], Handled] = {}
+        self.acted_out = False
+        """Somebody has looked at the control structure, which is therefore kept up to date."""
+
+    @property
+    def hears(self) -> int:
+        """What is to be told, in bits."""
+        hooks, bits = self._hooks, 0
+        if hooks.handle_exit is not None:
+            bits |= lib.HV_HEARS_INVLPG | lib.HV_HEARS_EXITS
+        if hooks.handle_fault is not None:
+            bits |= lib.HV_HEARS_EXITS
+        return bits | (0 if hooks.fault_handled is None else lib.HV_HEARS_FAULTS)
+
+    # When a plugin looks.
+
+    def catch_up(self) -> None:
+        """Bring ledger and core up to date, once for each call from C."""
+        if not self._caught_up:
+            self._caught_up = True
+            self._take()
+
+    def act_out(self) -> None:
+        """Bring the control structure up to date too."""
+        self.acted_out = True
+        self._record()
+
+    def _record(self) -> None:
+        self.catch_up()
+        if self._exit is not None and not self._recorded:
+            self._recorded = True
+            self._switch.record(self._exit)
+
+    # When C tells. *stored* is what the access stores, if that is known.
+
+    def exited(self, gva: int, pfec: int, stored: int | None) -> int:
+        """Tell of an exit; return what became of it."""
+        fault = self._exit = PageFault(gva, pfec)
+        vcpu, hooks = self._vcpu, self._hooks
+        self._caught_up = self._recorded = False
+        vcpu.behind = self
+        try:
+            if hooks.handle_exit is not None:
+                what = hooks.handle_exit(vcpu=vcpu, what=fault)
+                if what is not None or self.acted_out:
+                    self._stand_aside()
+                    seen = fault if what is None else what
+                    return self._became(vcpu.exited(seen, _operand(stored)))
+            if hooks.handle_fault is not None:
+                answer = hooks.handle_fault(vcpu=vcpu, fault=fault)
+                if answer is not None or self.acted_out:
+                    self._stand_aside()
+                    return self._became(vcpu.answered(fault, answer, _operand(stored)))
+        finally:
+            vcpu.behind = None
+        return self._go_on()
+
+    def to_mmu(self, stored: int | None) -> int | None:
+        """Take the exit that was told of to the MMU: it is none that C handles."""
+        if self._exit is None:
+            raise InvariantError("the fast lane tells of an exit that there was not")
+        self._record()
+        return self._vcpu.answered(self._exit, None, _operand(stored))
+
+    def faulted(
+        self, fault: tuple[int, int], handled: Handled, *, flush: bool, stored: int | None
+    ) -> int:
+        """Tell of a fault, its address and error code, that was routed; return what became of it."""
+        vcpu, exited, delivered = self._vcpu, self._exit, handled.route is Route.BYPASS
+        if delivered or exited is None or (exited.gva, exited.pfec) != fault:
+            told = PageFault(*fault)
+            if not delivered:
+                self._exit, self._recorded = told, False
+        else:
+            told = exited
+        self._caught_up = False
+        vcpu.behind = self
+        try:
+            self._hooks.fault_handled(vcpu=vcpu, fault=told, handled=handled)
+            if self.acted_out and not delivered:
+                self._stand_aside()
+                owed = Flush(Scope.ALL if flush else None)
+                return self._became(vcpu.settle(told, handled, owed, _operand(stored)))
+        finally:
+            vcpu.behind = None
+        return self._go_on()
+
+    def handled(self, key: int, gpa: int, walk_refs: int) -> Handled:
+        """Return what became of a fault, from C's row of it."""
+        if gpa:
+            return Handled(*row_of(key), gpa, walk_refs)
+        known = self._known.get((key, walk_refs))
+        if known is None:
+            known = self._known[key, walk_refs] = Handled(*row_of(key), gpa, walk_refs)
+        return known
+
+    def _stand_aside(self) -> None:
+        """Have all in order for the readable code to go on."""
+        self._record()
+        self._vcpu.behind = None
+
+    def _became(self, completed: int | None) -> int:
+        self._give()
+        return int(lib.HV_RETRY if completed is None else lib.HV_DONE)
+
+    def _go_on(self) -> int:
+        if self._caught_up:
+            self._give()
+        return _GO_ON
+
+
+def _operand(stored: int | None) -> Operand | None:
+    return None if stored is None else Operand(stored, 8)
