@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hvmmu.hooks import RunHooks
-    from hvmmu.switch import WorldSwitch
     from hvmmu.vcpu import Vcpu
 
 _ROUTES, _CAUSES = list(Route), list(Cause)
@@ -114,8 +113,11 @@ class Hearing:
     def faulted(
         self, fault: tuple[int, int], handled: Handled, *, flush: bool, stored: int | None
     ) -> int:
-        """Tell of a fault, its address and error code, that was routed; return what became of it."""
-        vcpu, exited, delivered = self._vcpu, self._exit, handled.route is Route.BYPASS
+        """Tell of a fault (address and error code) that was routed; return what became of it."""
+        vcpu, hook = self._vcpu, self._hooks.fault_handled
+        if hook is None:
+            return _GO_ON
+        exited, delivered = self._exit, handled.route is Route.BYPASS
         if delivered or exited is None or (exited.gva, exited.pfec) != fault:
             told = PageFault(*fault)
             if not delivered:
@@ -125,7 +127,7 @@ class Hearing:
         self._caught_up = False
         vcpu.behind = self
         try:
-            self._hooks.fault_handled(vcpu=vcpu, fault=told, handled=handled)
+            hook(vcpu=vcpu, fault=told, handled=handled)
             if self.acted_out and not delivered:
                 self._stand_aside()
                 owed = Flush(Scope.ALL if flush else None)

@@ -104,7 +104,10 @@ class DirectCall:
 
 
 def _direct(impls: list[pluggy.HookImpl]) -> tuple[tuple[Call, Pick], ...] | None:
-    """Return each function in the order of calls, with what picks its arguments; None if wrapped."""
+    """Return each function in the order of calls, with what picks its arguments.
+
+    None if any is a wrapper.
+    """
     if any(impl.wrapper or impl.hookwrapper for impl in impls):
         return None
     return tuple((impl.function, _picker(impl.argnames)) for impl in reversed(impls))

@@ -1,4 +1,4 @@
-"""The fast lane: accesses and the whole faults they cause in C, where nobody needs to watch.
+"""The fast lane: accesses and the whole faults they cause in C, Python where a plugin listens.
 
 `hw/kernel/lane.c` handles a stop whole or asks here, and then the readable code handles it. What C
 has done to the guest's books is noted there, and taken over here before anybody can look.
@@ -320,7 +320,7 @@ def hv_exited(handle: Any, gva: int, pfec: int, value: int, has_value: int) -> i
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
-def hv_faulted(  # noqa: PLR0913, PLR0917 - as C has it
+def hv_faulted(  # noqa: PLR0917 - as C has it
     handle: Any,  # noqa: ANN401
     gva: int,
     pfec: int,
