@@ -38,7 +38,7 @@ def runtime() -> tuple[str, str]:
             [*command, f"-print-file-name={name}"], capture_output=True, text=True, check=False
         )
         found = told.stdout.strip()
-        if os.path.isabs(found) and Path(found).exists():
+        if Path(found).is_absolute() and Path(found).exists():
             return found, ""
     return "", f"{command[0]} has no AddressSanitizer runtime"
 
@@ -83,11 +83,11 @@ def main(arguments: list[str]) -> int:
     """Run what the arguments say; return its exit code, 0 where nothing can be run."""
     library, reason = runtime()
     if not library:
-        print(f"skipped: {reason}")
+        sys.stdout.write(f"skipped: {reason}\n")
         return 0
     wrong = unsanitized()
     if wrong:
-        print(f"not built with the sanitizers: {', '.join(wrong)}; see tox.ini", file=sys.stderr)
+        sys.stderr.write(f"not built with the sanitizers: {', '.join(wrong)}; see tox.ini\n")
         return 1
     if arguments[:1] == ["-c"]:
         return run([sys.executable, *arguments], library)
