@@ -1,0 +1,112 @@
+"""What runs under callgrind: small fixed loads, each a part of the profile.
+
+    valgrind --tool=callgrind --instr-atstart=no python program.py MARKS
+
+MARKS is marks.c, compiled. The profile's parts are named after the loads; what only leads up to one
+goes to a part with no name. Printed is, for each, how many references, faults or lines it has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import lzma
+import sys
+from array import array
+
+from hvmmu.arch import pfec as pf
+from hvmmu.guest.params import GuestParams
+from hvmmu.guest.steps import Accesses, Backing, Mmap, Reduced
+from hvmmu.hw.compiled import CompiledEngine
+from hvmmu.machine import Machine, MachineConfig
+from hvmmu.plugins import load
+from hvmmu.types import PAGE_SIZE, Gva
+from hvmmu.workloads import SHIPPED
+from hvmmu.workloads.compiled import CompiledReducer, look_up, plain_lines
+from hvmmu.workloads.hvt.reduction import SECOND, WINDOW
+
+BASE = Gva(0x40_0000_0000)
+REFERENCES, FAULTS, SPREAD = 40_000, 600, 5_000
+BACKENDS = load().backends
+MARKS = ctypes.CDLL(sys.argv[1])
+
+
+def part(name: str = "", count: int = 0) -> None:
+    """End a part of the profile."""
+    MARKS.end(name.encode())
+    if name:
+        sys.stdout.write(f"{name} {count}\n")
+
+
+def machine(backend: str) -> Machine:
+    """Return a machine with one large mapping."""
+    made, guest = BACKENDS[backend], GuestParams(memory=64 << 20)
+    booted = Machine(MachineConfig(made, made.params(), guest=guest, engine=CompiledEngine))
+    booted.step(Mmap(BASE, 2 * SPREAD, 7, Backing.ANONYMOUS))
+    return booted
+
+
+def touch(pages: int, how: int, first: int = 0) -> Accesses:
+    """Return one access to each of so many pages."""
+    start = BASE + first * PAGE_SIZE
+    gva = array("Q", range(start, start + pages * PAGE_SIZE, PAGE_SIZE))
+    return Accesses(gva, array("B", [pf.U | how]) * pages)
+
+
+def hits() -> None:
+    """Hit the first entry of a set; any entry of full sets; the second level; nothing cached."""
+    booted = machine("native")
+    booted.step(touch(SPREAD, pf.W))
+    for name, pages in (("hit_first", 8), ("hit_any", 48), ("hit_second", 300)):
+        once = touch(pages, pf.W)
+        times = REFERENCES // pages
+        many = Accesses(once.gva * times, once.kind * times)
+        booted.step(once)
+        part()
+        booted.step(many)
+        part(name, len(many))
+    booted.step(touch(SPREAD, pf.W))
+    part("miss", SPREAD)
+    booted.close()
+
+
+def faults(backend: str) -> None:
+    """Take demand-zero faults, which are writes."""
+    booted = machine(backend)
+    booted.step(touch(FAULTS, pf.W, SPREAD))
+    part()
+    booted.step(touch(FAULTS, pf.W, SPREAD + FAULTS))
+    part(f"fault_{backend}", FAULTS)
+    booted.close()
+
+
+def compact() -> None:
+    """Read lackey's lines, reduce them, and run what is left as a file's chunk would be."""
+    with lzma.open(SHIPPED) as file:
+        lines = io.BytesIO(file.read(1 << 20)).readlines()
+    starts = (b"I  ", b" L ", b" S ", b" M ")
+    text = b"".join([line for line in lines if line.startswith(starts)][:REFERENCES])
+    part()
+    _, read, gva, kind = plain_lines(memoryview(text), REFERENCES, SECOND)
+    part("lackey_line", read)
+    reducer = CompiledReducer()
+    for at in range(0, len(gva), WINDOW):
+        reducer.window(gva[at : at + WINDOW], kind[at : at + WINDOW])
+    part("reduce", len(gva))
+    booted = machine("native")
+    booted.step(Mmap(Gva(PAGE_SIZE), (BASE >> 12) - 2, 7, Backing.INFERRED))
+    booted.step(Accesses(gva, array("B", bytes(k & ~SECOND for k in kind))))
+    part()
+    kept = look_up(reducer.kept, reducer.site_gva, bytes(reducer.site_kind))
+    booted.step(Reduced(*kept, len(gva), 16, lambda at: sys.exit(f"stopped at {at}")))
+    part("reduced", len(gva))
+    booted.close()
+
+
+if __name__ == "__main__":
+    MARKS.begin()
+    hits()
+    for each in ("native", "svm", "vmx"):
+        if each in BACKENDS:
+            faults(each)
+    compact()

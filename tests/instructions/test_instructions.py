@@ -1,0 +1,91 @@
+"""How many instructions the compiled code takes, which repeats exactly: no slower than recorded.
+
+Clocks tell a tenth more or less on a busy machine; callgrind counts. What is recorded is of one
+compiler; another release of it may need a little more, another compiler more than that.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEADROOM, ANOTHER_COMPILERS = 0.2, 0.75
+RENEW = "if it is worth that, record it: python tests/instructions/measure.py --renew"
+
+
+@pytest.fixture(scope="module")
+def measure() -> Any:  # noqa: ANN401 - a module
+    """Return measure.py."""
+    spec = importlib.util.spec_from_file_location("measure", Path(__file__).with_name("measure.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_no_more_instructions_than_recorded(measure: Any) -> None:  # noqa: ANN401 - as above
+    """A hit, a walk, a fault or a line of a trace has become dearer, and nobody has noticed."""
+    try:
+        found = measure.measured()
+    except measure.MissingError as missing:
+        pytest.skip(str(missing))
+    recorded = measure.recorded()
+    known = recorded["instructions"]
+    same = measure.compiler() == recorded["built"]["compiler"]
+    headroom = HEADROOM if same else ANOTHER_COMPILERS
+    dearer = [
+        f"{name}: {found[name]} instructions, recorded are {known[name]}"
+        for name in found
+        if found[name] > known[name] * (1 + headroom)
+    ]
+    assert not dearer, f"more than {headroom:.0%} above what is recorded; {RENEW}"
+    assert "hit_first" in found
+    assert all(found.values())
+
+
+PROFILE = """\
+version: 1
+desc: Trigger: Client Request: hit
+positions: line
+events: Ir
+
+ob=(1) /usr/lib/libpython3.11.so
+fn=(1) PyObject_Call
+12 1000
+cob=(2) /x/hvmmu/hw/_kernel.abi3.so
+cfn=(2) hv_run
+calls=1 0
++3 700
+
+ob=(2)
+fn=(2)
+0 100
++1 30
+cob=(3) /usr/lib/libc.so
+cfn=(3) memset
+calls=1 0
+* 500
+-1 7
+
+ob=(3)
+fn=(3)
+0 500
+"""
+
+
+def test_what_is_counted(measure: Any) -> None:  # noqa: ANN401 - as above
+    """What Python does, or the C library, is taken for ours, or ours is not counted."""
+    assert measure.costs(PROFILE.splitlines()) == 137
+
+
+def test_what_is_missing_is_said(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401 - as above
+    """Where there is no valgrind the test fails, or passes as if it had measured."""
+    monkeypatch.setattr(measure.shutil, "which", lambda tool: tool != "valgrind")
+    monkeypatch.setattr(measure, "kernels", lambda: [Path("a"), Path("b")])
+    monkeypatch.delenv("HVMMU_SANITIZED", raising=False)
+    with pytest.raises(measure.MissingError, match="valgrind is not installed"):
+        measure.measured()
