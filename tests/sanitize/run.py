@@ -56,9 +56,9 @@ def unsanitized() -> list[str]:
     return wrong
 
 
-def environment(library: str, reports: Path) -> dict[str, str]:
-    """Return the environment for a Python that loads sanitized code."""
-    common = f"log_path={reports}/report:abort_on_error=1"
+def environment(library: str, reports: Path | None) -> dict[str, str]:
+    """Return the environment for a Python that loads sanitized code; None: reports are printed."""
+    common = "abort_on_error=1" + (f":log_path={reports}/report" if reports else "")
     return os.environ | {
         "LD_PRELOAD": library,
         "ASAN_OPTIONS": f"detect_leaks=0:{common}",  # Python itself leaves much behind

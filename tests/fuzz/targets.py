@@ -1,0 +1,385 @@
+"""What is fuzzed: each target makes something of any bytes, and raises if it finds a mistake.
+
+A mistake is that two implementations disagree, that anything but one of hvmmu's own errors is
+raised, that a message has two lines, or that something half written stays behind. What the C does
+wrong, the sanitizers say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import random
+import struct
+import sys
+import tempfile
+import zlib
+from array import array
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import attrs
+
+from hvmmu.costs import cost_model
+from hvmmu.errors import HvmmuError
+from hvmmu.guest.steps import Accesses, Reduced
+from hvmmu.hw.compiled import CompiledEngine
+from hvmmu.hw.readable import ReadableEngine
+from hvmmu.workloads import codec
+from hvmmu.workloads.hvt import HvtTrace, fastest
+from hvmmu.workloads.hvt.exporting import export
+from hvmmu.workloads.hvt.layout import CHUNK_SIZE
+from hvmmu.workloads.hvt.making import import_trace
+from hvmmu.workloads.hvt.reading import opened
+from hvmmu.workloads.hvt.reduction import (
+    KINDS,
+    SECOND,
+    WINDOW,
+    DamagedError,
+    PythonReducer,
+    python_expand,
+    python_look_up,
+)
+from hvmmu.workloads.hvt.writing import HvtWriter
+from hvmmu.workloads.lackey import USER_END, USER_START
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+TESTS = Path(__file__).parents[1]
+MODEL = cost_model("nehalem")
+STEPS = 40
+IN_C = fastest.compiled is not None and not CompiledEngine.why_not
+
+
+class Drawn(random.Random):
+    """Draws what bytes say, and zeros when there are none left: every program from any bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self._bytes = io.BytesIO(content)
+        self.left = len(content)
+
+    def take(self, size: int) -> bytes:
+        """Return so many bytes."""
+        self.left -= size
+        return self._bytes.read(size).ljust(size, b"\0")
+
+    def random(self) -> float:
+        """Return a number below 1, of a byte."""
+        return self.take(1)[0] / 256
+
+    def getrandbits(self, k: int, /) -> int:
+        """Return a number of *k* bits."""
+        return int.from_bytes(self.take(-(-k // 8)), "little") & ((1 << k) - 1)
+
+    def _randbelow(self, n: int) -> int:
+        """Return a number below *n*, of as few bytes as can be; a remainder is never refused."""
+        return int.from_bytes(self.take(-(-(n - 1).bit_length() // 8)), "little") % n
+
+
+@cache
+def tests(path: str) -> ModuleType:
+    """Return another module of tests, which lie in no package."""
+    name = f"hvmmu_fuzzed_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, TESTS / path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@cache
+def folder() -> Path:
+    """Return a folder for this process's files."""
+    made = tempfile.TemporaryDirectory()
+    folder.held = made  # type: ignore[attr-defined] - removed with the process
+    return Path(made.name)
+
+
+def engines(content: bytes) -> None:
+    """Write tables, load registers, flush and access, on both engines."""
+    draw, made = Drawn(content), tests("hw/test_agreement.py")
+    pair = made.Pair(draw, draw.choice(made.MODES), draw.choice(made.GEOMETRIES))
+    for _ in range(STEPS):
+        if draw.left <= 0:
+            break
+        pair.step()
+    pair.close()
+
+
+def lane(content: bytes) -> None:
+    """Run a guest in the fast lane, and on the readable engine and path."""
+    draw, made = Drawn(content), tests("core/test_lane.py")
+    config = made.config_of(draw.choice(sorted(made.BACKENDS)), draw.randrange(1 << 16))
+    readable = attrs.evolve(config, hooks=made.listening(), engine=ReadableEngine)
+    sides = [made.Machine(config), made.Machine(readable)]
+    steps = made.Steps(draw)
+    for _ in range(STEPS):
+        if draw.left <= 0:
+            break
+        step = steps.one()
+        one, other = (made.perform(side, step) for side in sides)
+        assert one == other, step
+        if one:
+            break
+    made.compare(*sides, made.state_of, None)
+    results = [attrs.evolve(side.result(MODEL), engine="any") for side in sides]
+    assert results[0] == results[1]
+    if sides[0]._platform.shadow is not None:
+        made.audit(sides[0]._platform.shadow, sides[0].vcpu.slots)
+    for side in sides:
+        side.close()
+
+
+def tokens(content: bytes) -> None:
+    """Look up and expand columns that nobody wrote, in C and in Python."""
+    draw = Drawn(content)
+    sites = draw.randrange(6)
+    gva = array("Q", (USER_START + draw.getrandbits(46) for _ in range(sites)))
+    kind = bytes(draw.choice(KINDS) for _ in range(sites))
+    kept = array("H", (draw.randrange(8) for _ in range(draw.randrange(9))))
+    room = draw.choice((1, 7, 60, WINDOW))
+    rest = draw.take(max(draw.left, 0))
+
+    def made(look_up: Callable[..., Any], expand: Callable[..., Any]) -> object:
+        try:
+            found = look_up(kept, gva, kind)
+            return found, expand(rest, *found, room)
+        except DamagedError as error:
+            return str(error)
+
+    assert made(python_look_up, python_expand) == made(fastest.look_up, fastest.expand)
+
+
+def reduce(content: bytes) -> None:
+    """Reduce accesses in C and in Python, and put them back."""
+    draw, gva, kind = Drawn(content), array("Q"), array("B")
+    while draw.left > 0:
+        how = draw.randrange(256)
+        page = how >> 3 & 15 if how & 128 else draw.randrange(1 << 34)
+        again = draw.choice((1, 1, 1, 9, 800)) if how & 64 else 1
+        gva.extend([(page + 1 << 12) + draw.randrange(4096)] * again)
+        kind.extend([KINDS[how % 3] | (SECOND if how & 4 else 0)] * again)
+    gva, kind = gva[:WINDOW], kind[:WINDOW]
+    one, two = PythonReducer(), fastest.make_reducer()
+    for part in range(2):
+        for made in (one, two):
+            made.next(anew=not part)
+            made.window(gva, kind)
+        assert (one.site_gva, one.site_kind) == (two.site_gva, two.site_kind)
+        assert (one.kept, one.tokens, one.tally) == (two.kept, two.tokens, two.tally)
+    kept = python_look_up(one.kept, one.site_gva, bytes(one.site_kind))
+    back, kinds, _ = fastest.expand(bytes(one.tokens), *kept, len(gva))
+    assert [va >> 12 for va in back] == [va >> 12 for va in gva]
+    assert kinds == kind
+
+
+# Files.
+
+
+@cache
+def good(windows: int) -> bytes:
+    """Return an .hvt file of so many windows, and no whole one at its end."""
+    path = folder() / "good.hvt"
+    gva, kind = array("Q"), array("B")
+    for n in range((windows - 1) * WINDOW + 90):
+        gva.append(0x40_0000 + n * n % 23 * 4096 + n % 4096)
+        kind.append(KINDS[n * 7 % 11 % 3] | (SECOND if n % 50 == 49 else 0))
+    with path.open("w+b") as file:
+        writer = HvtWriter(file, "format=made\n")
+        writer.add(gva, kind)
+        writer.close()
+    return path.read_bytes()
+
+
+def damaged(content: bytes, draw: Drawn) -> bytes:
+    """Change, drop, double and cut what bytes say, and mostly where the heads are."""
+    made = bytearray(content)
+    for _ in range(draw.randrange(4)):
+        start = draw.choice((0, 0, max(content.find(b"HVTC"), 0)))
+        near = draw.randrange(256) if draw.random() < 0.7 else draw.randrange(len(content) + 1)
+        at, how = min(start + near, len(made)), draw.randrange(6)
+        if how == 0:
+            made[at : at + 1] = draw.take(1)
+        elif how == 1:
+            made[at : at + 4] = draw.choice((bytes(4), b"\xff" * 4, b"\0\0\0\x80", draw.take(4)))
+        elif how == 2:
+            made[at : at + 8] = draw.choice((bytes(8), b"\xff" * 8, draw.take(8)))
+        elif how == 3:
+            del made[at : at + draw.randrange(64)]
+        elif how == 4:
+            made[at:at] = made[at : at + draw.randrange(256)]
+        else:
+            del made[at:]
+    return bytes(made)
+
+
+def resealed(content: bytes) -> bytes:
+    """Make the first chunk's CRC right again, as an attacker would, over what its head tells."""
+    start = content.find(b"HVTC")
+    head = content[start : start + CHUNK_SIZE]
+    if start < 0 or len(head) < CHUNK_SIZE:
+        return content
+    accesses, sites, kept, packed = (
+        struct.unpack_from("<I", head, 4 + 4 * at)[0] for at in (0, 4, 5, 7)
+    )
+    ends = 4 * -(-accesses // WINDOW)
+    size = sum(n + 7 & -8 for n in (8 * sites, sites, ends, ends, 2 * kept, packed))
+    crc = zlib.crc32(content[start + CHUNK_SIZE : start + CHUNK_SIZE + min(size, len(content))])
+    return content[: start + 36] + struct.pack("<I", crc) + content[start + 40 :]
+
+
+def repacked(content: bytes, draw: Drawn) -> bytes:
+    """Put other tokens into the one chunk of a good file, packed as they should be."""
+    start = content.index(b"HVTC")
+    head = list(struct.unpack_from("<11I", content, start + 4))
+    raw = draw.take(max(1, draw.left))
+    packed = codec.zstd_pack(raw)
+    body = content[start + CHUNK_SIZE : len(content) - (head[7] + 7 & -8)]
+    sites = head[4]
+    at = (8 * sites + 7 & -8) + (sites + 7 & -8) + 8  # of the one window's end among tokens
+    body = body[:at] + struct.pack("<I", len(raw)) + body[at + 4 :]
+    head[6], head[7] = len(raw), len(packed)
+    whole = content[: start + 4] + struct.pack("<11I", *head) + content[start + 48 : start + 64]
+    return resealed(whole + body + packed.ljust(len(packed) + 7 & -8, b"\0"))
+
+
+def problem(error: HvmmuError) -> str:
+    """Return an error's message, which is one line."""
+    message = str(error)
+    assert "\n" not in message, message
+    return message
+
+
+def read(path: Path) -> object:
+    """Read a file as a run, `info` and `export` do; return what came of each."""
+    came: list[object] = []
+    try:
+        for step in HvtTrace(path).steps():
+            if not isinstance(step, Reduced):
+                continue
+            assert len(step.gva) == len(step.kind)
+            for part in step.whole():
+                assert isinstance(part, Accesses)
+                assert len(part.gva) == len(part.kind)
+                assert not part.gva or USER_START <= min(part.gva) <= max(part.gva) < USER_END
+                assert set(part.kind) <= set(KINDS)
+                came.append((part.gva.tobytes(), part.kind.tobytes()))
+    except HvmmuError as error:
+        came.append(problem(error))
+    try:
+        with opened(path) as file:
+            came.append(sum(chunk.head.accesses for chunk in file.verified()))
+        text = io.BytesIO()
+        with opened(path) as file:
+            came.append(export(file, "lackey", text))
+        came.append(text.getvalue())
+    except HvmmuError as error:
+        came.append(problem(error))
+    return came
+
+
+def hvt(content: bytes) -> None:
+    """Read a damaged .hvt file, in C and in Python."""
+    draw, path = Drawn(content), folder() / "damaged.hvt"
+    how = draw.randrange(5)
+    if how == 0:
+        made = draw.take(max(draw.left, 0))
+    elif how == 1:
+        made = repacked(good(1), draw)
+    else:
+        made = damaged(good(draw.choice((1, 1, 1, 1, 1, 1, 1, 2))), draw)
+        made = made if how == 2 else resealed(made)
+    path.write_bytes(made)
+    came = read(path)
+    with mock.patch.object(fastest, "compiled", None):
+        assert read(path) == came
+
+
+TEXTS = {
+    "lackey": b"==7== Command: /bin/x y\nI  00401000,3\n L 1fff000d78,8\n M 0421d008,4\n"
+    b"I  00401ffe,5\n S 1fff000d78,8\n",
+    "dynamorio": b"Output format:\n<--record#-> <--instr#->: <---tid---> <record details>\n----\n"
+    b"           1           0:     3264837 <marker: version 6>\n"
+    b"           2           1:     3264837 ifetch       3 byte(s) @ 0x0000000000401000 48\n"
+    b"           3           1:     3264837 read         8 byte(s) @ 0x0000001fff000d78 by PC 0x4\n"
+    b"View tool results:\n               2 : total instructions\n",
+    "csv": b"kind,address,size\nfetch,0x401000,3\nread,0x1fff000d78,8\nM,0x421d008,4\nx, 42, 5\n",
+    "champsim": struct.pack("<Q8x2Q4Q", 0x401000, 0x421D008, 0, 0x1FFF000D78, 0, 0, 0) * 3,
+}
+ODDS = (b",", b"\n", b"0x", b"-1", b"\r\n", b"99999999999999999999", b"\0", b"\xff", b"_", b" ",
+        b"== ", b"7fffffffffff", b"1000", b"fff,", b"4096", b"00000000", b"I  ", b" S ", b"byte(s)",
+        b"7ffffffff000,1", b"F", b"\xd9\xa1")  # fmt: skip
+
+
+def text(draw: Drawn, name: str) -> bytes:
+    """Return bytes that are nearly of a format."""
+    lines = TEXTS[name].splitlines(keepends=True)
+    made = b"".join(draw.choice(lines) for _ in range(draw.randrange(6)))
+    for _ in range(draw.randrange(6)):
+        at = draw.randrange(len(made) + 1)
+        made = made[:at] + draw.choice(ODDS) + made[at + draw.randrange(3) :]
+    return made
+
+
+def packed(content: bytes, suffix: str) -> bytes:
+    """Return content compressed as a name's ending says."""
+    out = io.BytesIO()
+    file = codec.writer(out, suffix)
+    if file is None:
+        return content
+    with file:
+        file.write(content)
+    return out.getvalue()
+
+
+def imported(path: Path, name: str | None) -> object:
+    """Import a file; return the .hvt file's bytes, or what was wrong."""
+    out = folder() / "imported"
+    out.mkdir(exist_ok=True)
+    made = out / "x.hvt"
+    try:
+        import_trace(path, None, made, fmt=name)
+    except HvmmuError as error:
+        assert not list(out.iterdir())
+        return problem(error)
+    came = made.read_bytes()
+    with opened(made) as file:
+        assert sum(chunk.head.accesses for chunk in file.verified()) == file.header.accesses
+    made.unlink()
+    return came
+
+
+@contextlib.contextmanager
+def without_c() -> Iterator[None]:
+    """Have Python do what C does otherwise."""
+    with (
+        mock.patch.object(fastest, "compiled", None),
+        mock.patch("hvmmu.workloads.lackey.plain_lines", None),
+    ):
+        yield
+
+
+def imports(content: bytes) -> None:
+    """Import nearly a trace, packed or not, by name or as it is recognised, in C and in Python."""
+    draw, path = Drawn(content), folder() / "foreign"
+    name = draw.choice(sorted(TEXTS))
+    how, suffix = draw.randrange(8), draw.choice(("", "", "", *codec.SUFFIXES))
+    made = draw.take(max(draw.left, 0)) if how & 1 else text(draw, name)
+    made = packed(made, suffix)
+    path.write_bytes(damaged(made, draw) if how & 2 and made else made)
+    asked = None if how & 4 else name
+    came = imported(path, asked)
+    with without_c():
+        assert imported(path, asked) == came
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (engines, lane, tokens, reduce, hvt, imports)
+}

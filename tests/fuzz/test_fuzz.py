@@ -1,0 +1,87 @@
+"""A little fuzzing in every test run: the cases that once failed, and some of chance, fixed.
+
+`tox -e fuzz` does it at length, guided by what has run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SIZES = (3, 20, 60, 100, 400)
+TIMES = {"engines": 60, "lane": 60, "tokens": 2000, "reduce": 200, "hvt": 200, "imports": 400}
+MORE = 40 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 1
+
+
+def load() -> Any:  # noqa: ANN401 - a module
+    """Return targets.py."""
+    spec = importlib.util.spec_from_file_location("hvmmu_targets", HERE / "targets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = sys.modules["hvmmu_targets"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+targets = load()
+C_ALONE = ("engines", "lane")
+
+
+def target(name: str) -> Any:  # noqa: ANN401 - a function
+    """Return a target; skip the test where it has nothing to compare."""
+    if name in C_ALONE and not targets.IN_C:
+        pytest.skip("the C was not built")
+    return targets.TARGETS[name]
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_chance(name: str) -> None:
+    """Some bytes crash hvmmu, end it in a traceback, or make C and Python disagree."""
+    fuzzed = target(name)
+    for nth in range(TIMES[name] * MORE):
+        draw = random.Random(f"{name} {nth}")  # noqa: S311 - not for secrets
+        content = draw.randbytes(draw.choice(SIZES))
+        try:
+            fuzzed(content)
+        except BaseException as error:
+            error.add_note(f"{name}: bytes.fromhex({content.hex()!r})")
+            raise
+
+
+CASES = sorted(HERE.glob("corpus/*/*"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.name}")
+def test_what_once_failed(case: Path) -> None:
+    """A mistake that was mended is back."""
+    target(case.parent.name)(case.read_bytes())
+
+
+def test_any_bytes_are_a_program() -> None:
+    """The targets refuse most bytes, or all bytes are the same program to them."""
+    one, other = targets.Drawn(b"\x01\x02\x03"), targets.Drawn(b"")
+    assert [one.randrange(10), one.choice("abcd"), one.random(), one.getrandbits(9)] == [
+        1, "c", 3 / 256, 0,
+    ]  # fmt: skip
+    assert [other.randrange(10), other.choice("abcd"), other.random()] == [0, "a", 0]
+
+
+def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The targets pass whatever C or Python makes of the bytes."""
+
+    def other(*_: object) -> object:
+        raise targets.DamagedError("wrong in another way")
+
+    monkeypatch.setattr(targets.fastest, "look_up", other)
+    with pytest.raises(AssertionError):
+        targets.tokens(b"")
+    monkeypatch.setattr(targets, "import_trace", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        targets.imports(b"")
