@@ -117,7 +117,12 @@ class Lane:
 
     def _fail(self) -> NoReturn:
         error, self._error = self._error, None
-        raise error or InvariantError("the fast lane stopped without a reason")
+        try:
+            raise error or InvariantError("the fast lane stopped without a reason")
+        finally:
+            # Else error and frame hold each other, and with them the callers' memoryviews: before
+            # 3.12.4, CPython crashes when it collects a cycle with one of those in it (gh-77894).
+            del error
 
     def answer(self, what: int, value: int, *, has_value: bool) -> int:
         """Do what C asks for; an exception is kept until C has returned."""

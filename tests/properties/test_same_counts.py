@@ -7,8 +7,10 @@ these from the accesses as they are and from what an .hvt file keeps of them. Th
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import weakref
 from array import array
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -268,6 +270,29 @@ def test_every_way_to_run_a_program(tmp_path: Path) -> None:
 
     check()
     assert whole_at_all["documents"]  # and not errors alone
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_error_is_gone_when_nobody_has_it(engine: Engine, tmp_path: Path) -> None:
+    """An error and a frame hold each other, and with them memoryviews of a reduced step.
+
+    CPython before 3.12.4 crashes when it collects a cycle that a memoryview is in.
+    """
+    made = BACKENDS["native"]
+    config = MachineConfig(made, made.params(), guest=GuestParams(memory=RAM), engine=engine)
+    nowhere = Accesses(array("Q", [int(BORDER)] * 9), array("B", [READ] * 9))
+    gc.disable()
+    try:
+        for step in (nowhere, *reduced([nowhere], tmp_path / "x.hvt")):
+            machine = Machine(config)
+            with pytest.raises(HvmmuError) as caught:
+                machine.step(step)
+            error = weakref.ref(caught.value)
+            machine.close()
+            del caught, machine
+            assert error() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
