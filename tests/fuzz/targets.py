@@ -40,8 +40,8 @@ from hvmmu.workloads.hvt.reduction import (
     WINDOW,
     DamagedError,
     PythonReducer,
+    Sites,
     python_expand,
-    python_look_up,
 )
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import USER_END, USER_START
@@ -138,23 +138,23 @@ def lane(content: bytes) -> None:
 
 
 def tokens(content: bytes) -> None:
-    """Look up and expand columns that nobody wrote, in C and in Python."""
-    draw = Drawn(content)
-    sites = draw.randrange(6)
-    gva = array("Q", (USER_START + draw.getrandbits(46) for _ in range(sites)))
-    kind = bytes(draw.choice(KINDS) for _ in range(sites))
+    """Put back a window of tokens that nobody wrote, in C and in Python."""
+    draw, sites = Drawn(content), Sites()
+    for site in range(8):
+        sites.gva[site] = USER_START + draw.getrandbits(46)
+        sites.kind[site] = draw.choice(KINDS)
     kept = array("H", (draw.randrange(8) for _ in range(draw.randrange(9))))
-    room = draw.choice((1, 7, 60, WINDOW))
-    rest = draw.take(max(draw.left, 0))
+    room, first = draw.choice((1, 7, 60, WINDOW)), draw.randrange(max(1, len(kept)))
+    rest, mark = draw.take(max(draw.left, 0)), draw.choice((0, SECOND))
 
-    def made(look_up: Callable[..., Any], expand: Callable[..., Any]) -> object:
+    def made(expand: Callable[..., Any]) -> object:
         try:
-            found = look_up(kept, gva, kind)
-            return found, expand(rest, *found, room)
+            return expand(memoryview(rest), kept, sites, room, first=first, mark=mark)
         except DamagedError as error:
             return str(error)
 
-    assert made(python_look_up, python_expand) == made(fastest.look_up, fastest.expand)
+    assert made(python_expand) == made(fastest.expand)
+    assert fastest.most(kept) == max(kept, default=0)
 
 
 def reduce(content: bytes) -> None:
@@ -174,8 +174,11 @@ def reduce(content: bytes) -> None:
             made.window(gva, kind)
         assert (one.site_gva, one.site_kind) == (two.site_gva, two.site_kind)
         assert (one.kept, one.tokens, one.tally) == (two.kept, two.tokens, two.tally)
-    kept = python_look_up(one.kept, one.site_gva, bytes(one.site_kind))
-    back, kinds, _ = fastest.expand(bytes(one.tokens), *kept, len(gva))
+    sites = Sites()
+    sites.gva[: len(one.site_gva)] = one.site_gva
+    sites.kind[: len(one.site_kind)] = one.site_kind
+    packed = memoryview(bytes(one.tokens))
+    back, kinds, _ = fastest.expand(packed, one.kept, sites, len(gva), first=0, mark=SECOND)
     assert [va >> 12 for va in back] == [va >> 12 for va in gva]
     assert kinds == kind
 
@@ -264,7 +267,7 @@ def read(path: Path) -> object:
         for step in HvtTrace(path).steps():
             if not isinstance(step, Reduced):
                 continue
-            assert len(step.gva) == len(step.kind)
+            assert max(step.kept) < len(step.site_gva) == len(step.site_kind)
             for part in step.whole():
                 assert isinstance(part, Accesses)
                 assert len(part.gva) == len(part.kind)

@@ -76,10 +76,10 @@ def test_any_bytes_are_a_program() -> None:
 def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The targets pass whatever C or Python makes of the bytes."""
 
-    def other(*_: object) -> object:
+    def other(*_: object, **__: object) -> object:
         raise targets.DamagedError("wrong in another way")
 
-    monkeypatch.setattr(targets.fastest, "look_up", other)
+    monkeypatch.setattr(targets.fastest, "expand", other)
     with pytest.raises(AssertionError):
         targets.tokens(b"")
     monkeypatch.setattr(targets, "import_trace", lambda *_, **__: 1 // 0)

@@ -22,8 +22,8 @@ from hvmmu.machine import Machine, MachineConfig
 from hvmmu.plugins import load
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.workloads import SHIPPED
-from hvmmu.workloads.compiled import CompiledReducer, look_up, plain_lines
-from hvmmu.workloads.hvt.reduction import SECOND, WINDOW
+from hvmmu.workloads.compiled import CompiledReducer, plain_lines
+from hvmmu.workloads.hvt.reduction import SECOND, WINDOW, Sites
 
 BASE = Gva(0x40_0000_0000)
 REFERENCES, FAULTS, SPREAD = 40_000, 600, 5_000
@@ -96,9 +96,12 @@ def compact() -> None:
     booted = machine("native")
     booted.step(Mmap(Gva(PAGE_SIZE), (BASE >> 12) - 2, 7, Backing.INFERRED))
     booted.step(Accesses(gva, array("B", bytes(k & ~SECOND for k in kind))))
+    sites, count = Sites(), len(reducer.site_gva)
+    sites.gva[:count], sites.kind[:count] = reducer.site_gva, reducer.site_kind
+    stopped = sys.exit  # it may not, as all pages have been touched
+    made = Reduced(reducer.kept, sites.gva, sites.kind, len(gva), 16, stopped)
     part()
-    kept = look_up(reducer.kept, reducer.site_gva, bytes(reducer.site_kind))
-    booted.step(Reduced(*kept, len(gva), 16, lambda at: sys.exit(f"stopped at {at}")))
+    booted.step(made)
     part("reduced", len(gva))
     booted.close()
 
