@@ -173,7 +173,10 @@ def _mapped(trace: Path, backend: type[Backend[Any]], engine: type[Engine]) -> M
 
 
 def _sites(step: Step) -> Iterable[tuple[int, int]]:
-    return set(zip(step.gva, step.kind, strict=True)) if isinstance(step, Reduced) else ()
+    if not isinstance(step, Reduced):
+        return ()
+    kinds = memoryview(step.site_kind)
+    return {(step.site_gva[site], kinds[site]) for site in set(step.kept)}
 
 
 def _misses(machine: Machine) -> tuple[int, int, int]:

@@ -117,7 +117,7 @@ def lane(content: bytes) -> None:
     """Run a guest in the fast lane, and on the readable engine and path."""
     draw, made = Drawn(content), tests("core/test_lane.py")
     config = made.config_of(draw.choice(sorted(made.BACKENDS)), draw.randrange(1 << 16))
-    readable = attrs.evolve(config, hooks=made.listening(), engine=ReadableEngine)
+    readable = attrs.evolve(config, engine=ReadableEngine)
     sides = [made.Machine(config), made.Machine(readable)]
     steps = made.Steps(draw)
     for _ in range(STEPS):
