@@ -138,7 +138,8 @@ static void flush_page(hv_engine *e, uint64_t va)
 {
     for (int size = 0; size < SIZES; size++)
         for (int l = 0; l < LEVELS; l++)
-            drop(&e->tlb[l], tag_of(va, size));
+            if (!size || !is_small(&e->tlb[l]))
+                drop(&e->tlb[l], tag_of(va, size));
 }
 
 void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
@@ -310,72 +311,90 @@ void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_
     mark_in(&flat, f, w, kind);
 }
 
-/* Say whether the links that a trail followed are as they were. */
-static inline int leads_there_still(const hv_space *space, const hv_trail *t, int links)
+/* Walk from the root in a mode of 8-byte entries whose tables are all alike, and leave the trail;
+ * return the entry that ends the walk. */
+static uint64_t leave_trail(const hv_space *space, const hv_formats *f, uint64_t table, uint64_t va,
+                            hv_trail *t)
 {
-    uint64_t changed = 0, entry;
-    for (int i = 0; i < links; i++) {
-        memcpy(&entry, space->bytes + t->walked.path[i].pa, 8);
-        changed |= entry ^ t->walked.path[i].entry;
-    }
-    return !changed;
-}
-
-/* Go on from entry at level n of a table, in a mode of 8-byte entries whose tables are all alike;
-   return the entry that ends the walk. */
-static inline uint64_t follow(const hv_space *space, const hv_formats *f, uint64_t table,
-                              uint64_t va, hv_trail *t, int n)
-{
-    hv_step *step = t->walked.path + (f->depth - n);
-    uint32_t access = n < f->depth ? step[-1].access : PF_W | PF_U | PF_ID;
-    uint64_t entry, links = n < f->depth ? t->links : ~0ull, last = space->size - 8;
-    int outside = 0;
-    for (int shift = 9 * n;; n--, shift -= 9, step++) {
-        uint64_t where = table + (va >> shift & 0xff8);
-        outside |= where > last;
+    hv_step *step = t->walked.path;
+    uint32_t access = PF_W | PF_U | PF_ID;
+    uint64_t entry, links = ~0ull;
+    int n = f->depth, outside = 0;
+    for (;; n--, step++) {
+        uint64_t where = table + (va >> 9 * n & 0xff8);
+        int inside = where <= space->size - 8;
+        outside |= !inside;
         entry = ~0ull;
-        if (where <= last)
+        if (inside)
             memcpy(&entry, space->bytes + where, 8);
-        if (n == 1 || (entry & (f->reserved[n] | PTE_PS | PTE_P)) != PTE_P)
-            if (n == 1 || !(entry & PTE_P) || f->large[n] || (entry & f->reserved[n])) {
-                *step = (hv_step){where, entry, access};
-                break;
-            }
-        links &= entry;
-        access &= access_of(entry);
         *step = (hv_step){where, entry, access};
+        if (!(entry & PTE_P))
+            break;
+        step->access = access &= access_of(entry);
+        if (n == 1 || ((entry & PTE_PS) && f->large[n]) || (entry & f->reserved[n]))
+            break;
+        links &= entry;
         table = entry & PTE_ADDRESS;
     }
-    if (entry & PTE_P)
-        step->access = access &= access_of(entry);
     t->walked.access = access;
     t->walked.refs = (uint32_t)(f->depth - n) + 1;
     t->ended = n;
     t->links = links;
-    t->common = links & entry;
     t->region = n < f->depth && !outside ? va >> 21 : HV_NO_REGION;
     return entry;
+}
+
+/* Say whether the links that a trail followed are as they were. */
+static inline int leads_there_still(const hv_space *space, const hv_trail *t)
+{
+    const hv_step *path = t->walked.path;
+    uint64_t changed = 0, entry;
+    for (uint32_t i = 0; i + 1 < t->walked.refs; i++) {
+        memcpy(&entry, space->bytes + path[i].pa, 8);
+        changed |= entry ^ path[i].entry;
+    }
+    return !changed;
+}
+
+/* Read the entry that ended the last walk, or its neighbour; return 0 if the walk goes on there. */
+static inline int end_of_trail(const hv_space *space, const hv_formats *f, uint64_t va, hv_trail *t,
+                               uint64_t *found)
+{
+    int n = t->ended;
+    hv_step *step = t->walked.path + t->walked.refs - 1;
+    uint64_t where = (step->pa & ~0xfffull) + (va >> 9 * n & 0xff8), entry;
+    memcpy(&entry, space->bytes + where, 8);
+    uint64_t ends = f->reserved[n] | (f->large[n] ? PTE_PS : 0);
+    if (n > 1 && (entry & PTE_P) && !(entry & ends))
+        return 0;
+    uint32_t access = step[-1].access & (entry & PTE_P ? access_of(entry) : ~0u);
+    *step = (hv_step){where, entry, access};
+    t->walked.access = access;
+    *found = entry;
+    return 1;
 }
 
 void hv_walk_again(const hv_space *space, const hv_regs *regs, const hv_formats *f, uint64_t va,
                    uint32_t kind, hv_trail *t)
 {
     hv_walked *out = &t->walked;
+    uint64_t entry;
+    if (t->region == va >> 21 && t->cr3 == regs->cr3 && leads_there_still(space, t) &&
+        end_of_trail(space, f, va, t, &entry)) {
+        out->ok = out->general_protection = 0;
+        out->pfec = 0;
+        end_walk(regs, f, va, kind, out, t->ended, entry);
+        return;
+    }
     if (space->through || f->entry_size != 8 || f->is_pae || !is_canonical(f, va)) {
         t->region = HV_NO_REGION;
-        t->common = 0;
+        t->links = 0;
         hv_walk(space, regs, f, va, kind, out);
         return;
     }
-    uint64_t root = root_of(f, regs->cr3), entry;
     memset(out, 0, offsetof(hv_walked, path));
-    if (t->region == va >> 21 && t->root == root && leads_there_still(space, t, f->depth - t->ended)) {
-        uint64_t table = out->path[f->depth - t->ended - 1].entry & PTE_ADDRESS;
-        entry = follow(space, f, table, va, t, t->ended);
-    } else {
-        t->root = root;
-        entry = follow(space, f, root, va, t, f->depth);
-    }
+    t->cr3 = regs->cr3;
+    entry = leave_trail(space, f, root_of(f, regs->cr3), va, t);
     end_walk(regs, f, va, kind, out, t->ended, entry);
 }
 
@@ -383,8 +402,12 @@ static inline void mark_again(const hv_space *space, const hv_formats *f, const 
                               uint32_t kind)
 {
     const hv_walked *w = &t->walked;
-    if (!(t->common & PTE_A) || ((kind & PF_W) && !(w->path[w->refs - 1].entry & PTE_D)))
+    const hv_step *last = w->path + w->refs - 1;
+    uint64_t wanted = PTE_A | (kind & PF_W ? PTE_D : 0);
+    if (!(t->links & PTE_A))
         hv_set_accessed_dirty(space, f, w, kind);
+    else if ((last->entry & wanted) != wanted)
+        store(space, last->pa, last->entry | wanted, 8);
 }
 
 void hv_mark_again(const hv_space *space, const hv_formats *f, const hv_trail *t, uint32_t kind)
@@ -534,7 +557,8 @@ static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter
         touch(second, set, slot, ++e->now);
         put_first(e, tag, entry, fetch);
     } else {
-        if (!walk_plainly(e, va, kind, &fresh))
+        int is_known = hv_last_trail(e->trails, va)->region == va >> 21;
+        if (is_known || !walk_plainly(e, va, kind, &fresh))
             return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
         e->counts.walk_refs += 4;
         fill(e, tag, &fresh, fetch);

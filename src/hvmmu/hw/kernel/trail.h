@@ -7,9 +7,8 @@
 
 /* Of the last walk of a region of 2 MiB. */
 typedef struct hv_trail {
-    uint64_t region, root;
+    uint64_t region, cr3;
     uint64_t links;  /* the bits that all entries before the last have */
-    uint64_t common; /* the bits that all entries have */
     int32_t ended;   /* at this level */
     hv_walked walked;
 } hv_trail;
