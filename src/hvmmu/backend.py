@@ -9,12 +9,11 @@ import enum
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-import attrs
-
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.hw.tlb import Scope
 from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.spte import Nonpresent
+from hvmmu.records import frozen
 
 API_VERSION = 1
 """The version of this interface; a backend says which one it was written for."""
@@ -22,7 +21,7 @@ API_VERSION = 1
 PAGE_FAULT_VECTOR = 14
 
 
-@attrs.frozen
+@frozen
 class CrWrite:
     """A MOV to a control register."""
 
@@ -30,7 +29,7 @@ class CrWrite:
     value: int
 
 
-@attrs.frozen
+@frozen
 class MsrWrite:
     """A WRMSR."""
 
@@ -38,7 +37,7 @@ class MsrWrite:
     value: int
 
 
-@attrs.frozen
+@frozen
 class Invlpg:
     """An INVLPG of one linear address."""
 
@@ -69,7 +68,7 @@ class Paging(enum.Enum):
     """Tables that the hypervisor derives from the guest's."""
 
 
-@attrs.frozen
+@frozen
 class Caps:
     """What a backend can do, as data."""
 
@@ -85,7 +84,7 @@ class Caps:
     exits or enters must promise it anew, in `caps` of its own."""
 
 
-@attrs.frozen
+@frozen
 class Entry:
     """What hardware does on entering the guest."""
 

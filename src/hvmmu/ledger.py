@@ -5,9 +5,10 @@ from collections import Counter
 import attrs
 
 from hvmmu.mmu.fault import Cause, Handled, Route
+from hvmmu.records import define, frozen
 
 
-@attrs.frozen(order=True)
+@frozen(order=True)
 class Row:
     """What makes two faults the same to the ledger."""
 
@@ -17,7 +18,7 @@ class Row:
     level: int
 
 
-@attrs.define
+@define
 class Ledger:
     """Counts since the start, or since the last time it was cleared."""
 

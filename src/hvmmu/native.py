@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, NoReturn
 
-import attrs
-
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import API_VERSION, Caps, Entry, Exit, Intercept, Paging, Registers
 from hvmmu.errors import InvariantError
 from hvmmu.hw.engine import EXIT_NEVER
 from hvmmu.hw.tlb import Scope
 from hvmmu.mmu.spte import Nonpresent
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class NativeParams:
     """A bare machine has no module parameters."""
 

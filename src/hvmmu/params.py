@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import attrs
 
 from hvmmu.errors import ConfigError
+from hvmmu.records import frozen
 
 Value = bool | int | str
 V = TypeVar("V", bool, int, str)
@@ -27,7 +28,7 @@ _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 _SHOWN = 48  # characters of a wrong value that an error message repeats
 
 
-@attrs.frozen
+@frozen
 class Param:
     """Describe one module parameter; `type` is bool, int or str, `size` admits 64M and the like."""
 

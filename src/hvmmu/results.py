@@ -8,9 +8,10 @@ import attrs
 from hvmmu.hw.engine import TlbCounts
 from hvmmu.ledger import Ledger
 from hvmmu.mmu.fault import Cause, Route
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class RunResult:
     """One backend with one setting of its parameters, after one workload."""
 
@@ -34,7 +35,7 @@ class RunResult:
         }
 
 
-@attrs.frozen
+@frozen
 class Failure:
     """One backend with one setting of its parameters, whose run a plugin ended."""
 

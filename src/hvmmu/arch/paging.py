@@ -4,8 +4,6 @@ SDM "Hierarchical Paging Structures: An Overview"; which bits are reserved stand
 mode's section. Levels count as KVM does, level 1 being the one that maps 4 KiB pages.
 """
 
-import attrs
-
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (
     CR0_PG,
@@ -17,9 +15,10 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class Level:
     """One level of a mode: which bits of the address index it, and whether PS makes it a leaf."""
 
@@ -39,7 +38,7 @@ class Level:
         return (va >> self.shift) & ((1 << self.bits) - 1)
 
 
-@attrs.frozen
+@frozen
 class PagingMode:
     """A paging mode: its levels from the root down, the size of its entries, its address width."""
 
@@ -77,7 +76,7 @@ def mode_of(regs: Regs) -> PagingMode | None:
     return LONG5 if regs.cr4 & CR4_LA57 else LONG4
 
 
-@attrs.frozen
+@frozen
 class Formats:
     """What the walk must know of a mode's entries under the registers in force.
 

@@ -1,6 +1,6 @@
 """Control-register and MSR bits, and what a CPU model offers."""
 
-import attrs
+from hvmmu.records import frozen
 
 CR0_PE = 1 << 0
 CR0_WP = 1 << 16
@@ -19,7 +19,7 @@ EFER_LMA = 1 << 10
 EFER_NXE = 1 << 11
 
 
-@attrs.frozen
+@frozen
 class CpuFeatures:
     """What the CPU offers, the same to every backend of a comparison: CPUID as data."""
 
@@ -40,7 +40,7 @@ class CpuFeatures:
         return CR4_PSE | CR4_PAE | CR4_PGE | sum(bit for has, bit in offered if has)
 
 
-@attrs.frozen
+@frozen
 class Regs:
     """The registers a page walk reads, as plain integers."""
 

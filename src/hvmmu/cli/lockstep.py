@@ -15,6 +15,7 @@ from hvmmu.log import get_logger
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.params import values
 from hvmmu.plugins import Registry
+from hvmmu.records import define
 from hvmmu.report.document import Document, document
 from hvmmu.report.reading import names
 from hvmmu.results import Failure, RunResult
@@ -59,7 +60,7 @@ def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]
     )
 
 
-@attrs.define
+@define
 class _Group:
     """The machines that still run, and why the others do not."""
 

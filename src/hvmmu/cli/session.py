@@ -16,9 +16,10 @@ from hvmmu.hw.engines import tell_of_fallback
 from hvmmu.machine import MachineConfig
 from hvmmu.plugins import Registry
 from hvmmu.plugins.known import known_settings
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class Session:
     """Hold what a command works with."""
 

@@ -15,11 +15,12 @@ from hvmmu.config import sources
 from hvmmu.config.sources import PREFIX, Setting
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.params import Param, Value, declared, nearest, parse, plain, shown, written
+from hvmmu.records import define, frozen
 
 DEFAULT = "default"
 
 
-@attrs.frozen
+@frozen
 class Known:
     """Say what can be configured; the first engine and the first cost model are the defaults.
 
@@ -46,7 +47,7 @@ class Known:
         return {"costs": costs, "engine": engine}
 
 
-@attrs.frozen
+@frozen
 class Row:
     """One line of `hvmmu config --explain`, as text."""
 
@@ -61,7 +62,7 @@ class Row:
         return self.source != DEFAULT
 
 
-@attrs.frozen
+@frozen
 class Config:
     """Hold what was resolved: the chosen names, and each section's object.
 
@@ -102,7 +103,7 @@ def resolve(
     return resolution.resolve(found + arguments)
 
 
-@attrs.define
+@define
 class _Resolution:
     """One pass over all settings in rising precedence; it collects problems as it goes."""
 

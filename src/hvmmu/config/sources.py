@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from hvmmu.errors import ConfigError
 from hvmmu.params import nearest, plain
+from hvmmu.records import frozen
 
 MOST_BYTES = 1 << 20  # a configuration file over 1 MiB is a mistake, and not read
 PREFIX = "HVMMU_"
 RESERVED = frozenset({"HVMMU_PLUGINS", "HVMMU_DISABLE_PLUGIN_AUTOLOAD"})  # the plugin loader's
 
 
-@attrs.frozen
+@frozen
 class Setting:
     """One key set by one source.
 

@@ -1,20 +1,19 @@
 """What a user can choose about the guest."""
 
-import attrs
-
 from hvmmu.errors import ConfigError
 from hvmmu.guest.layout import LARGE_PAGE
 from hvmmu.params import param
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class PagerPolicy:
     """How the pager writes the entries that a fault asks for."""
 
     set_accessed_dirty: bool = True
 
 
-@attrs.frozen
+@frozen
 class GuestParams:
     """The guest's module parameters."""
 

@@ -3,10 +3,11 @@
 import attrs
 
 from hvmmu.guest.regions import Regions
+from hvmmu.records import define
 from hvmmu.types import Gpa
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Process:
     """One address space and its name."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from hvmmu.records import define, frozen
 from hvmmu.types import PAGE_SIZE, Gpa, Gva
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _START, _END = attrgetter("start"), attrgetter("end")
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class PageCache:
     """The frames of one mapped file, by page address in its first mapping.
 
@@ -31,7 +32,7 @@ class PageCache:
     """Two processes have mapped it: it may hold pages that one of them has yet to touch."""
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Region:
     """Addresses from *start* up to *end* under one protection, from one backing."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-import attrs
+from hvmmu.records import frozen
 
 if TYPE_CHECKING:
     from array import array
@@ -42,7 +42,7 @@ class Backing(StrEnum):
     """A trace tells of accesses and never of mappings: the guest decides what each page is."""
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Accesses:
     """Run accesses in the current process, in user mode, in order.
 
@@ -59,7 +59,7 @@ class Accesses:
         return len(self.gva)
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Reduced:
     """Run accesses as `Accesses` does, of which those are left out that cannot change a TLB.
 
@@ -93,7 +93,7 @@ class Reduced:
             yield Accesses(gva, kind)
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Mmap:
     """Map *pages* pages of 4 KiB from *start*, which is page-aligned, in the current process."""
 
@@ -103,7 +103,7 @@ class Mmap:
     backing: Backing
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Munmap:
     """Unmap *pages* pages of 4 KiB from *start*, which is page-aligned."""
 
@@ -111,7 +111,7 @@ class Munmap:
     pages: int
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Mprotect:
     """Give *pages* pages of 4 KiB from *start* the protection *prot*."""
 
@@ -120,28 +120,28 @@ class Mprotect:
     prot: int
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Fork:
     """Copy the current process, copy-on-write, into the new process *child*; the parent goes on."""
 
     child: int
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Switch:
     """Make *pid* the current process: a CR3 load."""
 
     pid: int
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Exit:
     """End process *pid*, which is not the current one, and give back its frames and tables."""
 
     pid: int
 
 
-@attrs.frozen(slots=True)
+@frozen(slots=True)
 class Phase:
     """Start the ledger again from zero: what came before was warm-up and is not counted."""
 

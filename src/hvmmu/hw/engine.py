@@ -12,6 +12,7 @@ import attrs
 from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.hw.tlb import Scope
 from hvmmu.memory import Memory
+from hvmmu.records import define, frozen
 from hvmmu.types import Buffer
 
 FILTER_BITS = 64
@@ -35,7 +36,7 @@ class Event(enum.Enum):
     """The translation ends where no memory is; physical address in *pa*."""
 
 
-@attrs.define
+@define
 class Core:
     """One hardware thread as its engine sees it."""
 
@@ -60,7 +61,7 @@ class Core:
     """Entries read by page walks, those that faulted included."""
 
 
-@attrs.frozen
+@frozen
 class EngineCaps:
     """What the hardware behind an engine can do, as data."""
 
@@ -91,7 +92,7 @@ class EngineCaps:
     """The engine itself enters the guest's handler through an IDT."""
 
 
-@attrs.frozen
+@frozen
 class TlbCounts:
     """What the TLB counted; an access that faults and is retried misses once."""
 

@@ -1,12 +1,11 @@
 """The CPU model's parameters, section ``cpu``: the same for every backend of a comparison."""
 
-import attrs
-
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.params import param
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class CpuParams:
     """What the CPU offers."""
 

@@ -7,9 +7,8 @@ same object as in the first, so a refreshed entry is fresh in both.
 import enum
 from collections.abc import Iterator
 
-import attrs
-
 from hvmmu.errors import InvariantError
+from hvmmu.records import frozen
 
 SHIFTS = (12, 21, 30)
 """The page sizes a TLB holds: 4 KiB, 2 MiB, 1 GiB. (A 4 MiB page is held as two of 2 MiB.)"""
@@ -25,7 +24,7 @@ class Scope(enum.Enum):
     ALL = "all"
 
 
-@attrs.frozen
+@frozen
 class Geometry:
     """Sets and ways of one TLB level; the number of sets is a power of two."""
 
@@ -33,7 +32,7 @@ class Geometry:
     ways: int
 
 
-@attrs.frozen
+@frozen
 class TlbGeometry:
     """The sizes of a whole TLB, in entries."""
 

@@ -9,9 +9,10 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CR4_SMAP, Regs
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class PageFault:
     """A page fault as the hypervisor reads it from an exit."""
 
@@ -64,7 +65,7 @@ class Cause(enum.Enum):
     STALE = "stale translation"
 
 
-@attrs.frozen
+@frozen
 class Handled:
     """What became of a fault: a row of the ledger, and where the access lands."""
 

@@ -3,6 +3,7 @@
 import attrs
 
 from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
+from hvmmu.records import define, frozen
 
 
 def hides_fetches(regs: Regs) -> bool:
@@ -16,7 +17,7 @@ def hides_fetches(regs: Regs) -> bool:
     )
 
 
-@attrs.frozen(cache_hash=True)
+@frozen(cache_hash=True)
 class Role:
     """What, beside the guest frame, decides what a shadow page must hold."""
 
@@ -40,7 +41,7 @@ class Role:
     """For the guest's user mode, or for its kernel; None where one page does for both."""
 
 
-@attrs.frozen
+@frozen
 class RegsRole:
     """The part of a role that comes from the guest's control registers."""
 
@@ -91,7 +92,7 @@ class RegsRole:
         )
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class ShadowPage:
     """One shadow table: 512 entries at *hpa* that stand for guest table *gfn* under *role*."""
 

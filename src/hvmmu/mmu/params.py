@@ -1,11 +1,10 @@
 """The MMU's own module parameters, section ``mmu``."""
 
-import attrs
-
 from hvmmu.params import param
+from hvmmu.records import frozen
 
 
-@attrs.frozen
+@frozen
 class MmuParams:
     """How the shadow MMU keeps its tables."""
 

@@ -31,6 +31,7 @@ from hvmmu.plugins.offered import (
 )
 from hvmmu.plugins.point import Point
 from hvmmu.plugins.registry import Offer, Plugin, Registry, State
+from hvmmu.records import define
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -59,7 +60,7 @@ def load(
     return _Loader(chosen, commands).load(unread)
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Candidate:
     """A plugin on its way; it goes on while its state is OK."""
 

@@ -18,6 +18,7 @@ from hvmmu.native import NativeBackend
 from hvmmu.params import declared, shown
 from hvmmu.plugins.known import CORE
 from hvmmu.plugins.registry import State
+from hvmmu.records import frozen
 from hvmmu.workloads import FORMATS, WORKLOADS, TraceFormat, WorkloadKind
 
 TAKEN = frozenset({"backend", "costs", "engine", *CORE})
@@ -52,7 +53,7 @@ class RefusedError(PluginError):
         super().__init__(cause)
 
 
-@attrs.frozen
+@frozen
 class Kind:
     """One kind of thing that plugins offer."""
 

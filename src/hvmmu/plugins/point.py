@@ -5,9 +5,8 @@ from functools import reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from hvmmu.params import plain
+from hvmmu.records import frozen
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -20,7 +19,7 @@ NOBODY = "unknown distribution"
 _VALUE = re.compile(r"([\w.]+)\s*(?::\s*([\w.]+)\s*)?(?:\[.*\]\s*)?")
 
 
-@attrs.frozen
+@frozen
 class Point:
     """A name, and the module, or the attribute of one, that it stands for."""
 

@@ -11,6 +11,7 @@ from hvmmu.backend import Backend
 from hvmmu.costs import CostModel
 from hvmmu.hooks import RunHooks
 from hvmmu.hw.engine import Engine
+from hvmmu.records import frozen
 from hvmmu.workloads import TraceFormat, Workload, WorkloadKind, open_workload
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ UNUSABLE = frozenset({State.BROKEN, State.DUPLICATE, State.INCOMPATIBLE})
 """What nobody wanted: `--strict` fails on these."""
 
 
-@attrs.frozen
+@frozen
 class Problem:
     """A plugin that could not be loaded."""
 
@@ -47,7 +48,7 @@ class Problem:
     """One line."""
 
 
-@attrs.frozen
+@frozen
 class Plugin:
     """One plugin that was found, and what became of it."""
 
@@ -77,7 +78,7 @@ class Plugin:
         return f"plugin {self.name} (from {self.origin}) is {self.state.value}{because}"
 
 
-@attrs.frozen
+@frozen
 class Offer:
     """One thing there is, and who brought it; nobody if it is built in."""
 
@@ -89,7 +90,7 @@ Offers = Mapping[str, Mapping[str, Offer]]
 """What there is, by word for its kind and by name: the built-in first, then in order of names."""
 
 
-@attrs.frozen
+@frozen
 class Registry:
     """All there is to choose from, the hooks of a run, and every plugin that was found."""
 

@@ -6,7 +6,7 @@ A table that may have to be folded is rich's; loading that takes longer than a s
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-import attrs
+from hvmmu.records import frozen
 
 PLAIN, STRONG, FAINT = "", "1", "2"
 """How a cell stands out on a terminal: as SGR has it."""
@@ -18,7 +18,7 @@ _GAP = "  "
 _FIRST_THAT_MAY_BE_WIDE = "\u0300"
 
 
-@attrs.frozen
+@frozen
 class Grid:
     """Columns as wide as what is in them, with a head each, whose lines are split by newlines."""
 

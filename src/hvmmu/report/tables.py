@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import attrs
-
 from hvmmu.arch import pfec as pf
+from hvmmu.records import frozen
 from hvmmu.report.document import Document
 from hvmmu.report.grid import FAINT, PLAIN, STRONG, Cell, Grid
 from hvmmu.report.reading import run_names
@@ -42,7 +41,7 @@ MISSES = {
 PARTS = {"exits": "exits", "guest faults": "guest_faults", "walks": "walks", "total": "total"}
 
 
-@attrs.frozen
+@frozen
 class Line:
     """One row: a label and a text for each run. Without texts: the heading of a group."""
 

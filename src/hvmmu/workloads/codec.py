@@ -14,10 +14,9 @@ import sys
 import zlib
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
-import attrs
-
 from hvmmu.errors import TraceError
 from hvmmu.params import plain
+from hvmmu.records import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -86,7 +85,7 @@ def _unzstd() -> _Decoder:
     return cast("_Decoder", zstd.ZstdDecompressor(options=most))
 
 
-@attrs.frozen
+@frozen
 class _Format:
     name: str
     suffix: str

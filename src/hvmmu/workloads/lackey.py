@@ -11,12 +11,11 @@ import re
 from array import array
 from typing import TYPE_CHECKING
 
-import attrs
-
 from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
 from hvmmu.guest.steps import Accesses, Step
 from hvmmu.params import plain
+from hvmmu.records import frozen
 from hvmmu.types import PAGE_SIZE
 from hvmmu.workloads.codec import blocks
 from hvmmu.workloads.tracefile import USER_END, USER_START, WHOLE, TraceFile
@@ -128,7 +127,7 @@ def _blame(line: bytes) -> tuple[str, str]:
     return f"lackey never prints '{text}{dots}'", _MIXED
 
 
-@attrs.frozen
+@frozen
 class LackeyTrace(TraceFile):
     """The lackey trace in the file *path*, plain or compressed, up to *limit* references."""
 

@@ -30,6 +30,7 @@ from hvmmu.guest.steps import (
     Switch,
 )
 from hvmmu.params import declared, nearest, param, parse, shown
+from hvmmu.records import frozen
 from hvmmu.types import ENTRIES, PAGE_SIZE, Gva
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _data(pages: int) -> Mmap:
     return Mmap(Gva(DATA), pages, _RW, Backing.ANONYMOUS)
 
 
-@attrs.frozen
+@frozen
 class Synthetic:
     """A workload that its name and its parameters determine."""
 
@@ -103,7 +104,7 @@ class Synthetic:
         raise NotImplementedError
 
 
-@attrs.frozen
+@frozen
 class DemandZero(Synthetic):
     """Write fresh pages under leaf tables that exist: *pages* guest faults, one a page.
 
@@ -130,7 +131,7 @@ class DemandZero(Synthetic):
         yield from _touch(_Dice(self.seed).shuffled(fresh), _WRITE)
 
 
-@attrs.frozen
+@frozen
 class ForkCow(Synthetic):
     """Fork, write every page in the child and then in the parent: faults on present entries.
 
@@ -159,7 +160,7 @@ class ForkCow(Synthetic):
             yield Exit(child)
 
 
-@attrs.frozen
+@frozen
 class Protect(Synthetic):
     """Take write permission away and give it back: entries change, pages stay.
 
@@ -186,7 +187,7 @@ class Protect(Synthetic):
             yield from _touch(dice.shuffled(pages), _WRITE)
 
 
-@attrs.frozen
+@frozen
 class Random(Synthetic):
     """Read, write and fetch all over a footprint larger than the TLB, from the first touch on.
 
@@ -215,7 +216,7 @@ class Random(Synthetic):
             yield Accesses(gva, kind)
 
 
-@attrs.frozen
+@frozen
 class ContextSwitch(Synthetic):
     """Several processes with the same addresses and their own pages, one after the other.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from hvmmu.records import frozen
 from hvmmu.workloads.formats import HVT_MAGIC as MAGIC
 from hvmmu.workloads.formats import is_hvt_head
 from hvmmu.workloads.hvt.reduction import MOST_SITES, WINDOW, DamagedError
@@ -36,7 +37,7 @@ _MOST_PACKED = 4 * MOST_ACCESSES
 HEADER_SIZE = _HEADER.size
 
 
-@attrs.frozen
+@frozen
 class Header:
     """What a whole trace comes to."""
 
@@ -113,7 +114,7 @@ def read_header(head: bytes, words: bytes) -> Header:
     return made
 
 
-@attrs.frozen
+@frozen
 class ChunkHead:
     """What a chunk holds."""
 
