@@ -1,6 +1,6 @@
 """The compiled engine: the readable one's semantics in C, entered once for a whole batch.
 
-`kernel/kernel.c` does the work, `kernel/kernel.h` is what the two sides share.
+`kernel/kernel.c` and `walk.c` do the work, `kernel.h` is what the two sides share.
 """
 
 from importlib import import_module

@@ -21,7 +21,8 @@ ffibuilder.set_source(
     "hvmmu.hw._kernel",
     "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in HEADERS),
     sources=[
-        str(_HERE / name) for name in ("kernel.c", "nested.c", "pages.c", "shadow.c", "lane.c")
+        str(_HERE / name)
+        for name in ("kernel.c", "walk.c", "nested.c", "pages.c", "shadow.c", "lane.c")
     ],
     include_dirs=[str(_HERE)],
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
