@@ -232,8 +232,7 @@ static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter
         touch(second, set, slot, ++e->now);
         put_first(e, tag, entry, fetch);
     } else {
-        int is_known = hv_last_trail(e->trails, va)->region == va >> 21;
-        if (is_known || !walk_plainly(e, va, kind, &fresh))
+        if (!walk_plainly(e, va, kind, &fresh))
             return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
         e->counts.walk_refs += 4;
         fill(e, tag, &fresh, fetch);
