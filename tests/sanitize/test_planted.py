@@ -16,10 +16,7 @@ pytestmark = pytest.mark.skipif(
 BEYOND_THE_END = """
 from array import array
 from hvmmu.workloads.compiled import ffi, lib
-kept = array("H", [0] * 3)
-out = ffi.new("uint64_t[]", 4), ffi.new("uint8_t[]", 4)
-site = ffi.new("uint64_t[]", [4096]), ffi.new("uint8_t[]", [4])
-lib.hvt_look_up(ffi.from_buffer("uint16_t[]", kept), 4, *site, 1, *out)
+lib.hvt_most(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4)
 """
 TOO_FAR_A_SHIFT = """
 from hvmmu.hw.compiled import ffi, lib
