@@ -109,6 +109,9 @@ def blind(target: str, seconds: float) -> None:
 def child(target: str, seconds: int, environ: dict[str, str]) -> int:
     """Fuzz one target in a process of its own; return its exit code."""
     with tempfile.TemporaryDirectory() as corpus:
+        for nth, size in enumerate((30, 100, 300, 600, 1000, 1500, MOST_BYTES)):
+            # From nothing, it takes long to come upon bytes that are a program of some length.
+            Path(corpus, str(nth)).write_bytes(random.Random(nth).randbytes(size))  # noqa: S311
         command = [sys.executable, __file__, "--child", corpus, "--seconds", str(seconds), target]
         return subprocess.run(command, env=environ, check=False).returncode
 
