@@ -32,6 +32,7 @@ struct hv_engine {
     uint64_t serial;
     int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
     hv_counts counts;
+    uint64_t stopped; /* the page of the access that stopped last */
     hv_trail trails[HV_TRAILS];
 };
 
@@ -181,6 +182,7 @@ static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, h
         if (entry && !w->ok && !w->general_protection)
             flush_page(e, va);
         stop_at(stop, w, va, kind, filter);
+        e->stopped = va >> 12;
         return 0;
     }
     int size = (int)w->level - 1;
@@ -232,7 +234,8 @@ static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter
         touch(second, set, slot, ++e->now);
         put_first(e, tag, entry, fetch);
     } else {
-        if (!walk_plainly(e, va, kind, &fresh))
+        int stopped = e->stopped == va >> 12; /* the new entry has no A yet */
+        if (stopped || !walk_plainly(e, va, kind, &fresh))
             return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
         e->counts.walk_refs += 4;
         fill(e, tag, &fresh, fetch);

@@ -42,6 +42,7 @@ typedef struct {
     uint64_t *stamps; /* when last used, then the way's number; a free way was used at no time */
     payload *entries;
     front *fronts;    /* by set; NULL for the second level */
+    uint32_t *filled; /* by set, a bit: filled since the level was emptied */
 } level;
 
 static inline size_t set_of(const level *l, uint64_t tag)
@@ -148,7 +149,8 @@ static inline int is_small(const level *l) { return !(l->held[1] | l->held[2]); 
 /* Put an entry that the level does not hold in place of the least recent one. */
 static inline payload *insert(level *l, uint64_t tag, const payload *entry, uint64_t now)
 {
-    size_t set = set_of(l, tag), slot = oldest(l, set);
+    size_t set = set_of(l, tag), slot = oldest(l, set), nth = tag >> 2 & l->mask;
+    l->filled[nth / 32] |= 1u << nth % 32;
     l->held[l->tags[slot] & 3]--;
     l->held[tag & 3]++;
     l->tags[slot] = tag;
@@ -188,17 +190,28 @@ static inline void show_again(level *l, size_t set, size_t slot)
 
 static inline size_t slots_in(const level *l) { return ((size_t)l->mask + 1) * l->stride; }
 
+static inline size_t words_of(const level *l) { return (size_t)l->mask / 32 + 1; }
+
+static void empty_set(level *l, size_t nth)
+{
+    size_t set = nth * l->stride;
+    memset(l->tags + set, 0xff, l->stride * sizeof *l->tags);
+    memset(l->marks + set, 0xff, l->stride * sizeof *l->marks);
+    for (uint32_t way = 0; way < l->stride; way++)
+        l->stamps[set + way] = way < l->ways ? way : ~0ull; /* what is no way is never the oldest */
+    if (l->fronts)
+        l->fronts[nth] = NO_FRONT;
+}
+
+/* A hypervisor flushes often: what has been filled since is little. */
 static void empty(level *l)
 {
-    memset(l->tags, 0xff, slots_in(l) * sizeof *l->tags);
-    memset(l->marks, 0xff, slots_in(l) * sizeof *l->marks);
-    memset(l->held, 0, sizeof l->held);
-    for (size_t slot = 0; slot < slots_in(l); slot++) {
-        uint64_t way = slot % l->stride;
-        l->stamps[slot] = way < l->ways ? way : ~0ull; /* what is no way is never the oldest */
+    for (size_t word = 0; word < words_of(l); word++) {
+        for (uint32_t bits = l->filled[word]; bits; bits &= bits - 1)
+            empty_set(l, word * 32 + lowest(bits));
+        l->filled[word] = 0;
     }
-    for (size_t set = 0; l->fronts && set <= l->mask; set++)
-        l->fronts[set] = NO_FRONT;
+    memset(l->held, 0, sizeof l->held);
 }
 
 static void empty_non_global(level *l)
@@ -221,9 +234,12 @@ static int make_level(level *l, uint32_t sets, uint32_t ways, int is_first)
     l->stamps = malloc(slots_in(l) * sizeof *l->stamps);
     l->entries = calloc(slots_in(l), sizeof *l->entries);
     l->fronts = is_first ? calloc(sets, sizeof *l->fronts) : NULL;
-    if (!l->tags || !l->marks || !l->stamps || !l->entries || (is_first && !l->fronts))
+    l->filled = calloc(words_of(l), sizeof *l->filled);
+    if (!l->tags || !l->marks || !l->stamps || !l->entries || (is_first && !l->fronts) ||
+        !l->filled)
         return 0;
-    empty(l);
+    for (size_t nth = 0; nth < sets; nth++)
+        empty_set(l, nth);
     return 1;
 }
 
@@ -234,4 +250,5 @@ static void free_level(level *l)
     free(l->stamps);
     free(l->entries);
     free(l->fronts);
+    free(l->filled);
 }
