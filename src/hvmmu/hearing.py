@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from hvmmu.attempts import Operand
+from hvmmu.backend import Invlpg
 from hvmmu.errors import InvariantError
 from hvmmu.hw.compiled import lib
 from hvmmu.hw.tlb import Scope
@@ -45,7 +46,7 @@ class Hearing:
         self._vcpu, self._switch = vcpu, vcpu.switch
         self._hooks, self._take, self._give = hooks, take, give
         self._caught_up = self._recorded = False
-        self._exit: PageFault | None = None
+        self._exit: PageFault | Invlpg | None = None
         self._known: dict[tuple[int, int], Handled] = {}
         self.acted_out = False
         """Somebody has looked at the control structure, which is therefore kept up to date."""
@@ -103,9 +104,28 @@ class Hearing:
             vcpu.behind = None
         return self._go_on()
 
+    def invlpg_exited(self, gva: int) -> int:
+        """Tell of an INVLPG; return what became of it."""
+        what = self._exit = Invlpg(gva)
+        vcpu, hook = self._vcpu, self._hooks.handle_exit
+        if hook is None:
+            return _GO_ON
+        self._caught_up = self._recorded = False
+        vcpu.behind = self
+        try:
+            answer = hook(vcpu=vcpu, what=what)
+            if answer is not None or self.acted_out:
+                self._stand_aside()
+                vcpu.switch.perform(vcpu.mmu.invlpg(gva if answer is None else answer.gva))
+                vcpu.switch.enter()
+                return self._became(None)
+        finally:
+            vcpu.behind = None
+        return self._go_on()
+
     def to_mmu(self, stored: int | None) -> int | None:
         """Take the exit that was told of to the MMU: it is none that C handles."""
-        if self._exit is None:
+        if not isinstance(self._exit, PageFault):
             raise InvariantError("the fast lane tells of an exit that there was not")
         self._record()
         return self._vcpu.answered(self._exit, None, _operand(stored))
@@ -118,12 +138,11 @@ class Hearing:
         if hook is None:
             return _GO_ON
         exited, delivered = self._exit, handled.route is Route.BYPASS
-        if delivered or exited is None or (exited.gva, exited.pfec) != fault:
+        told = exited if isinstance(exited, PageFault) else None
+        if delivered or told is None or (told.gva, told.pfec) != fault:
             told = PageFault(*fault)
             if not delivered:
                 self._exit, self._recorded = told, False
-        else:
-            told = exited
         self._caught_up = False
         vcpu.behind = self
         try:

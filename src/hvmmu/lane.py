@@ -325,6 +325,16 @@ def hv_exited(handle: Any, gva: int, pfec: int, value: int, has_value: int) -> i
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
+def hv_invlpg_exited(handle: Any, gva: int) -> int:  # noqa: ANN401
+    """Tell plugins of an INVLPG."""
+    lane: Lane = ffi.from_handle(handle)
+    try:
+        return lane.hearing.invlpg_exited(gva)
+    except BaseException as error:  # noqa: BLE001 - raised again when C is out of the way
+        return lane.failed(error)
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
 def hv_faulted(  # noqa: PLR0917 - as C has it
     handle: Any,  # noqa: ANN401
     gva: int,

@@ -134,7 +134,7 @@ static void enter(hv_lane *l, int32_t asked, uint64_t gva)
 
 static int invlpg(hv_lane *l, uint64_t gva)
 {
-    if (l->hypervised && ((l->hears & HV_HEARS_INVLPG) || l->acted_out))
+    if (l->hypervised && l->acted_out)
         return ask(l, HV_ASK_INVLPG, gva, 0) != HV_FAILED;
     l->invlpg++;
     if (!l->hypervised) {
@@ -142,6 +142,11 @@ static int invlpg(hv_lane *l, uint64_t gva)
         return 1;
     }
     l->exits[HV_EXIT_INVLPG]++;
+    if (l->hears & HV_HEARS_INVLPG) {
+        int32_t became = hv_invlpg_exited(l->self, gva);
+        if (became != HV_GO_ON)
+            return became != HV_FAILED;
+    }
     enter(l, HV_FLUSH_PAGE, gva);
     return 1;
 }

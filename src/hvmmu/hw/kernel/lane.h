@@ -12,7 +12,7 @@ enum {
     HV_ASK_NOTHING_THERE, /* give up: the guest copies a page from where nothing is */
     HV_ASK_NEW_ROOT,   /* make a shadow root and load it, everything flushed, and enter */
     HV_ASK_MMU,        /* take an exit that was heard to the MMU, and go on from there */
-    HV_ASK_INVLPG      /* perform an INVLPG */
+    HV_ASK_INVLPG      /* perform an INVLPG, all of it */
 };
 
 /* What plugins listen to. */
