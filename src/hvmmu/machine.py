@@ -28,10 +28,11 @@ from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import values
 from hvmmu.results import RunResult, counters
 from hvmmu.types import PAGE_SHIFT, Pfn
-from hvmmu.vcpu import Mmu, Vcpu
+from hvmmu.vcpu import Vcpu
 
 if TYPE_CHECKING:
     from hvmmu.hw.compiled import CompiledEngine
+    from hvmmu.mmu.interface import Mmu
 
 GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""

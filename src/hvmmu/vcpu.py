@@ -31,6 +31,7 @@ from hvmmu.ledger import Ledger
 from hvmmu.memory import Memory, Memslots
 from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
 from hvmmu.mmu.flush import Flush
+from hvmmu.mmu.interface import Mmu
 from hvmmu.stretches import Stretches
 from hvmmu.switch import WorldSwitch
 from hvmmu.types import PAGE_SIZE, Buffer
@@ -54,35 +55,6 @@ class Resume(enum.Enum):
     RETRY = "retry"
     SKIP = "skip"
     """The next access: the guest moved its instruction pointer on."""
-
-
-class Mmu(Protocol):
-    """What the vCPU asks of the MMU that backs it."""
-
-    @property
-    def user_root(self) -> int | None:
-        """Where the root lies that a deprivileged guest's user mode has to itself."""
-        ...
-
-    def load_guest(self, regs: Regs) -> tuple[Regs, Flush]:
-        """Take over the guest's registers; return hardware's."""
-        ...
-
-    def reload(self) -> tuple[Regs, Flush]:
-        """Return hardware's registers, after something may have changed its root."""
-        ...
-
-    def handle(self, fault: PageFault) -> tuple[Handled, Flush]:
-        """Route a fault that exited."""
-        ...
-
-    def invlpg(self, gva: int) -> Flush:
-        """Carry out a guest's INVLPG."""
-        ...
-
-    def emulate_store(self, gpa: int, value: int, size: int) -> Flush:
-        """Complete a guest's store."""
-        ...
 
 
 class Behind(Protocol):
