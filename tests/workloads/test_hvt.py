@@ -323,6 +323,7 @@ HEADERS = [
     (12, b"\1", "damaged header"),
     (16, bytes(4), "does not know"),
     (20, b"\3", "does not know"),
+    (20, b"\1", "does not know"),
     (24, b"\2", "cut short"),
     (32, b"\1", "other counts"),
     (32, bytes(8), "no references"),

@@ -16,7 +16,7 @@ import attrs
 from hvmmu.records import frozen
 from hvmmu.workloads.formats import HVT_MAGIC as MAGIC
 from hvmmu.workloads.formats import is_hvt_head
-from hvmmu.workloads.hvt.reduction import MOST_SITES, WINDOW, DamagedError
+from hvmmu.workloads.hvt.reduction import MOST_SITES, SETS, WINDOW, DamagedError
 
 if TYPE_CHECKING:
     from array import array
@@ -107,7 +107,7 @@ def read_header(head: bytes, words: bytes) -> Header:
     _, numbers, digest = header_start(head)
     fields: tuple[Any, ...] = (*numbers, digest, words.decode("utf-8", "replace"))
     made = Header(*fields)
-    if made.window != WINDOW or not made.sets or made.sets & (made.sets - 1):
+    if (made.window, made.sets) != (WINDOW, SETS):
         raise DamagedError("was reduced in a way that this hvmmu does not know")
     if not made.references:
         raise DamagedError("holds no references")
