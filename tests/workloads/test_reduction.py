@@ -241,8 +241,11 @@ def test_why_the_rest_of_a_window_is_run_whole(tmp_path: Path) -> None:
         kind = array("B", (memoryview(step.site_kind)[site] for site in step.kept))
         return attrs.evolve(step, rest=lambda at: (gva[at:], kind[at:], len(gva)))
 
-    steps = program(3)
-    assert differs(steps, [careless(step) for step in reduced(steps, tmp_path / "x")])
+    programs = [program(seed) for seed in range(4)]  # a bare machine's pager disturbs little
+    assert any(
+        differs(steps, [careless(step) for step in reduced(steps, tmp_path / "x")])
+        for steps in programs
+    )
 
 
 def test_why_fewer_sets_need_the_whole_stream(tmp_path: Path) -> None:
