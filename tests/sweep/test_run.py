@@ -353,6 +353,15 @@ def test_kill_9_at_any_moment(
     assert contents(cells) == contents(tmp_path / "undisturbed")
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Have Ctrl-C heard by what is started, though a shell started us in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("executor", ["process", "thread"])
 def test_ctrl_c(
     begin: Callable[..., subprocess.Popen[str]], tmp_path: Path, contents: Contents, executor: str
