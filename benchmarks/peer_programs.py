@@ -62,12 +62,12 @@ def home(traces: Path, name: str) -> Path:
 
 
 def sort(folder: Path, size: int) -> Program:
-    """Sort *size* lines."""
+    """Sort *size* lines, in as much memory always: else it looks how much is free."""
     lines = home(folder, "sort") / f"lines-{size}.txt"
     if not lines.exists():
         made = (f"{n * 7919 % 200_003} line of text {n}\n" for n in range(1, size + 1))
         lines.write_text("".join(made))
-    return Program("sort", (found("sort"), lines.name, "-o", os.devnull), folder, size)
+    return Program("sort", (found("sort"), "-S", "64M", lines.name, "-o", os.devnull), folder, size)
 
 
 def sqlite(folder: Path, size: int) -> Program:
