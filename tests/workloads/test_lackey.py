@@ -219,6 +219,18 @@ def test_line_number_counts_every_block(trace_file: Callable[[bytes], Path]) -> 
     assert refused(trace_file(many + b"oops\n" + many + b"oops\n")).line == 50_001
 
 
+def test_a_refused_file_is_closed(trace_file: Callable[[bytes], Path]) -> None:
+    """A file stays open as long as the error about it is kept: Windows cannot replace it."""
+    with pytest.raises(TraceError) as caught:
+        pairs(trace_file(TEXT + b"oops\n"))
+    tb, opened = caught.tb, []
+    while tb is not None:
+        opened += [one for one in tb.tb_frame.f_locals.values() if hasattr(one, "gi_frame")]
+        tb = tb.tb_next
+    assert [one for one in opened if one.gi_code.co_name == "blocks"]
+    assert not [one for one in opened if one.gi_code.co_name == "blocks" and one.gi_frame]
+
+
 def test_a_line_without_end(trace_file: Callable[[bytes], Path]) -> None:
     """A file without line ends fills the memory."""
     error = refused(trace_file(b"I  0401ab70,3\n" + b"x" * 1_000_000))

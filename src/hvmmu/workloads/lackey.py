@@ -7,6 +7,7 @@ memory stays the same however long the trace is.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from array import array
 from typing import TYPE_CHECKING
@@ -146,8 +147,9 @@ class LackeyTrace(TraceFile):
         yield from self._accesses()
 
     def _accesses(self) -> Generator[Accesses, None, None]:
-        for gva, kind in references(blocks(self.path), plain(str(self.path)), self.limit):
-            yield from _batches(gva, kind)
+        with contextlib.closing(blocks(self.path)) as text:
+            for gva, kind in references(text, plain(str(self.path)), self.limit):
+                yield from _batches(gva, kind)
 
 
 def references(
