@@ -112,9 +112,11 @@ def _sink(output: Path, *, force: bool) -> Iterator[_Sink]:
         return
     with whole_file(output, force=force) as file:
         packed = writer(file, output.suffix)
-        yield file if packed is None else packed
-        if packed is not None:
-            packed.close()
+        if packed is None:
+            yield file
+            return
+        with packed:  # closed before the file is, also where recording fails
+            yield packed
 
 
 def _check_suffix(output: Path) -> None:
