@@ -28,5 +28,5 @@ nitpick_ignore_regex = [
     ("py:class", r"hvmmu\.(backend\.C|generic\.P|params\.V)"),
     ("py:class", r"(Buffer|Exit|Part|Sink|Step|Value|Words)"),
     # private: a plugin meets them as values, and has no use for their names
-    ("py:class", r"\W*(hvmmu\.\w+\.)*(Ledger|Mmu|Operand|Registry|RunHooks|WorldSwitch)\W*"),
+    ("py:class", r"\W*(hvmmu\.(\w+\.)+)*(Ledger|Mmu|Operand|Registry|RunHooks|WorldSwitch)\W*"),
 ]
