@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import IO, TYPE_CHECKING
 
 from hvmmu.errors import InputError
+from hvmmu.files import replaced
 from hvmmu.params import plain
 
 if TYPE_CHECKING:
@@ -21,17 +21,12 @@ def whole_file(output: Path, *, force: bool) -> Iterator[IO[bytes]]:
     Raise InputError for a destination that will not do; one that exists only does with *force*.
     """
     check_output(output, force=force)  # else a bad name is only found when all is read
-    partial = output.with_name(f".hvmmu-{os.getpid()}.part")
     try:
-        with partial.open("x+b") as file:
+        with replaced(output) as beside, beside.open("x+b") as file:
             yield file
-        partial.replace(output)
     except OSError as error:
         why = error.strerror or str(error)
         raise InputError(f"{plain(str(output))}: cannot be written: {why}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def check_output(output: Path, *, force: bool) -> None:
