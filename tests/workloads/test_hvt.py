@@ -22,7 +22,6 @@ from hvmmu.guest.steps import Accesses, Reduced
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.mmu.params import MmuParams
 from hvmmu.workloads import codec, open_workload
-from hvmmu.workloads.formats import HVT_MAGIC as MAGIC
 from hvmmu.workloads.formats import Hvt
 from hvmmu.workloads.hvt import HvtTrace, fastest
 from hvmmu.workloads.hvt.layout import CHUNK_SIZE, HEADER_SIZE, WINDOWS
@@ -40,6 +39,7 @@ from hvmmu.workloads.hvt.reduction import (
 )
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import LackeyTrace
+from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

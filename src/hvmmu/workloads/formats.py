@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hvmmu.workloads.magic import is_hvt_head
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hvmmu.workloads.hvt import HvtTrace
     from hvmmu.workloads.lackey import LackeyTrace
 
+
 # As PNG's: a transfer that changes line ends, or cuts the eighth bit, is seen at once.
-HVT_MAGIC = b"\x89HVT\r\n\x1a\n"
-"""What a compact trace starts with."""
-_FIRST = (HVT_MAGIC[:1], bytes([HVT_MAGIC[0] & 0x7F]))
-
-
-def is_hvt_head(head: bytes) -> bool:
-    """Return whether a file that starts with *head* is, or was, a compact trace."""
-    return head[1:4] == HVT_MAGIC[1:4] and head[:1] in _FIRST
-
-
 class Hvt:
     """The format of compact traces."""
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from hvmmu.records import frozen
-from hvmmu.workloads.formats import HVT_MAGIC as MAGIC
-from hvmmu.workloads.formats import is_hvt_head
 from hvmmu.workloads.hvt.reduction import MOST_SITES, SETS, WINDOW, DamagedError
+from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
+from hvmmu.workloads.magic import is_hvt_head
 
 if TYPE_CHECKING:
     from array import array

@@ -10,10 +10,10 @@ from typing import IO, TYPE_CHECKING
 from hvmmu.errors import InputError
 from hvmmu.params import plain
 from hvmmu.workloads.codec import SUFFIXES, writer
-from hvmmu.workloads.formats import is_hvt_head
 from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import Parser
+from hvmmu.workloads.magic import is_hvt_head
 from hvmmu.workloads.output import check_output, whole_file
 from hvmmu.workloads.sources import source_of
 from hvmmu.workloads.sources.stream import Stream

@@ -12,7 +12,6 @@ from hvmmu.errors import TraceError
 from hvmmu.params import plain
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import blocks
-from hvmmu.workloads.formats import is_hvt_head
 from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, KnownSites
 from hvmmu.workloads.hvt.layout import (
     CHUNK_SIZE,
@@ -24,6 +23,7 @@ from hvmmu.workloads.hvt.layout import (
     read_header,
 )
 from hvmmu.workloads.hvt.reduction import SECOND, DamagedError
+from hvmmu.workloads.magic import is_hvt_head
 
 if TYPE_CHECKING:
     from array import array
