@@ -68,6 +68,11 @@ class Attempts:
                 return at, self._stopped(None) is not None
         return at, False
 
+    def run_spans(self, step: object) -> bool:
+        """Return that a reduced step is to be run part by part."""
+        del step
+        return False
+
     def run_on(
         self, gva: Buffer, kind: Buffer, start: int, hosts: Buffer | None = None
     ) -> dict[int, int]:

@@ -13,10 +13,13 @@ import attrs
 from hvmmu.arch.paging import LONG4, formats
 from hvmmu.attempts import MOST_TRIES, Operand
 from hvmmu.errors import InvariantError
+from hvmmu.guest.compiled import c_span
 from hvmmu.guest.faults import MOST_REPEATS
 from hvmmu.guest.layout import KERNEL_BASE, USER_END
 from hvmmu.guest.pager import CAUSES
+from hvmmu.guest.spans import Compact
 from hvmmu.guest.steps import SITES, Backing
+from hvmmu.guest.tokens import MESSAGES
 from hvmmu.hearing import Hearing, row_of
 from hvmmu.hw.compiled import c_formats, ffi, lib
 from hvmmu.hw.tlb import Scope
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from hvmmu.crossing import Crossing
     from hvmmu.guest.frames import Zone
     from hvmmu.guest.os import GuestOs
-    from hvmmu.guest.steps import Words
+    from hvmmu.guest.steps import Reduced, Words
     from hvmmu.hooks import RunHooks
     from hvmmu.hw.compiled import CompiledEngine
     from hvmmu.mmu.compiled import CompiledPages
@@ -104,16 +107,46 @@ class Lane:
         self, kept: Words, site_gva: Words, site_kind: Buffer, start: int
     ) -> tuple[int, bool]:
         """Run accesses as `Attempts.run_to_stop` does."""
-        sites, (vas, kinds) = ffi.from_buffer("uint16_t[]", kept), _buffers(site_gva, site_kind)
-        if len(vas) != SITES:
-            raise ValueError(f"{len(vas)} sites, where an index may be of {SITES}")
+        listed = _listed(kept, site_gva, site_kind)
         self._give()
         self._at[0] = start
-        became = lib.hv_lane_to_stop(self._lane, sites, vas, kinds, self._at, len(sites))
+        became = lib.hv_lane_to_stop(self._lane, *listed, self._at, len(listed[0]))
         self._take()
         if became == lib.HV_FAILED:
             self._fail()
         return self._at[0], became == lib.HV_DONE
+
+    def run_spans(self, step: Reduced) -> bool:
+        """Run a step of a compact trace with its stops; Python unpacks the spans that have some."""
+        if not isinstance(step, Compact):
+            return False
+        listed = _listed(step.kept, step.site_gva, step.site_kind)
+        self._give()
+        try:
+            self._run_spans(step, listed)
+        finally:
+            self._take()
+        if self._error is not None:
+            self._fail()
+        return True
+
+    def _run_spans(self, step: Compact, listed: tuple[Any, Any, Any]) -> None:
+        """Run until the end, or a failure."""
+        at, count, wrong = 0, len(step.kept), ffi.new("int32_t *")
+        while at < count:
+            self._at[0] = at
+            became = lib.hv_lane_to_stop(self._lane, *listed, self._at, count)
+            if became == lib.HV_FAILED or self._at[0] == count:
+                return
+            rest = step.rest(self._at[0])
+            span, alive = c_span(rest.span)
+            became = lib.hv_lane_span(self._lane, span, rest.at, became == lib.HV_DONE, wrong)
+            del alive
+            if wrong[0]:
+                raise rest.span.damaged(MESSAGES[wrong[0]])
+            if became == lib.HV_FAILED:
+                return
+            at = rest.following
 
     def _fail(self) -> NoReturn:
         error, self._error = self._error, None
@@ -292,6 +325,13 @@ def _buffers(gva: Buffer, kind: Buffer) -> tuple[Any, Any]:
     if len(kinds) != len(vas):
         raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
     return vas, kinds
+
+
+def _listed(kept: Words, site_gva: Words, site_kind: Buffer) -> tuple[Any, Any, Any]:
+    vas, kinds = _buffers(site_gva, site_kind)
+    if len(vas) != SITES:
+        raise ValueError(f"{len(vas)} sites, where an index may be of {SITES}")
+    return ffi.from_buffer("uint16_t[]", kept), vas, kinds
 
 
 def _row(key: int) -> Row:

@@ -9,9 +9,12 @@ import attrs
 import pytest
 
 from hvmmu.guest.reduced import run_reduced
-from hvmmu.guest.steps import Reduced
+from hvmmu.guest.steps import Accesses, Reduced, Rest
+from hvmmu.hw.engine import EngineCaps
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hvmmu.guest.steps import Words
     from hvmmu.types import Buffer
 
@@ -22,14 +25,53 @@ STARTS = (0, 2, 4, 5)
 """Where among the kept ones each window of four starts."""
 
 
-def rest(at: int) -> tuple[array[int], array[int], int]:
-    """Return all from a kept one to the end of its window, and the next window's first."""
-    end = KEPT[at] // WINDOW * WINDOW + WINDOW
-    gva = EVERY[KEPT[at] : end]
-    return gva, array("B", bytes(len(gva))), STARTS[end // WINDOW]
+@attrs.frozen
+class Whole(Rest):
+    """The rest of a window, which is run whole."""
+
+    at: int
+
+    @property
+    def following(self) -> int:
+        """The next window's first."""
+        return STARTS[KEPT[self.at] // WINDOW + 1]
+
+    def parts(self) -> Iterator[Accesses]:
+        """Yield all from the kept one to the end of its window."""
+        gva = EVERY[KEPT[self.at] : KEPT[self.at] // WINDOW * WINDOW + WINDOW]
+        yield Accesses(gva, array("B", bytes(len(gva))))
 
 
-STEP = Reduced(array("H", range(5)), KEPT, bytes(5), 12, 16, rest)
+STEP = Reduced(array("H", range(5)), KEPT, bytes(5), 12, 16, 1, Whole)
+
+
+@attrs.frozen
+class Nested(Rest):
+    """The rest of a span of all windows: that of a window, and the others reduced."""
+
+    at: int
+    following: int = 2
+
+    def parts(self) -> Iterator[Accesses | Reduced]:
+        """Yield the rest of the first window, and what the windows' filters keep of the others."""
+        at = (0, 3)[self.at]
+        yield from Whole(at).parts()
+        start = Whole(at).following
+        near = array("H", range(start, 5))
+
+        @attrs.frozen
+        class Others(Whole):
+            @property
+            def following(self) -> int:
+                return STARTS[KEPT[self.at] // WINDOW + 1] - start
+
+        if near:
+            accesses = 12 - KEPT[start] // WINDOW * WINDOW
+            yield Reduced(near, KEPT, bytes(5), accesses, 16, 1, lambda nth: Others(start + nth))
+
+
+SPAN = Reduced(array("H", (0, 3)), KEPT, bytes(5), 12, 16, 4, Nested)
+"""All windows as one span, whose filter keeps two of the five."""
 
 
 @attrs.define
@@ -53,6 +95,11 @@ class Runner:
             self.ran.append(vas[at])
         return len(vas), False
 
+    def run_spans(self, step: object) -> bool:
+        """Have no way of its own."""
+        del step
+        return False
+
     def run_on(self, gva: Buffer, kind: Buffer, start: int) -> None:
         """Run all."""
         assert len(memoryview(gva)) == len(memoryview(kind))
@@ -74,13 +121,41 @@ class Runner:
 def test_what_is_run_after_a_stop(stops: list[int], ran: list[int], done: bool) -> None:
     """An access is run twice or never, or what was left out after a stop is not made up for."""
     runner = Runner(dict.fromkeys(stops, done))
-    run_reduced(runner, STEP, lru_sets=16)
+    run_reduced(runner, STEP, EngineCaps(lru_sets=16, lru_ways=1))
     assert runner.ran == ran
 
 
-@pytest.mark.parametrize("lru_sets", [0, 8])
-def test_too_few_sets(lru_sets: int) -> None:
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(
+    ("stops", "ran"),
+    [
+        ([], [0, 7]),
+        ([0], [0, 1, 2, 3, 4, 7, 8]),
+        ([7], [0, 7, 8]),
+        ([0, 4], [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ([0, 8], [0, 1, 2, 3, 4, 7, 8, 9, 10, 11]),
+        ([7, 8], [0, 7, 8, 9, 10, 11]),
+    ],
+)
+def test_what_is_run_of_a_span_after_a_stop(stops: list[int], ran: list[int], done: bool) -> None:
+    """What a span's filter left out is not run though something has stopped, or is run whole."""
+    runner = Runner(dict.fromkeys(stops, done))
+    run_reduced(runner, SPAN, EngineCaps(lru_sets=16, lru_ways=4))
+    assert runner.ran == ran
+
+
+@pytest.mark.parametrize(("lru_sets", "lru_ways"), [(0, 0), (8, 4), (16, 0)])
+def test_too_few_sets(lru_sets: int, lru_ways: int) -> None:
     """An engine is given the reduced accesses though its TLB has fewer sets, or nobody knows."""
-    runner = Runner({4: True})
-    run_reduced(runner, STEP, lru_sets=lru_sets)
-    assert runner.ran == list(EVERY)
+    for step in (STEP, SPAN):
+        runner = Runner({4: True})
+        run_reduced(runner, step, EngineCaps(lru_sets=lru_sets, lru_ways=lru_ways))
+        assert runner.ran == list(EVERY)
+
+
+def test_too_few_ways() -> None:
+    """What only four ways make exact is left out with two, or all is run where windows would do."""
+    runner = Runner({})
+    run_reduced(runner, SPAN, EngineCaps(lru_sets=16, lru_ways=2))
+    assert runner.ran == [0, 1, 2, 3, 4, 7, 8]
+    assert list(SPAN.whole()) == [*STEP.whole()]

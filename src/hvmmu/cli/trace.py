@@ -80,7 +80,14 @@ def describe(*, path: Path) -> None:
         ("kinds", f"{head.fetches:,} fetches, {head.reads:,} reads, {head.writes:,} writes"),
         ("pages", f"{head.pages:,} of 4 KiB"),
         ("reduced", f"{head.kept:,} accesses, {head.kept / head.accesses:.2%}"),
-        ("filter", f"{head.sets} sets, anew after {head.window:,} accesses"),
+        ("by windows", f"{head.near:,} accesses, {head.near / head.accesses:.2%}"),
+        (
+            "filters",
+            (
+                f"{head.sets} sets of {head.ways} ways, anew after {head.span:,} accesses; "
+                f"of the latest page, after {head.window:,}"
+            ),
+        ),
         ("size", f"{size:,} bytes, {size / head.references:.4f} a reference"),
         ("chunks", f"{head.chunks:,}, the largest of {head.most_chunk:,} bytes"),
         ("sha256", f"{head.sha256.hex()} of the accesses"),

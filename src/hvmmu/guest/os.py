@@ -97,7 +97,7 @@ class GuestOs:
                 self.run(step.gva, step.kind)
             case Reduced():  # exact, as every mapping of a process is of 4 KiB pages
                 self._vcpu.ledger.accesses += step.accesses
-                run_reduced(self.runner, step, lru_sets=self._vcpu.engine.caps.lru_sets)
+                run_reduced(self.runner, step, self._vcpu.engine.caps)
             case Mmap():
                 self._syscalls.mmap(self.current, step)
             case Munmap():

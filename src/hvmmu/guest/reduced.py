@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from hvmmu.guest.steps import Reduced
+
 if TYPE_CHECKING:
-    from hvmmu.guest.steps import Reduced, Words
+    from hvmmu.guest.steps import Words
+    from hvmmu.hw.engine import EngineCaps
     from hvmmu.types import Buffer
 
 
@@ -25,19 +28,32 @@ class Runner(Protocol):
         """Run from *start* to the end, with all stops."""
         ...
 
+    def run_spans(self, step: Reduced) -> bool:
+        """Run all of *step* as `run_reduced` does, or return False if this runner has no way to."""
+        ...
 
-def run_reduced(runner: Runner, step: Reduced, *, lru_sets: int) -> None:
-    """Run *step* on an engine with *lru_sets*, as the run of all its accesses would go.
 
-    A stop may change what the TLB holds, so from there to the end of the window all accesses are
-    run; and all of all windows by an engine whose TLB has too few sets, or is unknown.
+def run_reduced(runner: Runner, step: Reduced, caps: EngineCaps) -> None:
+    """Run *step* on an engine of *caps*, as the run of all its accesses would go.
+
+    A stop may change what the TLB holds, so from there to the end of the span more is run; and so
+    it is for all spans by an engine whose TLB has too few sets or ways, or is unknown.
     """
     at, count = 0, len(step.kept)
+    exact = caps.lru_sets >= step.sets and caps.lru_ways >= step.ways
+    if exact and runner.run_spans(step):
+        return
     while at < count:
         done = False
-        if lru_sets >= step.sets:
+        if exact:
             at, done = runner.run_to_stop(step.kept, step.site_gva, step.site_kind, at)
             if at == count:
                 return
-        gva, kind, at = step.rest(at)
-        runner.run_on(gva, kind, int(done))
+        rest = step.rest(at)
+        for part in rest.parts():
+            if isinstance(part, Reduced):
+                run_reduced(runner, part, caps)
+            else:
+                runner.run_on(part.gva, part.kind, int(done))
+            done = False
+        at = rest.following

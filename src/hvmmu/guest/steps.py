@@ -7,13 +7,13 @@ boot and maps nothing. Steps are values: two workloads are the same if their ste
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from hvmmu.records import frozen
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from hvmmu.types import Buffer, Gva
 
@@ -59,15 +59,29 @@ class Accesses:
         return len(self.gva)
 
 
+class Rest(Protocol):
+    """What is run of a reduced step once something has stopped, up to its next span."""
+
+    @property
+    def following(self) -> int:
+        """The first kept access of the next span."""
+        ...
+
+    def parts(self) -> Iterable[Accesses | Reduced]:
+        """Return the steps that all accesses from the one on come to that stopped."""
+        ...
+
+
 @frozen(slots=True)
 class Reduced:
     """Run accesses as `Accesses` does, of which those are left out that cannot change a TLB.
 
     *kept* holds the others (format ``H``), each the index of its address and kind, which are as in
     `Accesses`; there are SITES of those, most of them of no use perhaps. What is left out, of
-    *accesses* in all, hits the most recent page of its set, by a kind that was granted before, in
-    every LRU TLB of 4 KiB pages with *sets* sets or more in each first level; but only as long as
-    nothing stops.
+    *accesses* in all, hits one of the *ways* most recent pages of its set, by a kind that was
+    granted before, in every LRU TLB of 4 KiB pages with *sets* sets and *ways* ways or more in each
+    first level; and whenever a kept one may do more than that, all sets are in the order that they
+    would be in. But all this only as long as nothing stops.
     """
 
     kept: Words
@@ -75,10 +89,11 @@ class Reduced:
     site_kind: Buffer
     accesses: int
     sets: int
-    rest: Callable[[int], tuple[Words, Words, int]]
-    """Return all accesses from kept one *at* to the end of its window, and the next window's first.
+    ways: int
+    rest: Callable[[int], Rest]
+    """Return what is run from kept access *at* to the end of its span.
 
-    What is left out depends on nothing before its window: there everything is as it was again.
+    What is left out depends on nothing before its span: there everything is as it was again.
     """
 
     def __len__(self) -> int:
@@ -86,11 +101,16 @@ class Reduced:
         return self.accesses
 
     def whole(self) -> Iterator[Accesses]:
-        """Yield all accesses in order, by window."""
+        """Yield all accesses in order."""
         at = 0
         while at < len(self.kept):
-            gva, kind, at = self.rest(at)
-            yield Accesses(gva, kind)
+            rest = self.rest(at)
+            for part in rest.parts():
+                if isinstance(part, Reduced):
+                    yield from part.whole()
+                else:
+                    yield part
+            at = rest.following
 
 
 @frozen(slots=True)

@@ -45,7 +45,7 @@ class CompiledEngine:
             raise EngineUnavailableError(f"engine compiled: {self.why_not}; {todo}")
         self._memory = memory
         chosen = geometry or TlbGeometry()
-        self.caps = attrs.evolve(self.caps, lru_sets=chosen.lru_sets)
+        self.caps = attrs.evolve(self.caps, lru_sets=chosen.lru_sets, lru_ways=chosen.lru_ways)
         levels = [_geometry(each) for each in (chosen.instruction, chosen.data, chosen.second)]
         self._bytes = ffi.from_buffer("uint8_t[]", memory.bytes.obj)
         made = lib.hv_new(self._bytes, memory.size, *levels)

@@ -88,6 +88,11 @@ class EngineCaps:
 
     The fewer of the instruction and the data level; 0 if there are none such, or nobody knows.
     """
+    lru_ways: int = 0
+    """Ways of such a set: a granted hit on one of its so many most recent pages only orders them.
+
+    The fewer of the two levels; 0 as above.
+    """
     delivers: bool = False
     """The engine itself enters the guest's handler through an IDT."""
 

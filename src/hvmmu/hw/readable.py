@@ -43,7 +43,7 @@ class ReadableEngine:
     def __init__(self, memory: Memory, geometry: TlbGeometry | None = None) -> None:
         self._memory = memory
         chosen = geometry or TlbGeometry()
-        self.caps = attrs.evolve(self.caps, lru_sets=chosen.lru_sets)
+        self.caps = attrs.evolve(self.caps, lru_sets=chosen.lru_sets, lru_ways=chosen.lru_ways)
         self.tlb = Tlb(chosen)
         self._formats: Formats | None = None
         self._allowed = (0,) * KINDS

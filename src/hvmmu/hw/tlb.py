@@ -45,6 +45,11 @@ class TlbGeometry:
         """The sets of the first level that has fewer, as `EngineCaps.lru_sets` has it."""
         return min(self.instruction.sets, self.data.sets)
 
+    @property
+    def lru_ways(self) -> int:
+        """The ways of the first level that has fewer, as `EngineCaps.lru_ways` has it."""
+        return min(self.instruction.ways, self.data.ways)
+
 
 class Entry:
     """One cached translation; *access* has the bits of a kind, *tag* is page number and size."""

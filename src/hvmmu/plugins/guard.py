@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.guest.steps import SITES, Accesses, Reduced, Step
+from hvmmu.guest.steps import SITES, Accesses, Reduced, Rest, Step
 from hvmmu.hooks import told
 from hvmmu.types import Buffer
 from hvmmu.workloads import TraceFormat, Workload, WorkloadKind
@@ -121,14 +121,39 @@ class GuardedWorkload(Guarded):
                 f"a Reduced's sites are gva (format Q) and kind (B), {SITES} of each"
             )
 
-        def rest(at: int) -> Any:  # noqa: ANN401 - as it comes; what fits is returned
+        def rest(at: int) -> Rest:
             with blamed(self.plugin, self.what):
-                gva, kind, following = step.rest(at)
-                if not _fits(gva, kind) or not at < following <= len(kept):
-                    raise self.refused("a Reduced's rest is gva, kind, the next window's first")
-                return gva, kind, following
+                made = step.rest(at)
+                if not at < made.following <= len(kept):
+                    raise self.refused("a Reduced's rest is followed by a kept access, or the end")
+                return _Checked(self, made, made.following)
 
-        return attrs.evolve(step, rest=rest)
+        return Reduced(
+            step.kept, step.site_gva, step.site_kind, step.accesses, step.sets, step.ways, rest
+        )
+
+    def part(self, part: object) -> Accesses | Reduced:
+        """Return a part of a rest; raise PluginError for what is none."""
+        if isinstance(part, Reduced):
+            return self._reduced(part)
+        if not isinstance(part, Accesses) or not _fits(part.gva, part.kind):
+            raise self.refused("a Reduced's rest is Accesses, of gva and kind, and Reduced")
+        return part
+
+
+@attrs.frozen
+class _Checked:
+    """The rest of a plugin's reduced step, checked as it comes; never taken for one of ours."""
+
+    guard: GuardedWorkload
+    made: Rest
+    following: int
+
+    def parts(self) -> Iterator[Accesses | Reduced]:
+        """Yield its parts."""
+        with blamed(self.guard.plugin, self.guard.what):
+            for part in self.made.parts():
+                yield self.guard.part(part)
 
 
 def _fits(vas: Buffer, kinds: Buffer) -> bool:

@@ -12,6 +12,7 @@ import lzma
 import stat
 import sys
 import zlib
+from functools import cache
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from hvmmu.errors import TraceError
@@ -73,6 +74,7 @@ def _unxz() -> _Decoder:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
+@cache
 def _zstd() -> Any:  # noqa: ANN401  # one module under two names, the old one without types
     return importlib.import_module(
         "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
@@ -139,19 +141,22 @@ _ZSTD_COLUMN_LEVEL = 9
 
 
 def zstd_pack(plain_bytes: bytes) -> bytes:
-    """Return *plain_bytes* as one zstd frame."""
-    return cast("bytes", _zstd().compress(plain_bytes, _ZSTD_COLUMN_LEVEL))
+    """Return *plain_bytes* as one zstd frame, with a checksum of them."""
+    zstd = _zstd()
+    told = zstd.CompressionParameter
+    options = {told.compression_level: _ZSTD_COLUMN_LEVEL, told.checksum_flag: 1}
+    return cast("bytes", zstd.compress(plain_bytes, options=options))
 
 
-def zstd_unpack(frame: bytes, size: int) -> bytes | None:
-    """Return what one zstd frame holds if that is *size* bytes, else None; takes no more memory."""
+def zstd_unpack(frame: bytes, most: int) -> bytes | None:
+    """Return what one zstd frame holds if that is *most* bytes or fewer, else None."""
     decoder = _unzstd()
     damage = _zstd().ZstdError
     try:
-        found = decoder.decompress(frame, size + 1)
+        found = decoder.decompress(frame, most + 1)
     except damage:
         return None
-    return found if len(found) == size and decoder.eof and not decoder.unused_data else None
+    return found if len(found) <= most and decoder.eof and not decoder.unused_data else None
 
 
 def writer(file: IO[bytes], suffix: str) -> IO[bytes] | None:

@@ -1,4 +1,4 @@
-"""The reduction in C, entered once for a window: what reduction.py does, to the byte.
+"""The reduction in C, entered by window and by span: what reduction.py does, to the byte.
 
 `kernel/reduce.c` does the work, `kernel/reduce.h` is what the two sides share.
 """
@@ -9,25 +9,20 @@ from array import array
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hvmmu.guest.steps import SITES
+from hvmmu.guest.tokens import SPAN_WINDOWS, WINDOW
+
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
     from hvmmu.types import Buffer
+    from hvmmu.workloads.hvt.reduction import Kept, Listed
 
 _kernel: Any = import_module("hvmmu.workloads._kernel")
 ffi, lib = _kernel.ffi, _kernel.lib
 
-MESSAGES = (
-    "",
-    "a fetch repeats none",
-    "a data access repeats none",
-    "more accesses are kept than there are",
-    "a window has too many accesses",
-    "a window has too few accesses",
-)
-_SLACK = 7
-"""Accesses behind a window that the expansion may write over."""
 _LINE = 7
 """Bytes of the shortest line."""
+_MOST_FRAME = 4 * SPAN_WINDOWS + SPAN_WINDOWS * WINDOW // 8 + 4 * SPAN_WINDOWS * WINDOW
 
 
 class CompiledReducer:
@@ -35,31 +30,25 @@ class CompiledReducer:
 
     def __init__(self) -> None:
         self._chunk = ffi.new("hvt_chunk *")
+        self._kept, self._frame = (
+            ffi.new("uint16_t[]", SPAN_WINDOWS * WINDOW),
+            bytearray(_MOST_FRAME),
+        )
+        self._size = ffi.new("uint32_t *")
+        self.next_chunk()
 
     @property
-    def site_gva(self) -> array[int]:
-        """Return the address of each site."""
-        return _copied("Q", self._chunk.site_gva, self._chunk.sites)
+    def has_room(self) -> bool:
+        """Return whether another window can be added."""
+        room: bool = SITES - self._chunk.in_chunk >= WINDOW
+        return room
 
     @property
-    def site_kind(self) -> array[int]:
-        """Return the kind of each site."""
-        return _copied("B", self._chunk.site_kind, self._chunk.sites)
-
-    @property
-    def kept(self) -> array[int]:
-        """Return the site of each kept access."""
-        return _copied("H", self._chunk.kept, self._chunk.keeps)
-
-    @property
-    def tokens(self) -> bytearray:
-        """Return the tokens."""
-        return bytearray(ffi.buffer(self._chunk.tokens, self._chunk.tokens_used))
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """Return the number of sites, kept accesses and tokens."""
-        return self._chunk.sites, self._chunk.keeps, self._chunk.tokens_used
+    def listed(self) -> Listed:
+        """Return what this chunk lists."""
+        chunk, count = self._chunk, self._chunk.listed
+        slots = _copied("H", chunk.slots, count)
+        return slots, _copied("Q", chunk.gva, count), _copied("B", chunk.kind, count)
 
     @property
     def tally(self) -> tuple[int, int, int]:
@@ -70,11 +59,18 @@ class CompiledReducer:
         """Add a window of accesses."""
         vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
         if not lib.hvt_window(self._chunk, vas, kinds, len(vas)):
-            raise ValueError("the chunk is full")
+            raise ValueError("no room for another window")
 
-    def next(self, *, anew: bool) -> None:
-        """Begin another chunk, with sites of its own if *anew*."""
-        lib.hvt_next(self._chunk, anew)
+    def end_span(self) -> Kept:
+        """End the span."""
+        near, frame = self._chunk.nears, ffi.from_buffer("uint8_t[]", self._frame)
+        count = lib.hvt_end_span(self._chunk, self._kept, frame, self._size)
+        made = bytes(memoryview(self._frame)[: self._size[0]])
+        return _copied("H", self._kept, count), near, made
+
+    def next_chunk(self) -> None:
+        """Begin another chunk."""
+        lib.hvt_next(self._chunk)
 
 
 def _copied(code: str, column: Any, count: int) -> array[int]:  # noqa: ANN401 - an array of cffi's
@@ -83,35 +79,16 @@ def _copied(code: str, column: Any, count: int) -> array[int]:  # noqa: ANN401 -
     return made
 
 
-def expand(  # noqa: PLR0917 - as C takes them
-    tokens: Buffer, kept: Words, sites: tuple[Words, Buffer], room: int, first: int, mark: int
-) -> tuple[str, tuple[array[int], array[int], int]]:
-    """Return what is wrong, or nothing, and a window as `python_expand` does."""
-    size = room + _SLACK
-    gva, kind, where = array("Q", bytes(8 * size)), array("B", bytes(size)), ffi.new("uint32_t *")
-    packed, places = ffi.from_buffer("uint8_t[]", tokens), ffi.from_buffer("uint16_t[]", kept)
-    known = ffi.new("hvt_kept *")
-    known.kept, known.count, known.first = places, len(places), first
-    vas, kinds = ffi.from_buffer("uint64_t[]", sites[0]), ffi.from_buffer("uint8_t[]", sites[1])
-    known.site_gva, known.site_kind = vas, kinds
-    out = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
-    wrong = lib.hvt_expand(packed, len(packed), known, mark, *out, room, where)
-    del out
-    del gva[room:], kind[room:]
-    return MESSAGES[wrong], (gva, kind, where[0])
-
-
 def within(gva: Words, start: int, end: int) -> bool:
     """Return whether all addresses are in start..end."""
     addresses = ffi.from_buffer("uint64_t[]", gva)
     return bool(lib.hvt_within(addresses, len(addresses), start, end))
 
 
-def most(kept: Words) -> int:
-    """Return the highest of these 16-bit numbers, 0 if there are none."""
-    numbers = ffi.from_buffer("uint16_t[]", kept)
-    found: int = lib.hvt_most(numbers, len(numbers))
-    return found
+def are_listed(kept: Words, site_kind: Buffer) -> bool:
+    """Return whether all sites that *kept* names have a kind."""
+    numbers, kinds = ffi.from_buffer("uint16_t[]", kept), ffi.from_buffer("uint8_t[]", site_kind)
+    return bool(lib.hvt_are_listed(numbers, len(numbers), kinds))
 
 
 def plain_lines(

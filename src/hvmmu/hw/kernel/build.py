@@ -9,7 +9,7 @@ from cffi import FFI
 
 _HERE = Path(__file__).parent  # relative to the project, as setuptools runs this
 
-HEADERS = ("kernel.h", "walk.h", "nested.h", "pages.h", "shadow.h", "lane.h")
+HEADERS = ("kernel.h", "walk.h", "nested.h", "pages.h", "shadow.h", "tokens.h", "lane.h")
 """Read by cffi and the compiler, each after those it needs."""
 
 ffibuilder = FFI()
@@ -22,7 +22,15 @@ ffibuilder.set_source(
     "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in HEADERS),
     sources=[
         str(_HERE / name)
-        for name in ("kernel.c", "walk.c", "nested.c", "pages.c", "shadow.c", "lane.c")
+        for name in (
+            "kernel.c",
+            "walk.c",
+            "nested.c",
+            "pages.c",
+            "shadow.c",
+            "tokens.c",
+            "lane.c",
+        )
     ],
     include_dirs=[str(_HERE)],
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],

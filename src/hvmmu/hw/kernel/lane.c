@@ -13,6 +13,7 @@
 #include "kernel.h"
 #include "pages.h"
 #include "shadow.h"
+#include "tokens.h"
 #include "lane.h"
 
 #include "ask.h"
@@ -516,5 +517,28 @@ uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint6
             return at;
         if (became == HV_DONE)
             at++;
+    }
+}
+
+int32_t hv_lane_span(hv_lane *l, const hv_span *s, uint32_t at, int32_t done, int32_t *wrong)
+{
+    uint64_t gva[HV_WINDOW + HV_SLACK];
+    uint8_t kind[HV_WINDOW + HV_SLACK];
+    uint32_t end = s->near_ends[s->windows];
+    for (;;) {
+        uint32_t window = hv_window_of(s, at), where = 0;
+        uint64_t left = s->accesses - window * HV_WINDOW;
+        uint64_t count = left < HV_WINDOW ? left : HV_WINDOW;
+        *wrong = hv_expand(s, window, at, 0, gva, kind, &where);
+        if (*wrong || hv_lane_run(l, gva, kind, where + !!done, count) < count)
+            return HV_FAILED;
+        uint64_t near = s->near_ends[window + 1];
+        int32_t became = HV_RETRY;
+        if (near < end)
+            became = hv_lane_to_stop(l, s->near, s->site_gva, s->site_kind, &near, end);
+        if (became == HV_FAILED || near == end)
+            return became;
+        done = became == HV_DONE;
+        at = (uint32_t)near;
     }
 }

@@ -110,3 +110,8 @@ uint64_t hv_lane_run(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, ui
    what it became is returned. */
 int32_t hv_lane_to_stop(hv_lane *lane, const uint16_t *kept, const uint64_t *site_gva,
                         const uint8_t *site_kind, uint64_t *at, uint64_t count);
+
+/* Run a span from near access *at* to its end, or the access behind it if that one is done: the rest of
+   its window whole, then what the windows' filters keep, and so on after each stop. Return HV_RETRY;
+   or HV_FAILED, *wrong telling of damaged tokens. */
+int32_t hv_lane_span(hv_lane *lane, const hv_span *span, uint32_t at, int32_t done, int32_t *wrong);

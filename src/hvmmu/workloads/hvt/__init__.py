@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from array import array
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
 
 from hvmmu.guest.steps import Accesses, Step
+from hvmmu.guest.tokens import SECOND
 from hvmmu.workloads.hvt.reading import HvtFile
-from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.tracefile import WHOLE, TraceFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hvmmu.workloads.hvt.chunk import Chunk
+
+
+_SECONDS = bytes(k for k in range(256) if k & SECOND)
+_FIRSTS = bytes(k & ~SECOND for k in range(256))
+"""The kinds with SECOND set, and all kinds with it clear."""
 
 
 @attrs.frozen
@@ -52,15 +58,14 @@ def _first(chunk: Chunk, references: int) -> Iterator[Accesses]:
     With 0 that is the second page of a reference that the chunk before ends with, or nothing.
     """
     for gva, kind in chunk.windows():
-        end = len(kind)
-        for index, k in enumerate(kind):
-            if not k & SECOND:
-                if not references:
-                    end = index
-                    break
-                references -= 1
+        kinds, end = kind.tobytes(), len(kind)
+        count = len(kinds.translate(None, _SECONDS))
+        if count <= references:
+            references -= count
+        else:
+            firsts = (index for index, k in enumerate(kinds) if not k & SECOND)
+            end = next(islice(firsts, references, None))
         if end:
-            kinds = array("B", bytes(k & ~SECOND for k in kind[:end]))
-            yield Accesses(gva[:end], kinds)
+            yield Accesses(gva[:end], array("B", kinds[:end].translate(_FIRSTS)))
         if end < len(kind):
             return

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING
 
+from hvmmu.guest.tokens import FETCH, READ, SECOND, WRITE
 from hvmmu.types import PAGE_SIZE
-from hvmmu.workloads.hvt.reduction import FETCH, READ, SECOND, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

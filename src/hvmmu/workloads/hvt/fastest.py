@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvmmu.workloads.hvt.reduction import (
-    DamagedError,
-    PythonReducer,
-    Reducer,
-    Sites,
-    python_expand,
-)
+from hvmmu.workloads.hvt.reduction import PythonReducer, Reducer
 
 try:
     from hvmmu.workloads import compiled
@@ -18,27 +12,12 @@ except ImportError:  # no compiler where this was installed
     compiled = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from array import array
-
     from hvmmu.guest.steps import Words
-    from hvmmu.types import Buffer
 
 
 def make_reducer() -> Reducer:
     """Return an empty chunk in the making."""
     return PythonReducer() if compiled is None else compiled.CompiledReducer()
-
-
-def expand(
-    tokens: Buffer, kept: Words, sites: Sites, room: int, *, first: int, mark: int
-) -> tuple[array[int], array[int], int]:
-    """Return all accesses of a window, as `python_expand` does; raise DamagedError."""
-    if compiled is None:
-        return python_expand(memoryview(tokens), kept, sites, room, first=first, mark=mark)
-    wrong, made = compiled.expand(tokens, kept, (sites.gva, sites.kind), room, first, mark)
-    if wrong:
-        raise DamagedError(wrong)
-    return made
 
 
 def within(gva: Words, start: int, end: int) -> bool:
@@ -48,6 +27,8 @@ def within(gva: Words, start: int, end: int) -> bool:
     return not gva or (min(gva) >= start and max(gva) < end)
 
 
-def most(kept: Words) -> int:
-    """Return the highest of these 16-bit numbers, 0 if there are none."""
-    return max(kept, default=0) if compiled is None else compiled.most(kept)
+def are_listed(kept: Words, site_kind: bytearray) -> bool:
+    """Return whether all sites that *kept* names have a kind, as those have that are listed."""
+    if compiled is not None:
+        return compiled.are_listed(kept, site_kind)
+    return all(site_kind[site] for site in set(kept))

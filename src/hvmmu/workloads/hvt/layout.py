@@ -1,8 +1,8 @@
 """How an .hvt file lies on the disk: one header, then chunks of columns, little-endian, aligned.
 
-A chunk's columns, each on a multiple of eight bytes: address (u64) and kind (u8) of new sites; by
-window, the number of kept accesses (u32) and of tokens (u32) up to its end; the kept accesses
-(u16, a site each); the tokens, packed with zstd.
+A chunk's columns, each on a multiple of eight bytes: of new sites the slot (u16), address (u64)
+and kind (u8); by span, the number of kept accesses (u32) and of bytes of frames (u32) up to its
+end; the kept accesses (u16, a site each); the spans' frames, each packed with zstd.
 """
 
 from __future__ import annotations
@@ -13,27 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from hvmmu.guest.steps import SITES
+from hvmmu.guest.tokens import SETS, SPAN_WINDOWS, WINDOW, DamagedError
 from hvmmu.records import frozen
-from hvmmu.workloads.hvt.reduction import MOST_SITES, SETS, WINDOW, DamagedError
+from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
 from hvmmu.workloads.magic import is_hvt_head
 
 if TYPE_CHECKING:
     from array import array
 
-VERSION = 1
+VERSION = 2
 _BYTE_ORDER = 0x0102
 """Reads as 0x0201 where bytes are swapped."""
-_HEADER = struct.Struct("<8sHHIII8Q32sI4x")
-_CHUNK = struct.Struct("<4s11I16x")
+_HEADER = struct.Struct("<8sHHIIIHHI9Q32s")
+_CHUNK = struct.Struct("<4s10I20x")
 _CHUNK_MAGIC = b"HVTC"
 CHUNK_SIZE = _CHUNK.size
-WINDOWS = 64
-"""Windows in a chunk, at most."""
-MOST_ACCESSES = WINDOWS * WINDOW
+SPAN = SPAN_WINDOWS * WINDOW
+"""Accesses in a span, but for a chunk's last one."""
+SPANS = 64
+"""Spans in a chunk, at most."""
+MOST_ACCESSES = SPANS * SPAN
+MOST_FRAME = 4 * SPAN_WINDOWS + SPAN // 8 + 4 * SPAN
+"""Bytes of a frame before it is packed, at most."""
 MOST_WORDS = 4096
 """Bytes of provenance, at most."""
-_MOST_PACKED = 4 * MOST_ACCESSES
 HEADER_SIZE = _HEADER.size
 
 
@@ -42,11 +47,16 @@ class Header:
     """What a whole trace comes to."""
 
     window: int
+    span: int
     sets: int
+    ways: int
     chunks: int
     references: int
     accesses: int
+    near: int
+    """Accesses that the windows' filters keep."""
     kept: int
+    """Those of them that the spans' filters keep."""
     fetches: int
     writes: int
     pages: int
@@ -54,7 +64,7 @@ class Header:
     most_chunk: int
     """Bytes of the largest chunk, its head included."""
     sha256: bytes
-    """Digest of every chunk's counts and columns, tokens unpacked, in order."""
+    """Digest of every chunk's counts and columns, frames unpacked, in order."""
     words: str
     """Where the trace came from: lines of key=value."""
 
@@ -67,17 +77,9 @@ class Header:
         """Return it as bytes, a multiple of eight."""
         words = self.words.encode()
         size = padded(_HEADER.size + len(words))
-        numbers = attrs.astuple(self)[2:10]
+        filters, numbers = attrs.astuple(self)[:4], attrs.astuple(self)[4:13]
         head = _HEADER.pack(
-            MAGIC,
-            VERSION,
-            _BYTE_ORDER,
-            size,
-            self.window,
-            self.sets,
-            *numbers,
-            self.sha256,
-            len(words),
+            MAGIC, VERSION, _BYTE_ORDER, size, *filters, len(words), *numbers, self.sha256
         )
         return (head + words).ljust(size, b"\0")
 
@@ -92,14 +94,15 @@ def header_start(head: bytes) -> tuple[int, tuple[Any, ...], bytes]:
     if len(head) < _HEADER.size:
         raise DamagedError("the file is cut short")
     fields = _HEADER.unpack(head[: _HEADER.size])
-    _, version, order, size, *numbers, digest, words = fields
+    _, version, order, size, *filters, words = fields[:9]
+    *numbers, digest = fields[9:]
     if order != _BYTE_ORDER:
         raise DamagedError("has its bytes in an unknown order")
     if version != VERSION:
         raise DamagedError(f"is of version {version}, and this hvmmu reads version {VERSION}")
     if words > MOST_WORDS or size != padded(_HEADER.size + words):
         raise DamagedError("has a damaged header")
-    return words, tuple(numbers), digest
+    return words, (*filters, *numbers), digest
 
 
 def read_header(head: bytes, words: bytes) -> Header:
@@ -107,7 +110,7 @@ def read_header(head: bytes, words: bytes) -> Header:
     _, numbers, digest = header_start(head)
     fields: tuple[Any, ...] = (*numbers, digest, words.decode("utf-8", "replace"))
     made = Header(*fields)
-    if (made.window, made.sets) != (WINDOW, SETS):
+    if (made.window, made.span, made.sets, made.ways) != (WINDOW, SPAN, SETS, WAYS):
         raise DamagedError("was reduced in a way that this hvmmu does not know")
     if not made.references:
         raise DamagedError("holds no references")
@@ -123,27 +126,26 @@ class ChunkHead:
     fetches: int
     writes: int
     sites: int
-    """Sites that are new."""
-    kept: int
-    raw: int
-    """Bytes of tokens."""
-    packed: int
-    """Bytes of tokens as they are packed."""
-    crc: int
-    """CRC-32 of the columns as they lie there."""
+    """Sites that it lists."""
     known: int
-    """Sites of the chunks before that this one goes on with: all there are, or none."""
+    """How many the chunks before have listed."""
+    near: int
+    kept: int
+    packed: int
+    """Bytes of frames as they are packed."""
+    crc: int
+    """CRC-32 of the columns before the frames, as they lie there; frames have checksums."""
 
     @property
-    def windows(self) -> int:
-        """Windows, of which the last may be short."""
-        return -(-self.accesses // WINDOW)
+    def spans(self) -> int:
+        """Spans, of which the last may be short."""
+        return -(-self.accesses // SPAN)
 
     @property
     def columns(self) -> tuple[int, ...]:
         """Return the size of each column in bytes, before padding."""
-        ends = 4 * self.windows
-        return 8 * self.sites, self.sites, ends, ends, 2 * self.kept, self.packed
+        ends = 4 * self.spans
+        return 2 * self.sites, 8 * self.sites, self.sites, ends, ends, 2 * self.kept, self.packed
 
     @property
     def size(self) -> int:
@@ -152,24 +154,22 @@ class ChunkHead:
 
     def pack(self) -> bytes:
         """Return it as CHUNK_SIZE bytes."""
-        return _CHUNK.pack(_CHUNK_MAGIC, *attrs.astuple(self), 0)
+        return _CHUNK.pack(_CHUNK_MAGIC, *attrs.astuple(self))
 
 
 def read_chunk_head(head: bytes) -> ChunkHead:
     """Return the head of a chunk; raise DamagedError if it is none, or holds more than may be."""
-    magic, *numbers, zero = _CHUNK.unpack(head)
+    magic, *numbers = _CHUNK.unpack(head)
     made = ChunkHead(*numbers)
     possible = (
         magic == _CHUNK_MAGIC
-        and not zero
         and 0 < made.accesses <= MOST_ACCESSES
         # The first access may be the second page of a reference in the chunk before.
         and made.accesses - 1 <= 2 * made.references <= 2 * made.accesses
         and made.fetches + made.writes <= made.accesses
-        and made.sites <= made.kept <= made.accesses
-        and 0 < made.known + made.sites <= MOST_SITES
-        and made.raw <= 2 * made.accesses
-        and made.packed <= _MOST_PACKED
+        and made.sites <= min(made.near, SITES)
+        and made.kept <= made.near <= made.accesses
+        and made.packed <= 2 * MOST_FRAME * made.spans
     )
     if not possible:
         raise DamagedError("its head is damaged")

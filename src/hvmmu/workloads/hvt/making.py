@@ -8,9 +8,9 @@ import tempfile
 from typing import IO, TYPE_CHECKING
 
 from hvmmu.errors import InputError
+from hvmmu.guest.tokens import SECOND
 from hvmmu.params import plain
 from hvmmu.workloads.codec import SUFFIXES, writer
-from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import Parser
 from hvmmu.workloads.magic import is_hvt_head

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import stat
 import zlib
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from hvmmu.errors import TraceError
+from hvmmu.guest.tokens import SECOND, DamagedError
 from hvmmu.params import plain
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import blocks
@@ -16,13 +18,13 @@ from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, KnownSites
 from hvmmu.workloads.hvt.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
+    ChunkHead,
     Header,
     header_start,
     padded,
     read_chunk_head,
     read_header,
 )
-from hvmmu.workloads.hvt.reduction import SECOND, DamagedError
 from hvmmu.workloads.magic import is_hvt_head
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class HvtFile:
 
     def __init__(self, path: Path) -> None:
         self._name = plain(str(path))
-        self._bytes = _Bytes(path)
+        self._bytes = _opened(path)
         with self._blamed(None):
             head = bytes(self._bytes.read(HEADER_SIZE))
             if not is_hvt_head(head):
@@ -62,17 +64,16 @@ class HvtFile:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks in order; raise TraceError if they are not what the header counts."""
-        sums, sites = [0] * 5, KnownSites()
+        sums, sites = [0] * 6, KnownSites()
         for number in range(1, self.header.chunks + 1):
             chunk = self._chunk(number, sites)
             head = chunk.head
-            counts = (head.references, head.accesses, head.kept, head.fetches, head.writes)
+            counts = _counts(head)
             sums = [old + new for old, new in zip(sums, counts, strict=True)]
             yield chunk
         header = self.header
-        told = (header.references, header.accesses, header.kept, header.fetches, header.writes)
         with self._blamed(None):
-            if tuple(sums) != told:
+            if tuple(sums) != _counts(header):
                 raise DamagedError("holds other counts than its header tells")
             if self._bytes.read(1):
                 raise DamagedError("goes on after its last chunk")
@@ -108,14 +109,15 @@ class HvtFile:
         with self._blamed(number):
             head = read_chunk_head(bytes(self._read(CHUNK_SIZE)))
             body = self._read(head.size)
-            if zlib.crc32(body) != head.crc:
+            frames = padded(head.packed)
+            if zlib.crc32(body[: len(body) - frames]) != head.crc:
                 raise DamagedError("its CRC is wrong")
             columns, at = [], 0
             for size in head.columns:
                 columns.append(body[at : at + size])
                 at += padded(size)
             where = f"{self._name}: chunk {number}"
-            return Chunk(head, self.header.sets, columns, sites, where)
+            return Chunk(head, columns, sites, where)
 
     def _read(self, size: int) -> memoryview:
         found = self._bytes.read(size)
@@ -132,13 +134,50 @@ class HvtFile:
             raise TraceError(where, None, str(error), AGAIN) from None
 
 
+def _counts(told: ChunkHead | Header) -> tuple[int, ...]:
+    """Return what is counted of a chunk, and of all of them."""
+    return told.references, told.accesses, told.near, told.kept, told.fetches, told.writes
+
+
 def _second(gva: int, kind: int) -> tuple[int, int]:
     """Return page and kind of what goes on from an access; from a second page nothing does."""
     return (gva >> PAGE_SHIFT) + 1, kind ^ SECOND
 
 
-class _Bytes:
-    """A file's bytes, unpacked if it is packed, so many at a time."""
+def _opened(path: Path) -> _Plain | _Packed:
+    """Return a file to be read; `_Packed` says what is wrong with one that cannot be."""
+    with contextlib.suppress(OSError, ValueError):
+        if stat.S_ISREG(path.stat().st_mode):
+            file = path.open("rb", buffering=0)
+            if is_hvt_head(file.read(HEADER_SIZE)):
+                return _Plain(file)
+            file.close()
+    return _Packed(path)
+
+
+class _Plain:
+    """The bytes of a file that is not packed, so many at a time."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, file.seek(0, 2)
+        file.seek(0)
+
+    def read(self, size: int) -> memoryview:
+        """Return *size* bytes, fewer at the end."""
+        try:
+            found = self._file.read(min(size, self._left))
+        except OSError as error:
+            raise DamagedError(f"cannot be read: {error.strerror}") from None
+        self._left -= len(found)
+        return memoryview(found)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+class _Packed:
+    """A file's bytes, unpacked, so many at a time."""
 
     def __init__(self, path: Path) -> None:
         self._blocks = blocks(path)

@@ -8,22 +8,18 @@ import zlib
 from array import array
 from typing import IO, TYPE_CHECKING
 
+from hvmmu.guest.tokens import SETS, WINDOW
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import zstd_pack
 from hvmmu.workloads.hvt.fastest import make_reducer
-from hvmmu.workloads.hvt.layout import (
-    MOST_WORDS,
-    WINDOWS,
-    ChunkHead,
-    Header,
-    column,
-)
-from hvmmu.workloads.hvt.reduction import MOST_SITES, SETS, WINDOW
+from hvmmu.workloads.hvt.layout import MOST_WORDS, SPAN, SPANS, ChunkHead, Header, column
+from hvmmu.workloads.hvt.reduction import WAYS
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
 
-_COUNTS = struct.Struct("<III")
+COUNTS = struct.Struct("<III")
+"""A chunk's accesses, references, and sites listed before it, as they are digested."""
 
 
 class HvtWriter:
@@ -40,18 +36,17 @@ class HvtWriter:
         self._pages: set[int] = set()
         self._reducer = make_reducer()
         self.references = self.accesses = self.kept = 0
-        self._fetches = self._writes = self._chunks = self._most = 0
+        self._near = self._fetches = self._writes = self._chunks = self._most = 0
+        self._listed = 0
         self._file.write(self.header().pack())
         self._start()
 
     def _start(self) -> None:
-        """Begin a chunk; it goes on with the sites of the one before, while there is room."""
-        sites = self._reducer.counts[0]
-        anew = MOST_SITES - sites < WINDOW
-        self._reducer.next(anew=anew)
-        self._known = 0 if anew else sites
-        self._kept_ends, self._token_ends = array("I"), array("I")
-        self._in_chunk = 0
+        """Begin a chunk; it goes on with the sites of those before."""
+        self._kept, self._frames = array("H"), b""
+        self._kept_ends, self._frame_ends = array("I"), array("I")
+        self._raw: list[bytes] = []
+        self._in_chunk = self._in_span = self._near_in_chunk = 0
 
     def add(self, gva: Words, kind: Words | bytes) -> None:
         """Add accesses in order; a kind has SECOND set where a reference goes on in a next page."""
@@ -69,72 +64,83 @@ class HvtWriter:
         """Write what is left, and the header."""
         if self._gva:
             self._window(memoryview(self._gva), memoryview(self._kind))
-        if self._kept_ends:
-            self._flush()
+        self._end_chunk()
         self._file.seek(0)
         self._file.write(self.header().pack())
         self._file.seek(0, 2)
 
     def _window(self, gva: Words, kind: Words) -> None:
+        if not self._reducer.has_room:
+            self._end_chunk()
         self._reducer.window(gva, kind)
-        sites, kept, tokens = self._reducer.counts
-        self._kept_ends.append(kept)
-        self._token_ends.append(tokens)
-        self._in_chunk += len(kind)
-        if MOST_SITES - sites < WINDOW or len(self._kept_ends) == WINDOWS:
-            self._flush()
+        self._in_span += len(kind)
+        if self._in_span == SPAN:
+            self._end_span()
+            if len(self._kept_ends) == SPANS:
+                self._end_chunk()
 
-    def _flush(self) -> None:
-        made, accesses = self._reducer, self._in_chunk
-        fetches, writes, seconds = made.tally
-        references = accesses - seconds
-        site_gva, tokens = made.site_gva[self._known :], bytes(made.tokens)
-        _, kept, size = made.counts
-        packed = zstd_pack(tokens)
+    def _end_span(self) -> None:
+        kept, near, frame = self._reducer.end_span()
+        self._kept += kept
+        self._near_in_chunk += near
+        self._raw.append(frame)
+        self._frames += zstd_pack(frame)
+        self._kept_ends.append(len(self._kept))
+        self._frame_ends.append(len(self._frames))
+        self._in_chunk += self._in_span
+        self._in_span = 0
+
+    def _end_chunk(self) -> None:
+        if self._in_span:
+            self._end_span()
+        if not self._in_chunk:
+            return
+        listed, (fetches, writes, seconds) = self._reducer.listed, self._reducer.tally
+        references = self._in_chunk - seconds
         columns = [
-            column(each)
-            for each in (
-                site_gva,
-                made.site_kind[self._known :],
-                self._kept_ends,
-                self._token_ends,
-                made.kept,
-            )
+            column(each) for each in (*listed, self._kept_ends, self._frame_ends, self._kept)
         ]
-        body = b"".join((*columns, column(array("B", packed))))
         head = ChunkHead(
-            accesses,
+            self._in_chunk,
             references,
             fetches,
             writes,
-            len(site_gva),
-            kept,
-            size,
-            len(packed),
-            zlib.crc32(body),
-            self._known,
+            len(listed[0]),
+            self._listed,
+            self._near_in_chunk,
+            len(self._kept),
+            len(self._frames),
+            zlib.crc32(b"".join(columns)),
         )
-        self._file.write(head.pack() + body)
-        for piece in (_COUNTS.pack(accesses, references, self._known), *columns, tokens):
+        chunk = b"".join((head.pack(), *columns, column(array("B", self._frames))))
+        self._file.write(chunk)
+        counts = COUNTS.pack(self._in_chunk, references, self._listed)
+        for piece in (counts, *columns[:4], columns[5], *self._raw):
             self._digest.update(piece)
-        self._pages.update(gva >> PAGE_SHIFT for gva in site_gva)
+        self._pages.update(gva >> PAGE_SHIFT for gva in listed[1])
+        self._listed += len(listed[0])
         self.references += references
-        self.accesses += accesses
-        self.kept += kept
+        self.accesses += self._in_chunk
+        self._near += self._near_in_chunk
+        self.kept += len(self._kept)
         self._fetches += fetches
         self._writes += writes
         self._chunks += 1
-        self._most = max(self._most, len(head.pack()) + len(body))
+        self._most = max(self._most, len(chunk))
+        self._reducer.next_chunk()
         self._start()
 
     def header(self) -> Header:
         """Return what was written, which is all of it after `close`."""
         return Header(
             WINDOW,
+            SPAN,
             SETS,
+            WAYS,
             self._chunks,
             self.references,
             self.accesses,
+            self._near,
             self.kept,
             self._fetches,
             self._writes,

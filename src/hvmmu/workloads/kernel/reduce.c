@@ -7,50 +7,83 @@
 
 enum {
     READ = 0x04, WRITE = 0x06, FETCH = 0x14, W = 0x02, ID = 0x10, SECOND = 0x80,
-    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7,
+    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7, WAYS = 4,
     KEPT = LONGEST * SLOTS, RUN = KEPT + LONGEST, SECOND_NEXT = RUN + LONGEST + 1,
     FETCH_TOKEN = SECOND_NEXT + 1,
-    MOST_SITES = 65536, MOST_KEPT = 262144, MOST_TOKENS = 524288, INDEX = 131072
+    WINDOW = 4096, WINDOWS = 8, SITES = 65536, INDEX = 131072
 };
+
+/* The sites. */
 
 static uint32_t hash(uint64_t key) {
     return (uint32_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 47) & (INDEX - 1);
 }
 
-static uint64_t key_of(uint64_t gva, uint8_t kind) {
-    return (gva >> 12) << 8 | kind;
-}
-
-void hvt_next(hvt_chunk *chunk, int all) {
-    if (all) {
-        memset(chunk->index, 0, sizeof chunk->index);
-        chunk->sites = 0;
-    }
-    chunk->keeps = chunk->tokens_used = 0;
+void hvt_next(hvt_chunk *chunk) {
+    chunk->chunk++;
+    chunk->in_chunk = chunk->listed = 0;
     chunk->fetches = chunk->writes = chunk->seconds = 0;
 }
 
-static uint32_t site_of(hvt_chunk *chunk, uint64_t gva, uint8_t kind) {
-    uint64_t key = key_of(gva, kind);
-    uint32_t at = hash(key);
-    for (; chunk->index[at]; at = (at + 1) & (INDEX - 1)) {
-        uint32_t site = chunk->index[at] - 1;
-        if (key_of(chunk->site_gva[site], chunk->site_kind[site]) == key)
-            return site;
+/* Take a site out of the index; those behind it that would not be found any more move up. */
+static void forget(hvt_chunk *chunk, uint32_t slot) {
+    uint32_t hole = hash(chunk->keys[slot]);
+    while (chunk->index[hole] != slot + 1)
+        hole = (hole + 1) & (INDEX - 1);
+    for (uint32_t at = (hole + 1) & (INDEX - 1); chunk->index[at]; at = (at + 1) & (INDEX - 1)) {
+        uint32_t home = hash(chunk->keys[chunk->index[at] - 1]);
+        if (((at - home) & (INDEX - 1)) >= ((at - hole) & (INDEX - 1))) {
+            chunk->index[hole] = chunk->index[at];
+            hole = at;
+        }
     }
-    chunk->site_gva[chunk->sites] = gva;
-    chunk->site_kind[chunk->sites] = kind;
-    chunk->index[at] = ++chunk->sites;
-    return chunk->sites - 1;
+    chunk->index[hole] = 0;
 }
+
+static uint32_t slot_for(hvt_chunk *chunk) {
+    if (chunk->sites < SITES)
+        return chunk->sites++;
+    while (chunk->used[chunk->hand] == chunk->chunk)
+        chunk->hand = (chunk->hand + 1) % SITES;
+    uint32_t slot = chunk->hand;
+    chunk->hand = (chunk->hand + 1) % SITES;
+    forget(chunk, slot);
+    return slot;
+}
+
+static uint32_t list(hvt_chunk *chunk, uint64_t key, uint64_t gva, uint8_t kind) {
+    uint32_t slot = slot_for(chunk), at = hash(key);
+    while (chunk->index[at]) /* again: what stood here may have moved */
+        at = (at + 1) & (INDEX - 1);
+    chunk->index[at] = slot + 1;
+    chunk->keys[slot] = key;
+    chunk->used[slot] = chunk->chunk - 1;
+    chunk->slots[chunk->listed] = (uint16_t)slot;
+    chunk->gva[chunk->listed] = gva;
+    chunk->kind[chunk->listed++] = kind;
+    return slot;
+}
+
+static uint16_t site_of(hvt_chunk *chunk, uint64_t gva, uint8_t kind) {
+    uint64_t key = (gva >> 12) << 8 | kind;
+    uint32_t at = hash(key), slot;
+    while (chunk->index[at] && chunk->keys[chunk->index[at] - 1] != key)
+        at = (at + 1) & (INDEX - 1);
+    slot = chunk->index[at] ? chunk->index[at] - 1 : list(chunk, key, gva, kind);
+    chunk->in_chunk += chunk->used[slot] != chunk->chunk;
+    chunk->used[slot] = chunk->chunk;
+    return (uint16_t)slot;
+}
+
+/* The windows. */
 
 int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count) {
     uint64_t recent[SLOTS];
     uint8_t written[SETS] = {0};
-    uint8_t *out = chunk->tokens + chunk->tokens_used;
     uint32_t run = 0, current = SETS; /* no set has this number */
-    if (count > MOST_SITES - chunk->sites || count > MOST_KEPT - chunk->keeps ||
-        2 * (uint64_t)count > MOST_TOKENS - chunk->tokens_used)
+    uint32_t nears = chunk->nears, used = chunk->tokens_used;
+    uint8_t *out = chunk->tokens + used;
+    if (chunk->windows == WINDOWS || !count || count > WINDOW || SITES - chunk->in_chunk < count)
         return 0;
     memset(recent, 0xFF, sizeof recent);
     for (uint32_t i = 0; i < count; i++) {
@@ -89,73 +122,98 @@ int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint3
             written[at] = write || (recent[at] == page && written[at]);
             recent[at] = page;
         }
-        chunk->kept[chunk->keeps++] = (uint16_t)site_of(chunk, gva[i], k);
+        chunk->near[chunk->nears++] = site_of(chunk, gva[i], k);
         *out++ = (uint8_t)(KEPT + run), run = 0;
     }
     if (run)
         *out++ = (uint8_t)(RUN + run);
     chunk->tokens_used = (uint32_t)(out - chunk->tokens);
+    chunk->counts[2 * chunk->windows] = (uint16_t)(chunk->nears - nears);
+    chunk->counts[2 * chunk->windows++ + 1] = (uint16_t)(chunk->tokens_used - used);
     return 1;
 }
 
-enum { FINE, NO_FETCH, NO_DATA, TOO_MANY_KEPT, TOO_MANY, TOO_FEW };
+/* The span. */
 
-/* A dropped access has the address of the kept one it repeats, which was found before: zero, which
- * is nobody's, if there was none. Seven fetches are written where fewer are made: what comes next
- * writes over the others. */
-int hvt_expand(const uint8_t *tokens, uint32_t size, const hvt_kept *k, uint8_t mark,
-               uint64_t *gva, uint8_t *kind, uint32_t room, uint32_t *where) {
-    uint64_t recent[SLOTS] = {0}, fetched = 0;
-    uint32_t made = 0, next = 0;
-    uint8_t second = 0;
-    for (uint32_t i = 0; i < size; i++) {
-        uint32_t token = tokens[i], run;
-        if (token < RUN)
-            run = token < KEPT ? token / SLOTS : token - KEPT;
-        else if (token < SECOND_NEXT)
-            run = token - RUN;
-        else if (token == SECOND_NEXT) {
-            second = mark;
-            continue;
-        } else {
-            run = 1;
-            fetched = recent[SETS + token - FETCH_TOKEN];
-        }
-        if (run + (token < RUN) > room - made)
-            return TOO_MANY;
-        if ((run != 0) & !fetched)
-            return NO_FETCH;
-        for (uint32_t j = 0; j < LONGEST; j++)
-            gva[made + j] = fetched, kind[made + j] = FETCH;
-        kind[made] |= second;
-        second = run ? 0 : second;
-        made += run;
-        if (token < KEPT) {
-            uint64_t again = recent[token & (SETS - 1)];
-            if (!again)
-                return NO_DATA;
-            gva[made] = again;
-            kind[made++] = (token & SETS ? WRITE : READ) | second;
-            second = 0;
-        } else if (token < RUN) {
-            if (next == k->count)
-                return TOO_MANY_KEPT;
-            uint16_t site = k->kept[next];
-            uint64_t va = k->site_gva[site];
-            uint32_t at = va >> 12 & (SETS - 1);
-            if (k->site_kind[site] & ID)
-                recent[SETS + at] = fetched = va;
-            else
-                recent[at] = va;
-            if (next++ == k->first)
-                *where = made;
-            gva[made] = va;
-            kind[made++] = k->site_kind[site] | second;
-            second = 0;
+/* A page that is one of the most recent ones of its set: when it was accessed last, and when by an
+ * access that is kept. */
+typedef struct {
+    uint64_t number;
+    uint32_t last, last_kept;
+    int written;
+} page;
+
+typedef struct {
+    page pages[WAYS]; /* the most recent first */
+    uint32_t count;
+} set;
+
+/* Keep what it takes to have every set's pages in their order by kept accesses alone. */
+static void keep_order(set *sets, uint8_t *own) {
+    for (set *s = sets; s < sets + SLOTS; s++) {
+        uint32_t first = s->count ? s->count - 1 : 0;
+        while (first && s->pages[first - 1].last_kept > s->pages[first].last_kept)
+            first--;
+        for (uint32_t n = 0; n < first; n++) {
+            own[s->pages[n].last] = 1;
+            s->pages[n].last_kept = s->pages[n].last;
         }
     }
-    return next == k->count && made == room ? FINE : TOO_FEW;
 }
+
+static void add(set *sets, uint64_t key, uint32_t at, uint8_t *own) {
+    uint64_t number = key >> 8;
+    set *s = sets + (key & ID ? SETS : 0) + (number & (SETS - 1));
+    uint32_t way = 0;
+    int write = !!(key & W);
+    while (way < s->count && s->pages[way].number != number)
+        way++;
+    page made = {number, at, at, write};
+    own[at] = way == s->count || write > s->pages[way].written;
+    if (own[at]) {
+        keep_order(sets, own);
+    } else {
+        made.last_kept = s->pages[way].last_kept;
+        made.written = s->pages[way].written;
+    }
+    if (way == s->count && s->count < WAYS)
+        s->count++;
+    else if (way == s->count)
+        way--;
+    memmove(s->pages + 1, s->pages, way * sizeof *s->pages);
+    s->pages[0] = made;
+}
+
+uint32_t hvt_end_span(hvt_chunk *chunk, uint16_t *kept, uint8_t *frame, uint32_t *size) {
+    set sets[SLOTS] = {0};
+    uint32_t keeps = 0, more = 0;
+    for (uint32_t n = 0; n < chunk->nears; n++)
+        add(sets, chunk->keys[chunk->near[n]], n, chunk->own);
+    keep_order(sets, chunk->own);
+    uint8_t *out = frame, *mask = frame + 4 * chunk->windows;
+    for (uint32_t n = 0; n < 2 * chunk->windows; n++) {
+        *out++ = (uint8_t)chunk->counts[n];
+        *out++ = (uint8_t)(chunk->counts[n] >> 8);
+    }
+    out += (chunk->nears + 7) / 8;
+    memset(mask, 0, (size_t)(out - mask));
+    for (uint32_t n = 0; n < chunk->nears; n++) {
+        if (chunk->own[n]) {
+            kept[keeps++] = chunk->near[n];
+            mask[n / 8] |= (uint8_t)(1 << n % 8);
+        } else {
+            out[2 * more] = (uint8_t)chunk->near[n];
+            out[2 * more++ + 1] = (uint8_t)(chunk->near[n] >> 8);
+        }
+    }
+    out += 2 * more;
+    memcpy(out, chunk->tokens, chunk->tokens_used);
+    *size = (uint32_t)(out - frame) + chunk->tokens_used;
+    chunk->windows = chunk->nears = chunk->tokens_used = 0;
+    return keeps;
+}
+
+/* Reading. */
 
 int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end) {
     int within = 1;
@@ -164,11 +222,11 @@ int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end
     return within;
 }
 
-uint32_t hvt_most(const uint16_t *kept, uint32_t count) {
-    uint16_t most = 0;
+int hvt_are_listed(const uint16_t *kept, uint32_t count, const uint8_t *site_kind) {
+    int listed = 1;
     for (uint32_t i = 0; i < count; i++)
-        most = kept[i] > most ? kept[i] : most;
-    return most;
+        listed &= site_kind[kept[i]] != 0;
+    return listed;
 }
 
 static const uint64_t PAGE = 4096, USER_START = 4096, USER_END = (UINT64_C(1) << 47) - 4096;

@@ -1,41 +1,41 @@
 /* What Python and C share of the reduction. Also read by cffi: no preprocessor here. */
 
+/* A chunk in the making, and the span in it; reduction.py says what they are. */
 typedef struct {
-    uint64_t site_gva[65536];
-    uint8_t site_kind[65536];
-    uint16_t kept[262144];
-    uint8_t tokens[524288];
-    uint32_t sites, keeps, tokens_used;
+    /* The sites, by slot, and where each is found by its hash: slot + 1. */
+    uint64_t keys[65536];
+    uint32_t used[65536]; /* the number of the chunk that used it last */
+    uint32_t index[131072];
+    uint32_t sites, hand, chunk, in_chunk;
+    /* What the chunk lists. */
+    uint16_t slots[65536];
+    uint64_t gva[65536];
+    uint8_t kind[65536];
+    uint32_t listed;
     uint32_t fetches, writes, seconds;
-    uint32_t index[131072]; /* hash of page and kind to site + 1 */
+    /* The span: windows of near accesses and tokens, then what is kept of them. */
+    uint16_t counts[16];
+    uint16_t near[32768];
+    uint8_t own[32768];
+    uint8_t tokens[65536];
+    uint32_t windows, nears, tokens_used;
 } hvt_chunk;
 
-/* Begin another chunk; with *all*, forget the sites as well. */
-void hvt_next(hvt_chunk *chunk, int all);
+/* Begin another chunk. */
+void hvt_next(hvt_chunk *chunk);
 
-/* Add a window of accesses; 0 if the chunk has no room for it. */
+/* Add a window of accesses to the span; 0 if there is no room for it. */
 int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count);
 
-/* The accesses that a window keeps: each an index of all 65,536 sites. */
-typedef struct {
-    const uint16_t *kept;
-    uint32_t count;
-    uint32_t first; /* the one whose place is asked for */
-    const uint64_t *site_gva;
-    const uint8_t *site_kind;
-} hvt_kept;
-
-/* Put back the accesses of a window, room of them, into arrays that hold seven more; *where is the
-   place of the first. mark is set in the kind of a second page. Return 0, or which of the messages
-   in compiled.py says why not. */
-int hvt_expand(const uint8_t *tokens, uint32_t size, const hvt_kept *kept, uint8_t mark,
-               uint64_t *gva, uint8_t *kind, uint32_t room, uint32_t *where);
+/* End the span: fill kept, and frame, which have room for all there may be; return how many are kept,
+   and the frame's size in *size. */
+uint32_t hvt_end_span(hvt_chunk *chunk, uint16_t *kept, uint8_t *frame, uint32_t *size);
 
 /* Return whether all addresses are in start..end. */
 int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end);
 
-/* Return the highest of count numbers, 0 if there are none. */
-uint32_t hvt_most(const uint16_t *kept, uint32_t count);
+/* Return whether all sites, of which there are count, have a kind. */
+int hvt_are_listed(const uint16_t *kept, uint32_t count, const uint8_t *site_kind);
 
 typedef struct {
     uint64_t read;     /* bytes of text */

@@ -12,7 +12,7 @@ from array import array
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from hvmmu.workloads.hvt.reduction import FETCH, READ, WRITE
+from hvmmu.guest.tokens import FETCH, READ, WRITE
 from hvmmu.workloads.sources.source import Source
 from hvmmu.workloads.sources.stream import wrong
 

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from hvmmu.errors import InputError
-from hvmmu.workloads.hvt.reduction import FETCH, READ, WRITE
+from hvmmu.guest.tokens import FETCH, READ, WRITE
 from hvmmu.workloads.sources.source import Source
 from hvmmu.workloads.sources.stream import BATCH, References
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from hvmmu.workloads.hvt.reduction import FETCH, READ, WRITE
+from hvmmu.guest.tokens import FETCH, READ, WRITE
 from hvmmu.workloads.sources.source import Source
 from hvmmu.workloads.sources.stream import References
 

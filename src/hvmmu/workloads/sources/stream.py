@@ -6,9 +6,9 @@ from array import array
 from typing import IO, TYPE_CHECKING
 
 from hvmmu.errors import TraceError
+from hvmmu.guest.tokens import SECOND
 from hvmmu.types import PAGE_SIZE
 from hvmmu.workloads.codec import blocks, unpacked
-from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.tracefile import USER_END, USER_START
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from hvmmu.guest.tokens import SECOND
 from hvmmu.params import plain
-from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.lackey import references
 from hvmmu.workloads.sources.source import Source
 

@@ -1,0 +1,130 @@
+/* A compact trace's spans: what was left out of them, put back. guest/tokens.py says it in words. */
+
+#include <stdint.h>
+#include <string.h>
+
+#include "bits.h"
+#include "tokens.h"
+
+enum {
+    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7,
+    KEPT = LONGEST * SLOTS, RUN = KEPT + LONGEST, SECOND_NEXT = RUN + LONGEST + 1,
+    FETCH_TOKEN = SECOND_NEXT + 1,
+    READ = PF_U, WRITE = PF_U | PF_W, FETCH = PF_U | PF_ID
+};
+
+/* The messages, in the order of guest/tokens.py. */
+enum {
+    FINE, NO_FETCH, NO_DATA, TOO_MANY_KEPT, TOO_MANY, TOO_FEW, BAD_FRAME, NOT_LISTED, KEEPS_NONE
+};
+
+static uint32_t number(const uint8_t *at) { return at[0] | (uint32_t)at[1] << 8; }
+
+int32_t hv_open_span(const uint8_t *frame, uint32_t size, uint32_t windows, const uint16_t *kept,
+                     uint32_t count, const uint8_t *site_kind, uint32_t *near_ends,
+                     uint32_t *token_ends, uint16_t *near, uint32_t *tokens)
+{
+    uint32_t at = 4 * windows, used = 0;
+    if (size < at)
+        return BAD_FRAME;
+    near_ends[0] = token_ends[0] = 0;
+    for (uint32_t w = 0; w < windows; w++) {
+        uint32_t keeps = number(frame + 4 * w);
+        if (!keeps || keeps > HV_WINDOW)
+            return KEEPS_NONE;
+        near_ends[w + 1] = near_ends[w] + keeps;
+        token_ends[w + 1] = token_ends[w] + number(frame + 4 * w + 2);
+    }
+    uint32_t total = near_ends[windows], mask = at, more = at + (total + 7) / 8;
+    if (count > total ||
+        size != more + 2 * (uint64_t)(total - count) + token_ends[windows])
+        return BAD_FRAME;
+    for (uint32_t n = 0; n < total; n++) {
+        int own = frame[mask + n / 8] >> n % 8 & 1;
+        if (own ? used == count : n - used == total - count)
+            return BAD_FRAME;
+        near[n] = own ? kept[used] : (uint16_t)number(frame + more + 2 * (n - used));
+        used += (uint32_t)own;
+        if (!site_kind[near[n]])
+            return NOT_LISTED;
+    }
+    *tokens = size - token_ends[windows];
+    return FINE;
+}
+
+uint32_t hv_near_of(const uint8_t *frame, uint32_t windows, uint32_t nth)
+{
+    uint32_t n = 0;
+    for (;; n++)
+        if (frame[4 * windows + n / 8] >> n % 8 & 1 && !nth--)
+            return n;
+}
+
+uint32_t hv_window_of(const hv_span *span, uint32_t near)
+{
+    uint32_t window = 0;
+    while (near >= span->near_ends[window + 1])
+        window++;
+    return window;
+}
+
+/* A dropped access has the address of the near one it repeats, which was found before: zero, which
+ * is nobody's, if there was none. Seven fetches are written where fewer are made: what comes next
+ * writes over the others. */
+int32_t hv_expand(const hv_span *s, uint32_t window, uint32_t first, uint8_t mark, uint64_t *gva,
+                  uint8_t *kind, uint32_t *where)
+{
+    uint64_t recent[SLOTS] = {0}, fetched = 0;
+    const uint8_t *token = s->tokens + s->token_ends[window];
+    const uint8_t *end = s->tokens + s->token_ends[window + 1];
+    uint32_t next = s->near_ends[window], last = s->near_ends[window + 1], made = 0;
+    uint32_t left = s->accesses - window * HV_WINDOW, room = left < HV_WINDOW ? left : HV_WINDOW;
+    uint8_t second = 0;
+    for (; token < end; token++) {
+        uint32_t run;
+        if (*token < RUN)
+            run = *token < KEPT ? *token / SLOTS : *token - KEPT;
+        else if (*token < SECOND_NEXT)
+            run = *token - RUN;
+        else if (*token == SECOND_NEXT) {
+            second = mark;
+            continue;
+        } else {
+            run = 1;
+            fetched = recent[SETS + *token - FETCH_TOKEN];
+        }
+        if (run + (*token < RUN) > room - made)
+            return TOO_MANY;
+        if ((run != 0) & !fetched)
+            return NO_FETCH;
+        for (uint32_t j = 0; j < HV_SLACK; j++)
+            gva[made + j] = fetched, kind[made + j] = FETCH;
+        kind[made] |= second;
+        second = run ? 0 : second;
+        made += run;
+        if (*token < KEPT) {
+            uint64_t again = recent[*token & (SETS - 1)];
+            if (!again)
+                return NO_DATA;
+            gva[made] = again;
+            kind[made++] = (*token & SETS ? WRITE : READ) | second;
+            second = 0;
+        } else if (*token < RUN) {
+            if (next == last)
+                return TOO_MANY_KEPT;
+            uint16_t site = s->near[next];
+            uint64_t va = s->site_gva[site];
+            uint32_t at = va >> 12 & (SETS - 1);
+            if (s->site_kind[site] & PF_ID)
+                recent[SETS + at] = fetched = va;
+            else
+                recent[at] = va;
+            if (next++ == first)
+                *where = made;
+            gva[made] = va;
+            kind[made++] = s->site_kind[site] | second;
+            second = 0;
+        }
+    }
+    return next == last && made == room ? FINE : TOO_FEW;
+}
