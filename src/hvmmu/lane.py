@@ -13,7 +13,7 @@ import attrs
 from hvmmu.arch.paging import LONG4, formats
 from hvmmu.attempts import MOST_TRIES, Operand
 from hvmmu.errors import InvariantError
-from hvmmu.guest.compiled import c_span
+from hvmmu.guest.compiled import c_frame
 from hvmmu.guest.faults import MOST_REPEATS
 from hvmmu.guest.layout import KERNEL_BASE, USER_END
 from hvmmu.guest.pager import CAUSES
@@ -138,12 +138,12 @@ class Lane:
             became = lib.hv_lane_to_stop(self._lane, *listed, self._at, count)
             if became == lib.HV_FAILED or self._at[0] == count:
                 return
-            rest = step.rest(self._at[0])
-            span, alive = c_span(rest.span)
-            became = lib.hv_lane_span(self._lane, span, rest.at, became == lib.HV_DONE, wrong)
+            done, rest = became == lib.HV_DONE, step.rest(self._at[0])
+            frame, alive = c_frame(rest.frame)
+            became = lib.hv_lane_rest(self._lane, frame, rest.nth, done, wrong)
             del alive
             if wrong[0]:
-                raise rest.span.damaged(MESSAGES[wrong[0]])
+                raise rest.frame.damaged(MESSAGES[wrong[0]])
             if became == lib.HV_FAILED:
                 return
             at = rest.following

@@ -10,7 +10,7 @@ import attrs
 
 from hvmmu.guest import tokens
 from hvmmu.guest.steps import Accesses, Reduced, Rest
-from hvmmu.guest.tokens import SETS, SPAN_WINDOWS, WINDOW, Columns, DamagedError, Sites, Window
+from hvmmu.guest.tokens import SETS, WINDOW, Columns, DamagedError, Sites, Window
 from hvmmu.hw.compiled import CompiledEngine
 
 compiled: ModuleType | None = None
@@ -25,11 +25,43 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Span:
-    """All that is known of a span's accesses.
+class Frame:
+    """What a span's accesses are found in, as it was unpacked.
 
-    *damaged* makes an error of a message that says what is wrong.
+    *kept* are those that the span's filter keeps, of *accesses*; *damaged* makes an error of a
+    message that says what is wrong.
     """
+
+    content: bytes
+    kept: Words
+    sites: Sites
+    accesses: int
+    damaged: Callable[[str], Exception]
+
+    @property
+    def windows(self) -> int:
+        """Windows, of which the last may be short."""
+        return -(-self.accesses // WINDOW)
+
+    def opened(self) -> Span:
+        """Return the span; raise what *damaged* makes."""
+        try:
+            columns = _opened(self)
+        except DamagedError as error:
+            raise self.damaged(str(error)) from None
+        return Span(columns, self.sites, self.accesses, self.damaged)
+
+    def near_of(self, nth: int) -> int:
+        """Return which near access the *nth* is that is kept."""
+        if compiled is None:
+            return tokens.near_of(self.content, self.windows, nth)
+        near: int = compiled.near_of(self, nth)
+        return near
+
+
+@attrs.frozen
+class Span:
+    """All that is known of a span's accesses."""
 
     columns: Columns
     sites: Sites
@@ -78,15 +110,15 @@ class Compact(Reduced):
 
 @attrs.frozen
 class InSpan(Rest):
-    """What is run from near access *at* to the end of a span."""
+    """What is run of a span from the *nth* access on that is kept."""
 
-    span: Span
-    at: int
+    frame: Frame
+    nth: int
     following: int
 
     def parts(self) -> Iterator[Accesses | Reduced]:
         """Yield it."""
-        return self.span.parts(self.at)
+        return self.frame.opened().parts(self.frame.near_of(self.nth))
 
 
 @attrs.frozen
@@ -108,32 +140,17 @@ class _Windows(Rest):
         yield next(self.span.parts(self.start + self.nth))
 
 
-def open_span(
-    frame: bytes,
-    kept: Words,
-    sites: Sites,
-    accesses: int,
-    damaged: Callable[[str], Exception],
-) -> Span:
-    """Return the span whose frame this is, of which *kept* are kept; raise what *damaged* makes."""
-    windows = -(-accesses // WINDOW)
-    assert windows <= SPAN_WINDOWS
-    opened = tokens.python_open if compiled is None else compiled.opened
-    try:
-        return Span(opened(frame, windows, kept, sites), sites, accesses, damaged)
-    except DamagedError as error:
-        raise damaged(str(error)) from None
-
-
-def near_of(frame: bytes, accesses: int, nth: int) -> int:
-    """Return which of a span's near accesses the *nth* is that its own filter keeps."""
-    found = tokens.near_of if compiled is None else compiled.near_of
-    return found(frame, -(-accesses // WINDOW), nth)
+def _opened(frame: Frame) -> Columns:
+    if compiled is None:
+        return tokens.python_open(frame.content, frame.windows, frame.kept, frame.sites)
+    made: Columns = compiled.opened(frame)
+    return made
 
 
 def _expanded(span: Span, window: int, first: int, mark: int) -> Window:
     if compiled is not None:
-        return compiled.expanded(span, window, first, mark)
+        made: Window = compiled.expanded(span, window, first, mark)
+        return made
     columns = span.columns
     start, end = columns.near_ends[window : window + 2]
     return tokens.python_expand(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
+    from hvmmu.types import Buffer
+
 BLOCK = 1 << 18
 """Bytes of text in one block, at most."""
 
@@ -45,7 +47,7 @@ class _Decoder(Protocol):
     def needs_input(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def decompress(self, data: Buffer, max_length: int) -> bytes: ...
 
 
 class _Gunzip:
@@ -66,7 +68,7 @@ class _Gunzip:
     def unused_data(self) -> bytes:
         return self._inflate.unused_data
 
-    def decompress(self, data: bytes, max_length: int) -> bytes:
+    def decompress(self, data: Buffer, max_length: int) -> bytes:
         return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
 
 
@@ -148,7 +150,7 @@ def zstd_pack(plain_bytes: bytes) -> bytes:
     return cast("bytes", zstd.compress(plain_bytes, options=options))
 
 
-def zstd_unpack(frame: bytes, most: int) -> bytes | None:
+def zstd_unpack(frame: Buffer, most: int) -> bytes | None:
     """Return what one zstd frame holds if that is *most* bytes or fewer, else None."""
     decoder = _unzstd()
     damage = _zstd().ZstdError

@@ -520,15 +520,14 @@ uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint6
     }
 }
 
-int32_t hv_lane_span(hv_lane *l, const hv_span *s, uint32_t at, int32_t done, int32_t *wrong)
+static int32_t run_rest(hv_lane *l, const hv_span *s, uint32_t at, int32_t done, int32_t *wrong)
 {
     uint64_t gva[HV_WINDOW + HV_SLACK];
     uint8_t kind[HV_WINDOW + HV_SLACK];
     uint32_t end = s->near_ends[s->windows];
     for (;;) {
         uint32_t window = hv_window_of(s, at), where = 0;
-        uint64_t left = s->accesses - window * HV_WINDOW;
-        uint64_t count = left < HV_WINDOW ? left : HV_WINDOW;
+        uint64_t count = hv_window_size(s, window);
         *wrong = hv_expand(s, window, at, 0, gva, kind, &where);
         if (*wrong || hv_lane_run(l, gva, kind, where + !!done, count) < count)
             return HV_FAILED;
@@ -541,4 +540,13 @@ int32_t hv_lane_span(hv_lane *l, const hv_span *s, uint32_t at, int32_t done, in
         done = became == HV_DONE;
         at = (uint32_t)near;
     }
+}
+
+int32_t hv_lane_rest(hv_lane *l, const hv_frame *f, uint32_t nth, int32_t done, int32_t *wrong)
+{
+    hv_span span;
+    *wrong = hv_open_span(f, &span, l->near);
+    if (*wrong)
+        return HV_FAILED;
+    return run_rest(l, &span, hv_near_of(f, nth), done, wrong);
 }

@@ -97,6 +97,7 @@ typedef struct {
     uint32_t log_bytes;
     hv_cached cached[256];
     uint32_t cached_count;
+    uint16_t near[32768]; /* of the span that is run */
     hv_used *used; /* by table: gpa / 4096 */
     uint32_t *noted_tables;
     uint32_t noted_count;
@@ -111,7 +112,8 @@ uint64_t hv_lane_run(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, ui
 int32_t hv_lane_to_stop(hv_lane *lane, const uint16_t *kept, const uint64_t *site_gva,
                         const uint8_t *site_kind, uint64_t *at, uint64_t count);
 
-/* Run a span from near access *at* to its end, or the access behind it if that one is done: the rest of
-   its window whole, then what the windows' filters keep, and so on after each stop. Return HV_RETRY;
-   or HV_FAILED, *wrong telling of damaged tokens. */
-int32_t hv_lane_span(hv_lane *lane, const hv_span *span, uint32_t at, int32_t done, int32_t *wrong);
+/* Run a span from the nth access on that is kept, or from behind it if it is done: the rest of its
+   window whole, then what the windows' filters keep, and so on after each stop. Return HV_RETRY; or
+   HV_FAILED, *wrong telling if the frame is damaged. */
+int32_t hv_lane_rest(hv_lane *lane, const hv_frame *frame, uint32_t nth, int32_t done,
+                     int32_t *wrong);

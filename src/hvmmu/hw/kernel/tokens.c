@@ -20,44 +20,55 @@ enum {
 
 static uint32_t number(const uint8_t *at) { return at[0] | (uint32_t)at[1] << 8; }
 
-int32_t hv_open_span(const uint8_t *frame, uint32_t size, uint32_t windows, const uint16_t *kept,
-                     uint32_t count, const uint8_t *site_kind, uint32_t *near_ends,
-                     uint32_t *token_ends, uint16_t *near, uint32_t *tokens)
+int32_t hv_open_span(const hv_frame *f, hv_span *s, uint16_t *near)
 {
-    uint32_t at = 4 * windows, used = 0;
-    if (size < at)
+    const uint8_t *mask = f->bytes + 4 * f->windows, *more;
+    uint32_t total = 0, size = 0, used = 0;
+    if (f->size < 4 * f->windows)
         return BAD_FRAME;
-    near_ends[0] = token_ends[0] = 0;
-    for (uint32_t w = 0; w < windows; w++) {
-        uint32_t keeps = number(frame + 4 * w);
+    s->near_ends[0] = s->token_ends[0] = 0;
+    for (uint32_t w = 0; w < f->windows; w++) {
+        uint32_t keeps = number(f->bytes + 4 * w);
         if (!keeps || keeps > HV_WINDOW)
             return KEEPS_NONE;
-        near_ends[w + 1] = near_ends[w] + keeps;
-        token_ends[w + 1] = token_ends[w] + number(frame + 4 * w + 2);
+        s->near_ends[w + 1] = total += keeps;
+        s->token_ends[w + 1] = size += number(f->bytes + 4 * w + 2);
     }
-    uint32_t total = near_ends[windows], mask = at, more = at + (total + 7) / 8;
-    if (count > total ||
-        size != more + 2 * (uint64_t)(total - count) + token_ends[windows])
+    more = mask + (total + 7) / 8;
+    if (f->count > total || f->size - 4 * f->windows !=
+                                (total + 7) / 8 + 2 * (uint64_t)(total - f->count) + size)
         return BAD_FRAME;
     for (uint32_t n = 0; n < total; n++) {
-        int own = frame[mask + n / 8] >> n % 8 & 1;
-        if (own ? used == count : n - used == total - count)
+        int own = mask[n / 8] >> n % 8 & 1;
+        if (own ? used == f->count : n - used == total - f->count)
             return BAD_FRAME;
-        near[n] = own ? kept[used] : (uint16_t)number(frame + more + 2 * (n - used));
+        near[n] = own ? f->kept[used] : (uint16_t)number(more + 2 * (n - used));
         used += (uint32_t)own;
-        if (!site_kind[near[n]])
+        if (!f->site_kind[near[n]])
             return NOT_LISTED;
     }
-    *tokens = size - token_ends[windows];
+    s->near = near;
+    s->tokens = f->bytes + f->size - size;
+    s->windows = f->windows;
+    s->accesses = f->accesses;
+    s->site_gva = f->site_gva;
+    s->site_kind = f->site_kind;
     return FINE;
 }
 
-uint32_t hv_near_of(const uint8_t *frame, uint32_t windows, uint32_t nth)
+uint32_t hv_near_of(const hv_frame *f, uint32_t nth)
 {
+    const uint8_t *mask = f->bytes + 4 * f->windows;
     uint32_t n = 0;
     for (;; n++)
-        if (frame[4 * windows + n / 8] >> n % 8 & 1 && !nth--)
+        if (mask[n / 8] >> n % 8 & 1 && !nth--)
             return n;
+}
+
+uint32_t hv_window_size(const hv_span *span, uint32_t window)
+{
+    uint32_t left = span->accesses - window * HV_WINDOW;
+    return left < HV_WINDOW ? left : HV_WINDOW;
 }
 
 uint32_t hv_window_of(const hv_span *span, uint32_t near)
@@ -78,7 +89,7 @@ int32_t hv_expand(const hv_span *s, uint32_t window, uint32_t first, uint8_t mar
     const uint8_t *token = s->tokens + s->token_ends[window];
     const uint8_t *end = s->tokens + s->token_ends[window + 1];
     uint32_t next = s->near_ends[window], last = s->near_ends[window + 1], made = 0;
-    uint32_t left = s->accesses - window * HV_WINDOW, room = left < HV_WINDOW ? left : HV_WINDOW;
+    uint32_t room = hv_window_size(s, window);
     uint8_t second = 0;
     for (; token < end; token++) {
         uint32_t run;

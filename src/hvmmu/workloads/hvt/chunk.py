@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_right
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
-from hvmmu.guest.spans import Compact, InSpan, Span, near_of, open_span
-from hvmmu.guest.steps import SITES
+from hvmmu.guest.spans import Compact, Frame, InSpan, Span
+from hvmmu.guest.steps import SITES, Accesses
 from hvmmu.guest.tokens import KINDS, SECOND, SETS, DamagedError, Sites
 from hvmmu.workloads.codec import zstd_unpack
 from hvmmu.workloads.hvt.fastest import are_listed, within
-from hvmmu.workloads.hvt.layout import MOST_FRAME, SPAN, ChunkHead, padded
+from hvmmu.workloads.hvt.layout import COUNTS, DIGESTED, MOST_FRAME, SPAN, ChunkHead, padded
 from hvmmu.workloads.hvt.reduction import WAYS
-from hvmmu.workloads.hvt.writing import COUNTS
 from hvmmu.workloads.tracefile import USER_END, USER_START
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 AGAIN = "import it, or copy it, again"
 _ANY_KIND = bytes(KINDS)
+_SECONDS = bytes(k for k in range(256) if k & SECOND)
+_FIRSTS = bytes(k & ~SECOND for k in range(256))
+"""The kinds with SECOND set, and all kinds with it clear."""
 _OTHERS = tuple(bytes(k for k in range(256) if not k & bit) for bit in (pf.ID, pf.W, SECOND))
 """What is neither a fetch, nor a write, nor a second page."""
 
@@ -71,9 +74,11 @@ class Chunk:
     ) -> None:
         self.head = head
         self._columns, self._where = columns, where
-        slots, site_gva, site_kind, kept_ends, frame_ends, kept, self._frames = columns
+        slots, site_gva, site_kind, reference_ends, kept_ends, frame_ends, kept, frames = columns
+        self._frames = frames
         known.add(head.known, slots, site_gva, site_kind)
         self._sites = known.now
+        self._reference_ends = _ends(reference_ends, head.references)
         self._kept_ends = _ends(kept_ends, head.kept)
         self._frame_ends = _ends(frame_ends, head.packed)
         if 0 in map(int.__sub__, self._kept_ends[1:], self._kept_ends):
@@ -84,58 +89,85 @@ class Chunk:
 
     def reduced(self) -> Compact:
         """Return the accesses as a step, those that change nothing left out."""
-        sites = self._sites
-        return Compact(
-            self._kept, sites.gva, sites.kind, self.head.accesses, SETS, WAYS, self._rest
-        )
+        return self._first_spans(self.head.spans)
+
+    def first(self, references: int) -> Iterator[Accesses | Compact]:
+        """Yield the accesses of the first *references* references, of which there are more.
+
+        With 0 that is the second page of a reference that the chunk before ends with, or nothing.
+        All but those of one span come reduced.
+        """
+        nth = bisect_right(self._reference_ends, references) - 1
+        if nth:
+            yield self._first_spans(nth)
+        references -= self._reference_ends[nth]
+        for gva, kind in self._windows_of(self._frame(nth).opened()):
+            kinds, end = kind.tobytes(), len(kind)
+            count = len(kinds.translate(None, _SECONDS))
+            if count > references:
+                firsts = (index for index, k in enumerate(kinds) if not k & SECOND)
+                end = next(islice(firsts, references, None))
+            references -= count
+            if end:
+                yield Accesses(gva[:end], array("B", kinds[:end].translate(_FIRSTS)))
+            if references < 0:
+                return
+
+    def _first_spans(self, count: int) -> Compact:
+        kept, sites = self._kept[: self._kept_ends[count]], self._sites
+        accesses = min(count * SPAN, self.head.accesses)
+        return Compact(kept, sites.gva, sites.kind, accesses, SETS, WAYS, self._rest)
 
     def windows(self) -> Iterator[tuple[array[int], array[int]]]:
         """Yield all accesses by window, with SECOND set in kinds; raise TraceError."""
-        tally, near, accesses = [0, 0, 0], 0, 0
-        for nth in range(self.head.spans):
-            span = self._span(nth, self._frame(nth))
+        tally, near, head = [0, 0, 0], 0, self.head
+        for nth in range(head.spans):
+            span, accesses = self._frame(nth).opened(), 0
             near += len(span.columns.near)
-            for window in range(span.windows):
-                gva, kind, _ = span.expanded(window, mark=SECOND)
+            seconds = tally[2]
+            for gva, kind in self._windows_of(span):
                 kinds = kind.tobytes()
                 for i, others in enumerate(_OTHERS):
                     tally[i] += len(kinds.translate(None, others))
                 accesses += len(kinds)
                 yield gva, kind
-        head = self.head
+            start, end = self._reference_ends[nth : nth + 2]
+            if accesses - (tally[2] - seconds) != end - start:
+                raise self._damaged("a span holds other references than it tells")
         if tally != [head.fetches, head.writes, head.accesses - head.references]:
             raise self._damaged("holds other kinds than its head tells")
         if near != head.near:
             raise self._damaged("its windows keep other accesses than its head tells")
 
+    @staticmethod
+    def _windows_of(span: Span) -> Iterator[tuple[array[int], array[int]]]:
+        for window in range(span.windows):
+            gva, kind, _ = span.expanded(window, mark=SECOND)
+            yield gva, kind
+
     def add_to(self, digest: hashlib._Hash) -> None:
         """Add what the header's sha256 is of."""
+        for nth in range(self.head.spans):
+            digest.update(self._frame(nth).content)
         digest.update(COUNTS.pack(self.head.accesses, self.head.references, self.head.known))
-        for at in (0, 1, 2, 3, 5):
-            column = self._columns[at]
+        for nth in DIGESTED:
+            column = self._columns[nth]
             digest.update(column)
             digest.update(bytes(padded(len(column)) - len(column)))
-        for nth in range(self.head.spans):
-            digest.update(self._frame(nth))
 
     def _rest(self, at: int) -> InSpan:
         nth = bisect_right(self._kept_ends, at) - 1
-        start, end = self._kept_ends[nth : nth + 2]
-        frame = self._frame(nth)
-        span = self._span(nth, frame)
-        return InSpan(span, near_of(frame, span.accesses, at - start), end)
+        return InSpan(self._frame(nth), at - self._kept_ends[nth], self._kept_ends[nth + 1])
 
-    def _span(self, nth: int, frame: bytes) -> Span:
-        start, end = self._kept_ends[nth : nth + 2]
-        accesses = min(self.head.accesses - nth * SPAN, SPAN)
-        return open_span(frame, self._kept[start:end], self._sites, accesses, self._damaged)
-
-    def _frame(self, nth: int) -> bytes:
-        packed = self._frames[slice(*self._frame_ends[nth : nth + 2])]
-        frame = zstd_unpack(bytes(packed), MOST_FRAME)
-        if frame is None:
+    def _frame(self, nth: int) -> Frame:
+        content = zstd_unpack(
+            self._frames[self._frame_ends[nth] : self._frame_ends[nth + 1]], MOST_FRAME
+        )
+        if content is None:
             raise self._damaged("a frame does not unpack")
-        return frame
+        kept = self._kept[self._kept_ends[nth] : self._kept_ends[nth + 1]]
+        accesses = min(self.head.accesses - nth * SPAN, SPAN)
+        return Frame(content, kept, self._sites, accesses, self._damaged)
 
     def _damaged(self, what: str) -> TraceError:
         return TraceError(self._where, None, what, AGAIN)

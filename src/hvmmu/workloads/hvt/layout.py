@@ -1,8 +1,8 @@
 """How an .hvt file lies on the disk: one header, then chunks of columns, little-endian, aligned.
 
 A chunk's columns, each on a multiple of eight bytes: of new sites the slot (u16), address (u64)
-and kind (u8); by span, the number of kept accesses (u32) and of bytes of frames (u32) up to its
-end; the kept accesses (u16, a site each); the spans' frames, each packed with zstd.
+and kind (u8); by span, the number of references, of kept accesses and of bytes of frames up to its
+end (u32 each); the kept accesses (u16, a site each); the spans' frames, each packed with zstd.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CHUNK_MAGIC = b"HVTC"
 CHUNK_SIZE = _CHUNK.size
 SPAN = SPAN_WINDOWS * WINDOW
 """Accesses in a span, but for a chunk's last one."""
-SPANS = 64
+SPANS = 256
 """Spans in a chunk, at most."""
 MOST_ACCESSES = SPANS * SPAN
 MOST_FRAME = 4 * SPAN_WINDOWS + SPAN // 8 + 4 * SPAN
@@ -40,6 +40,10 @@ MOST_FRAME = 4 * SPAN_WINDOWS + SPAN // 8 + 4 * SPAN
 MOST_WORDS = 4096
 """Bytes of provenance, at most."""
 HEADER_SIZE = _HEADER.size
+COUNTS = struct.Struct("<III")
+"""A chunk's accesses, references, and sites listed before it: digested after its spans' frames."""
+DIGESTED = (0, 1, 2, 3, 4, 6)
+"""The columns that are digested after these: how frames are packed makes no other trace."""
 
 
 @frozen
@@ -145,7 +149,8 @@ class ChunkHead:
     def columns(self) -> tuple[int, ...]:
         """Return the size of each column in bytes, before padding."""
         ends = 4 * self.spans
-        return 2 * self.sites, 8 * self.sites, self.sites, ends, ends, 2 * self.kept, self.packed
+        sites = 2 * self.sites, 8 * self.sites, self.sites
+        return *sites, ends, ends, ends, 2 * self.kept, self.packed
 
     @property
     def size(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import zlib
 from array import array
 from typing import IO, TYPE_CHECKING
@@ -12,14 +11,20 @@ from hvmmu.guest.tokens import SETS, WINDOW
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import zstd_pack
 from hvmmu.workloads.hvt.fastest import make_reducer
-from hvmmu.workloads.hvt.layout import MOST_WORDS, SPAN, SPANS, ChunkHead, Header, column
+from hvmmu.workloads.hvt.layout import (
+    COUNTS,
+    DIGESTED,
+    MOST_WORDS,
+    SPAN,
+    SPANS,
+    ChunkHead,
+    Header,
+    column,
+)
 from hvmmu.workloads.hvt.reduction import WAYS
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
-
-COUNTS = struct.Struct("<III")
-"""A chunk's accesses, references, and sites listed before it, as they are digested."""
 
 
 class HvtWriter:
@@ -43,9 +48,8 @@ class HvtWriter:
 
     def _start(self) -> None:
         """Begin a chunk; it goes on with the sites of those before."""
-        self._kept, self._frames = array("H"), b""
-        self._kept_ends, self._frame_ends = array("I"), array("I")
-        self._raw: list[bytes] = []
+        self._kept, self._frames = array("H"), bytearray()
+        self._reference_ends, self._kept_ends, self._frame_ends = array("I"), array("I"), array("I")
         self._in_chunk = self._in_span = self._near_in_chunk = 0
 
     def add(self, gva: Words, kind: Words | bytes) -> None:
@@ -83,12 +87,13 @@ class HvtWriter:
         kept, near, frame = self._reducer.end_span()
         self._kept += kept
         self._near_in_chunk += near
-        self._raw.append(frame)
+        self._digest.update(frame)
         self._frames += zstd_pack(frame)
-        self._kept_ends.append(len(self._kept))
-        self._frame_ends.append(len(self._frames))
         self._in_chunk += self._in_span
         self._in_span = 0
+        self._reference_ends.append(self._in_chunk - self._reducer.tally[2])
+        self._kept_ends.append(len(self._kept))
+        self._frame_ends.append(len(self._frames))
 
     def _end_chunk(self) -> None:
         if self._in_span:
@@ -97,9 +102,8 @@ class HvtWriter:
             return
         listed, (fetches, writes, seconds) = self._reducer.listed, self._reducer.tally
         references = self._in_chunk - seconds
-        columns = [
-            column(each) for each in (*listed, self._kept_ends, self._frame_ends, self._kept)
-        ]
+        ends = self._reference_ends, self._kept_ends, self._frame_ends
+        columns = [column(each) for each in (*listed, *ends, self._kept)]
         head = ChunkHead(
             self._in_chunk,
             references,
@@ -114,9 +118,9 @@ class HvtWriter:
         )
         chunk = b"".join((head.pack(), *columns, column(array("B", self._frames))))
         self._file.write(chunk)
-        counts = COUNTS.pack(self._in_chunk, references, self._listed)
-        for piece in (counts, *columns[:4], columns[5], *self._raw):
-            self._digest.update(piece)
+        self._digest.update(COUNTS.pack(self._in_chunk, references, self._listed))
+        for nth in DIGESTED:
+            self._digest.update(columns[nth])
         self._pages.update(gva >> PAGE_SHIFT for gva in listed[1])
         self._listed += len(listed[0])
         self.references += references
