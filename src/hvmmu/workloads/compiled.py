@@ -14,6 +14,7 @@ from hvmmu.guest.tokens import SPAN_WINDOWS, WINDOW
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
+    from hvmmu.guest.tokens import Sites
     from hvmmu.types import Buffer
     from hvmmu.workloads.hvt.reduction import Kept, Listed
 
@@ -85,10 +86,23 @@ def within(gva: Words, start: int, end: int) -> bool:
     return bool(lib.hvt_within(addresses, len(addresses), start, end))
 
 
-def are_listed(kept: Words, site_kind: Buffer) -> bool:
-    """Return whether all sites that *kept* names have a kind."""
-    numbers, kinds = ffi.from_buffer("uint16_t[]", kept), ffi.from_buffer("uint8_t[]", site_kind)
-    return bool(lib.hvt_are_listed(numbers, len(numbers), kinds))
+def listed(slots: Words, site_kind: Buffer) -> int:
+    """Return how many of *slots* have a kind."""
+    numbers, kinds = ffi.from_buffer("uint16_t[]", slots), ffi.from_buffer("uint8_t[]", site_kind)
+    count: int = lib.hvt_listed(numbers, len(numbers), kinds)
+    return count
+
+
+def list_sites(slots: Words, gva: Words, kind: Buffer, sites: Sites) -> None:
+    """List sites, each in its slot."""
+    lib.hvt_list(
+        ffi.from_buffer("uint16_t[]", slots),
+        ffi.from_buffer("uint64_t[]", gva),
+        ffi.from_buffer("uint8_t[]", kind),
+        len(slots),
+        ffi.from_buffer("uint64_t[]", sites.gva),
+        ffi.from_buffer("uint8_t[]", sites.kind),
+    )
 
 
 def plain_lines(

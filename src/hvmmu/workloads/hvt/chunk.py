@@ -14,7 +14,7 @@ from hvmmu.guest.spans import Compact, Frame, InSpan, Span
 from hvmmu.guest.steps import SITES, Accesses
 from hvmmu.guest.tokens import KINDS, SECOND, SETS, DamagedError, Sites
 from hvmmu.workloads.codec import zstd_unpack
-from hvmmu.workloads.hvt.fastest import are_listed, within
+from hvmmu.workloads.hvt.fastest import list_sites, listed, within
 from hvmmu.workloads.hvt.layout import COUNTS, DIGESTED, MOST_FRAME, SPAN, ChunkHead, padded
 from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.tracefile import USER_END, USER_START
@@ -52,14 +52,9 @@ class KnownSites:
             raise DamagedError("a chunk before it is not there")
         places, added = _column("H", slots), _checked(gva, kind)
         self._count += len(added)
-        start = places[0] if added else 0
-        end = start + len(added)
-        if list(places) == list(range(start, end)) and not any(self.now.kind[start:end]):
-            self.now.gva[start:end], self.now.kind[start:end] = added, kind
-            return
-        self.now = Sites(self.now.gva[:], self.now.kind[:])
-        for slot, va, k in zip(places, added, kind, strict=True):
-            self.now.gva[slot], self.now.kind[slot] = va, k
+        if listed(places, self.now.kind):
+            self.now = Sites(self.now.gva[:], self.now.kind[:])
+        list_sites(places, added, kind, self.now)
 
 
 class Chunk:
@@ -84,7 +79,7 @@ class Chunk:
         if 0 in map(int.__sub__, self._kept_ends[1:], self._kept_ends):
             raise DamagedError("a span keeps no access")
         self._kept = _column("H", kept)
-        if not are_listed(self._kept, self._sites.kind):
+        if listed(self._kept, self._sites.kind) < len(self._kept):
             raise DamagedError("an access is of a page that is not listed")
 
     def reduced(self) -> Compact:
@@ -181,8 +176,8 @@ def _column(code: Literal["H", "I", "Q"], column: memoryview) -> Words:
     return column.cast(code)
 
 
-def _checked(gva: memoryview, kind: memoryview) -> array[int]:
-    sites = array("Q", _column("Q", gva))
+def _checked(gva: memoryview, kind: memoryview) -> Words:
+    sites = _column("Q", gva)
     if not within(sites, USER_START, USER_END):
         raise DamagedError("an address is not in the user half")
     if bytes(kind).translate(None, _ANY_KIND):

@@ -13,6 +13,7 @@ except ImportError:  # no compiler where this was installed
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
+    from hvmmu.guest.tokens import Sites
 
 
 def make_reducer() -> Reducer:
@@ -27,8 +28,17 @@ def within(gva: Words, start: int, end: int) -> bool:
     return not gva or (min(gva) >= start and max(gva) < end)
 
 
-def are_listed(kept: Words, site_kind: bytearray) -> bool:
-    """Return whether all sites that *kept* names have a kind, as those have that are listed."""
+def listed(slots: Words, site_kind: bytearray) -> int:
+    """Return how many of *slots* have a kind, as those have that are listed."""
     if compiled is not None:
-        return compiled.are_listed(kept, site_kind)
-    return all(site_kind[site] for site in set(kept))
+        return compiled.listed(slots, site_kind)
+    return sum(site_kind[slot] != 0 for slot in slots)
+
+
+def list_sites(slots: Words, gva: Words, kind: memoryview, sites: Sites) -> None:
+    """List sites, each in its slot."""
+    if compiled is not None:
+        compiled.list_sites(slots, gva, kind, sites)
+        return
+    for slot, va, k in zip(slots, gva, kind, strict=True):
+        sites.gva[slot], sites.kind[slot] = va, k

@@ -222,11 +222,19 @@ int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end
     return within;
 }
 
-int hvt_are_listed(const uint16_t *kept, uint32_t count, const uint8_t *site_kind) {
-    int listed = 1;
+uint32_t hvt_listed(const uint16_t *sites, uint32_t count, const uint8_t *site_kind) {
+    uint32_t listed = 0;
     for (uint32_t i = 0; i < count; i++)
-        listed &= site_kind[kept[i]] != 0;
+        listed += site_kind[sites[i]] != 0;
     return listed;
+}
+
+void hvt_list(const uint16_t *slots, const uint64_t *gva, const uint8_t *kind, uint32_t count,
+              uint64_t *site_gva, uint8_t *site_kind) {
+    for (uint32_t i = 0; i < count; i++) {
+        site_gva[slots[i]] = gva[i];
+        site_kind[slots[i]] = kind[i];
+    }
 }
 
 static const uint64_t PAGE = 4096, USER_START = 4096, USER_END = (UINT64_C(1) << 47) - 4096;

@@ -34,8 +34,12 @@ uint32_t hvt_end_span(hvt_chunk *chunk, uint16_t *kept, uint8_t *frame, uint32_t
 /* Return whether all addresses are in start..end. */
 int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end);
 
-/* Return whether all sites, of which there are count, have a kind. */
-int hvt_are_listed(const uint16_t *kept, uint32_t count, const uint8_t *site_kind);
+/* Return how many of these sites have a kind, as those have that are listed. */
+uint32_t hvt_listed(const uint16_t *sites, uint32_t count, const uint8_t *site_kind);
+
+/* List sites, each in its slot. */
+void hvt_list(const uint16_t *slots, const uint64_t *gva, const uint8_t *kind, uint32_t count,
+              uint64_t *site_gva, uint8_t *site_kind);
 
 typedef struct {
     uint64_t read;     /* bytes of text */
