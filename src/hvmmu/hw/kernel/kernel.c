@@ -32,7 +32,6 @@ struct hv_engine {
     uint64_t serial;
     int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
     hv_counts counts;
-    uint64_t stopped; /* the page of the access that stopped last */
     hv_trail trails[HV_TRAILS];
 };
 
@@ -137,29 +136,35 @@ static void fill(hv_engine *e, uint64_t tag, payload *fresh, int fetch)
     put_first(e, tag, fresh, fetch);
 }
 
-/* What nearly every walk is: four levels of 8-byte entries to a page of 4 KiB, A and D set already,
- * and the access allowed. Return 0, with no effect, where anything is otherwise. */
+/* What nearly every walk is: four levels of 8-byte entries to a page of 4 KiB, A set in all but the
+ * last, where A and D are set now, and the access allowed. Return 0, with no effect, where anything
+ * is otherwise. */
 static int walk_plainly(const hv_engine *e, uint64_t va, uint32_t kind, payload *out)
 {
     const hv_formats *f = &e->formats;
-    uint64_t table = e->regs.cr3 & PTE_ADDRESS, entry = 0, all = ~0ull, any = 0, wrong = 0;
+    uint64_t table = e->regs.cr3 & PTE_ADDRESS, entry = 0, links = ~0ull, any = 0, wrong = 0;
+    uint8_t *at = NULL;
     if (!e->plain || (va + (1ull << 47)) >> 48) /* not canonical */
         return 0;
     for (int n = 4; n > 0; n--) {
         if (table >= e->space.size) /* both are multiples of a page */
             return 0;
-        memcpy(&entry, e->space.bytes + table + (va >> (3 + 9 * n) & 511) * 8, 8);
-        all &= entry;
+        at = e->space.bytes + table + (va >> (3 + 9 * n) & 511) * 8;
+        memcpy(&entry, at, 8);
+        links &= n > 1 ? entry : ~0ull;
         any |= entry;
         wrong |= entry & (n > 1 ? f->reserved[n] | PTE_PS : f->reserved[n]);
         table = entry & PTE_ADDRESS;
     }
-    uint64_t set = PTE_P | PTE_A;
+    uint64_t all = links & entry, set = PTE_P | PTE_A;
+    uint64_t marked = entry | PTE_A | (kind & PF_W ? PTE_D : 0);
     uint32_t access = (uint32_t)(all & (PF_W | PF_U)) | (any & PTE_NX ? 0 : PF_ID);
-    if ((all & set) != set || wrong || table >= e->space.size ||
-        ((kind & PF_W) && !(entry & PTE_D)) || !(e->allowed[access] >> kind & 1))
+    if ((links & set) != set || !(entry & PTE_P) || wrong || table >= e->space.size ||
+        !(e->allowed[access] >> kind & 1))
         return 0;
-    *out = (payload){.base = table, .access = (uint8_t)access, .dirty = !!(entry & PTE_D),
+    if (marked != entry)
+        memcpy(at, &marked, 8);
+    *out = (payload){.base = table, .access = (uint8_t)access, .dirty = !!(marked & PTE_D),
                      .pkey = (uint8_t)(entry >> PTE_PKEY_SHIFT & 15),
                      .global = (entry & PTE_G) && (e->regs.cr4 & CR4_PGE)};
     out->kinds = kinds_of(e, out);
@@ -182,7 +187,6 @@ static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, h
         if (entry && !w->ok && !w->general_protection)
             flush_page(e, va);
         stop_at(stop, w, va, kind, filter);
-        e->stopped = va >> 12;
         return 0;
     }
     int size = (int)w->level - 1;
@@ -216,15 +220,16 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
     return walk_for(e, va, kind, filter, stop, out, tag, entry);
 }
 
-/* An access to a 4 KiB page that the first level does not have: the same, with less to ask. */
+/* An access to a page of which the first level has no entry of 4 KiB: the same, with less to ask. */
 static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
                        found *out)
 {
     int fetch = !!(kind & PF_ID);
     level *second = &e->tlb[SECOND];
-    if (!is_small(second) || !is_small(&e->tlb[fetch ? INSTRUCTION : DATA]))
-        return look_further(e, va, kind, filter, stop, out);
+    const level *first = &e->tlb[fetch ? INSTRUCTION : DATA];
     uint64_t tag = va >> 12 << 2;
+    if (holds_large(first, va))
+        return look_further(e, va, kind, filter, stop, out);
     size_t set = set_of(second, tag), slot = slot_of(second, set, tag);
     payload fresh, *entry = &fresh;
     if (slot != NOWHERE) {
@@ -233,9 +238,10 @@ static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter
             return look_further(e, va, kind, filter, stop, out);
         touch(second, set, slot, ++e->now);
         put_first(e, tag, entry, fetch);
+    } else if (holds_large(second, va)) {
+        return look_further(e, va, kind, filter, stop, out);
     } else {
-        int stopped = e->stopped == va >> 12; /* the new entry has no A yet */
-        if (stopped || !walk_plainly(e, va, kind, &fresh))
+        if (!walk_plainly(e, va, kind, &fresh))
             return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
         e->counts.walk_refs += 4;
         fill(e, tag, &fresh, fetch);
@@ -300,21 +306,33 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
     return count;
 }
 
+static __attribute__((noinline)) int32_t run_one_slowly(hv_engine *e, uint64_t va, uint32_t kind,
+                                                        uint64_t *hpa, uint64_t exit_filter,
+                                                        hv_stop *stop)
+{
+    found page;
+    if (!may_run(e, 0, 1, stop) || !look(e, va, kind, exit_filter, stop, &page))
+        return 0;
+    *hpa = page.base | (va & page.mask);
+    return 1;
+}
+
 int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
                    hv_stop *stop)
 {
     const level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
-    const front *first = l->fronts + (va >> 12 & l->mask);
-    if (!may_run(e, 0, 1, stop))
-        return 0;
-    if (first->tag == va >> 12 << 2 && (first->kinds >> kind & 1)) {
-        *hpa = l->entries[first->slot].base | (va & 0xfff);
-        return 1;
+    uint64_t tag = va >> 12 << 2, set = va >> 12 & l->mask;
+    const front *small = l->fronts + set, *large = l->fronts + (va >> 21 & l->mask);
+    if (small->tag == tag && (small->kinds >> kind & 1) && e->paging) {
+        *hpa = l->entries[small->slot].base | (va & 0xfff);
+    } else if (large->tag == (va >> 21 << 2 | 1) && (large->kinds >> kind & 1) && e->paging &&
+               l->stride == GROUP && !group_of(l->marks + set * GROUP, tag)) {
+        /* what a kernel's direct map comes to, where no page of it is apart */
+        *hpa = l->entries[large->slot].base | (va & ((1ull << 21) - 1));
+    } else {
+        return run_one_slowly(e, va, kind, hpa, exit_filter, stop);
     }
-    found page;
-    if (!look(e, va, kind, exit_filter, stop, &page))
-        return 0;
-    *hpa = page.base | (va & page.mask);
+    stop->event = HV_END;
     return 1;
 }
 

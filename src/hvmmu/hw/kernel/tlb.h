@@ -146,6 +146,13 @@ static inline payload *take(level *l, uint64_t tag, uint64_t now)
 /* Tell whether there are only pages of 4 KiB. */
 static inline int is_small(const level *l) { return !(l->held[1] | l->held[2]); }
 
+/* Tell whether the level has, or might have, a large page that va lies in. */
+static inline int holds_large(const level *l, uint64_t va)
+{
+    uint64_t tag = va >> 21 << 2 | 1;
+    return l->held[2] || (l->held[1] && slot_of(l, set_of(l, tag), tag) != NOWHERE);
+}
+
 /* Put an entry that the level does not hold in place of the least recent one. */
 static inline payload *insert(level *l, uint64_t tag, const payload *entry, uint64_t now)
 {
