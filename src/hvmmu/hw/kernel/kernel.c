@@ -64,10 +64,14 @@ static payload *find(hv_engine *e, uint64_t va, int fetch, uint64_t *tag)
 
 static void flush_page(hv_engine *e, uint64_t va)
 {
-    for (int size = 0; size < SIZES; size++)
-        for (int l = 0; l < LEVELS; l++)
-            if (!size || !is_small(&e->tlb[l]))
-                drop(&e->tlb[l], tag_of(va, size));
+    for (int l = 0; l < LEVELS; l++) {
+        level *each = &e->tlb[l];
+        drop(each, tag_of(va, 0));
+        if (is_small(each))
+            continue;
+        drop(each, tag_of(va, 1));
+        drop(each, tag_of(va, 2));
+    }
 }
 
 void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
@@ -101,7 +105,7 @@ static void refresh(hv_engine *e, uint64_t tag, uint64_t serial, const payload *
         if (slot != NOWHERE && l->entries[slot].serial == serial) {
             l->entries[slot] = *fresh;
             l->entries[slot].serial = serial;
-            show_again(l, set, slot);
+            show_again(l, slot);
         }
     }
 }
@@ -420,7 +424,7 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
         for (size_t slot = 0; slot < slots_in(each); slot++) {
             each->entries[slot].kinds = kinds_of(e, each->entries + slot);
             if (each->tags[slot] != NO_TAG)
-                show_again(each, slot - slot % each->stride, slot);
+                show_again(each, slot);
         }
     }
 }

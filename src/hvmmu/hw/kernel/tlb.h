@@ -17,6 +17,7 @@
 #define GROUP 4u      /* ways are looked at four at a time; those that fill up the last are no ways */
 #define WAY_BITS 16
 #define MOST_WAYS (1u << WAY_BITS)
+#define RECENT 64u    /* fills that are remembered, for a flush to undo */
 
 /* One cached translation. Copies of one fill in two levels share their serial number. */
 typedef struct {
@@ -42,7 +43,8 @@ typedef struct {
     uint64_t *stamps; /* when last used, then the way's number; a free way was used at no time */
     payload *entries;
     front *fronts;    /* by set; NULL for the second level */
-    uint32_t *filled; /* by set, a bit: filled since the level was emptied */
+    uint64_t fills;   /* since the level was emptied */
+    uint32_t recent[RECENT]; /* the slots of the last ones */
 } level;
 
 static inline size_t set_of(const level *l, uint64_t tag)
@@ -102,17 +104,18 @@ static inline size_t slot_of(const level *l, size_t set, uint64_t tag)
     return slot;
 }
 
-static inline void show(level *l, size_t set, size_t slot)
+static inline void show(level *l, size_t slot)
 {
+    uint64_t tag = l->tags[slot];
     if (l->fronts)
-        l->fronts[set / l->stride] = (front){l->tags[slot], l->entries[slot].kinds, (uint32_t)slot};
+        l->fronts[tag >> 2 & l->mask] = (front){tag, l->entries[slot].kinds, (uint32_t)slot};
 }
 
 /* Make a way the most recent one of its set, at this time. */
 static inline void touch(level *l, size_t set, size_t slot, uint64_t now)
 {
     l->stamps[slot] = now << WAY_BITS | (slot - set);
-    show(l, set, slot);
+    show(l, slot);
 }
 
 static inline uint64_t earlier(uint64_t one, uint64_t other) { return one < other ? one : other; }
@@ -156,8 +159,8 @@ static inline int holds_large(const level *l, uint64_t va)
 /* Put an entry that the level does not hold in place of the least recent one. */
 static inline payload *insert(level *l, uint64_t tag, const payload *entry, uint64_t now)
 {
-    size_t set = set_of(l, tag), slot = oldest(l, set), nth = tag >> 2 & l->mask;
-    l->filled[nth / 32] |= 1u << nth % 32;
+    size_t set = set_of(l, tag), slot = oldest(l, set);
+    l->recent[l->fills++ % RECENT] = (uint32_t)slot;
     l->held[l->tags[slot] & 3]--;
     l->held[tag & 3]++;
     l->tags[slot] = tag;
@@ -169,10 +172,11 @@ static inline payload *insert(level *l, uint64_t tag, const payload *entry, uint
 
 static inline void drop_slot(level *l, size_t set, size_t slot)
 {
-    front *shown = l->fronts ? l->fronts + set / l->stride : NULL;
-    if (shown && shown->tag == l->tags[slot])
+    uint64_t tag = l->tags[slot];
+    front *shown = l->fronts ? l->fronts + (tag >> 2 & l->mask) : NULL;
+    if (shown && shown->tag == tag)
         *shown = NO_FRONT;
-    l->held[l->tags[slot] & 3]--;
+    l->held[tag & 3]--;
     l->held[NO_TAG & 3]++;
     l->tags[slot] = NO_TAG;
     l->marks[slot] = (uint32_t)NO_TAG;
@@ -189,35 +193,42 @@ static inline void drop(level *l, uint64_t tag)
 }
 
 /* An entry's kinds have changed, not when it was used. */
-static inline void show_again(level *l, size_t set, size_t slot)
+static inline void show_again(level *l, size_t slot)
 {
-    if (l->fronts && l->fronts[set / l->stride].tag == l->tags[slot])
-        show(l, set, slot);
+    if (l->fronts && l->fronts[l->tags[slot] >> 2 & l->mask].tag == l->tags[slot])
+        show(l, slot);
 }
 
 static inline size_t slots_in(const level *l) { return ((size_t)l->mask + 1) * l->stride; }
 
-static inline size_t words_of(const level *l) { return (size_t)l->mask / 32 + 1; }
-
 static void empty_set(level *l, size_t nth)
 {
     size_t set = nth * l->stride;
-    memset(l->tags + set, 0xff, l->stride * sizeof *l->tags);
-    memset(l->marks + set, 0xff, l->stride * sizeof *l->marks);
-    for (uint32_t way = 0; way < l->stride; way++)
+    for (uint32_t way = 0; way < l->stride; way++) {
+        l->tags[set + way] = NO_TAG;
+        l->marks[set + way] = (uint32_t)NO_TAG;
         l->stamps[set + way] = way < l->ways ? way : ~0ull; /* what is no way is never the oldest */
-    if (l->fronts)
-        l->fronts[nth] = NO_FRONT;
+    }
 }
 
-/* A hypervisor flushes often: what has been filled since is little. */
+/* A hypervisor flushes often: what has been filled since is little, and nothing else is there. */
 static void empty(level *l)
 {
-    for (size_t word = 0; word < words_of(l); word++) {
-        for (uint32_t bits = l->filled[word]; bits; bits &= bits - 1)
-            empty_set(l, word * 32 + lowest(bits));
-        l->filled[word] = 0;
+    const uint64_t fills = l->fills;
+    uint64_t *tags = l->tags, *stamps = l->stamps;
+    uint32_t *marks = l->marks;
+    if (fills > RECENT)
+        for (size_t nth = 0; nth <= l->mask; nth++)
+            empty_set(l, nth);
+    for (uint64_t at = 0; at < fills && fills <= RECENT; at++) {
+        uint32_t slot = l->recent[at];
+        tags[slot] = NO_TAG;
+        marks[slot] = (uint32_t)NO_TAG;
+        stamps[slot] &= MOST_WAYS - 1; /* the way's number */
     }
+    for (size_t nth = 0; l->fronts && fills && nth <= l->mask; nth++)
+        l->fronts[nth] = NO_FRONT;
+    l->fills = 0;
     memset(l->held, 0, sizeof l->held);
 }
 
@@ -241,12 +252,10 @@ static int make_level(level *l, uint32_t sets, uint32_t ways, int is_first)
     l->stamps = malloc(slots_in(l) * sizeof *l->stamps);
     l->entries = calloc(slots_in(l), sizeof *l->entries);
     l->fronts = is_first ? calloc(sets, sizeof *l->fronts) : NULL;
-    l->filled = calloc(words_of(l), sizeof *l->filled);
-    if (!l->tags || !l->marks || !l->stamps || !l->entries || (is_first && !l->fronts) ||
-        !l->filled)
+    if (!l->tags || !l->marks || !l->stamps || !l->entries || (is_first && !l->fronts))
         return 0;
-    for (size_t nth = 0; nth < sets; nth++)
-        empty_set(l, nth);
+    l->fills = RECENT + 1; /* nothing is initialised */
+    empty(l);
     return 1;
 }
 
@@ -257,5 +266,4 @@ static void free_level(level *l)
     free(l->stamps);
     free(l->entries);
     free(l->fronts);
-    free(l->filled);
 }
