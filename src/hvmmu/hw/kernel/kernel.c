@@ -271,33 +271,59 @@ static int may_run(const hv_engine *e, uint64_t start, uint64_t count, hv_stop *
     return stop->event == HV_END;
 }
 
-uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t start,
-                uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop)
+/* Run accesses from at on that hit their set's most recent 4 KiB entry, as most do; return the index
+ * of the first that does not. Such a hit changes nothing. Fetches and others interleave in no
+ * pattern that a branch predictor could learn: the side is chosen without a branch. */
+static inline __attribute__((always_inline)) uint64_t run_fronts(const hv_engine *e,
+                                                                 const uint64_t *gva,
+                                                                 const uint8_t *kind, uint64_t at,
+                                                                 uint64_t count, uint64_t *landed)
 {
-    /* Fetches and others interleave in no pattern that a branch predictor could learn: no branch. */
     const level *const levels[2] = {&e->tlb[DATA], &e->tlb[INSTRUCTION]};
     const uint64_t masks[2] = {levels[0]->mask, levels[1]->mask};
     const front *const fronts[2] = {levels[0]->fronts, levels[1]->fronts};
+    for (; at < count; at++) {
+        uint64_t va = gva[at], page = va >> 12;
+        uint32_t k = kind[at] & (KINDS - 1), fetch = k / PF_ID;
+        const front *first = fronts[fetch] + (page & masks[fetch]);
+        if (first->tag != page << 2 || !(first->kinds >> k & 1))
+            break;
+        if (landed)
+            landed[at] = levels[fetch]->entries[first->slot].base | (va & 0xfff);
+    }
+    return at;
+}
+
+/* Both are functions of their own: the loop's values stay in registers. */
+
+static __attribute__((noinline)) uint64_t run_fronts_only(const hv_engine *e, const uint64_t *gva,
+                                                          const uint8_t *kind, uint64_t at,
+                                                          uint64_t count)
+{
+    return run_fronts(e, gva, kind, at, count, NULL);
+}
+
+static __attribute__((noinline)) uint64_t land_fronts(const hv_engine *e, const uint64_t *gva,
+                                                      const uint8_t *kind, uint64_t at,
+                                                      uint64_t count, uint64_t *landed)
+{
+    return run_fronts(e, gva, kind, at, count, landed);
+}
+
+uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t start,
+                uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop)
+{
     if (!may_run(e, start, count, stop))
         return start;
-    /* Most accesses hit their set's most recent 4 KiB entry: that case alone is written out. */
-    for (uint64_t at = start; at < count; at++) {
-        uint64_t va = gva[at], page = va >> 12;
-        uint32_t k = kind[at] & (KINDS - 1);
-        uint32_t fetch = k / PF_ID;
-        const front *first = fronts[fetch] + (page & masks[fetch]);
-        if ((first->tag == page << 2) & (first->kinds >> k)) {
-            if (landed)
-                landed[at] = levels[fetch]->entries[first->slot].base | (va & 0xfff);
-            continue;
-        }
-        found page_found;
-        if (!look(e, va, k, exit_filter, stop, &page_found))
+    for (uint64_t at = start;; at++) {
+        at = landed ? land_fronts(e, gva, kind, at, count, landed)
+                    : run_fronts_only(e, gva, kind, at, count);
+        found page;
+        if (at == count || !look(e, gva[at], kind[at] & (KINDS - 1), exit_filter, stop, &page))
             return at;
         if (landed)
-            landed[at] = page_found.base | (va & page_found.mask);
+            landed[at] = page.base | (gva[at] & page.mask);
     }
-    return count;
 }
 
 int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
