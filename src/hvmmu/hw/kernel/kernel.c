@@ -13,6 +13,7 @@
 #include "tlb.h"
 #include "walk.h"
 #include "trail.h"
+#include "upper.h"
 
 #define KINDS 32u   /* a kind is made of W, U and ID: bits 1, 2 and 4 */
 #define SIZES 3     /* 4 KiB, 2 MiB, 1 GiB */
@@ -29,24 +30,24 @@ struct hv_engine {
     uint32_t allowed[KINDS]; /* by access: the kinds granted, without a look at keys */
     level tlb[LEVELS];
     uint64_t now; /* uses of the TLB so far: a clock */
-    uint64_t serial;
+    uint64_t global; /* G, if entries may have it */
     int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
+    uint64_t plain_link, plain_entry; /* of its last two entries, the bits that are not as they like */
     hv_counts counts;
     uint64_t stopped; /* the page of the access that stopped last */
     hv_trail trails[HV_TRAILS];
+    hv_upper uppers[HV_UPPERS];
 };
 
 /* The TLB. */
 
 static uint64_t tag_of(uint64_t va, int size) { return va >> SHIFTS[size] << 2 | (uint64_t)size; }
 
-static payload *put_first(hv_engine *e, uint64_t tag, const payload *entry, int fetch)
+static inline void put_first(hv_engine *e, const payload *entry, uint32_t fetch)
 {
-    if (fetch)
-        e->counts.instruction_misses++;
-    else
-        e->counts.data_misses++;
-    return insert(&e->tlb[fetch ? INSTRUCTION : DATA], tag, entry, ++e->now);
+    e->counts.instruction_misses += fetch;
+    e->counts.data_misses += !fetch;
+    insert(&e->tlb[fetch ? INSTRUCTION : DATA], entry, ++e->now);
 }
 
 /* Return the entry for va in the first level, made most recent, and its tag; NULL on a miss. */
@@ -58,8 +59,10 @@ static payload *find(hv_engine *e, uint64_t va, int fetch, uint64_t *tag)
         if ((entry = take(first, *tag = tag_of(va, size), ++e->now)))
             return entry;
     for (int size = 0; size < SIZES; size++)
-        if ((entry = take(&e->tlb[SECOND], *tag = tag_of(va, size), ++e->now)))
-            return put_first(e, *tag, entry, fetch);
+        if ((entry = take(&e->tlb[SECOND], *tag = tag_of(va, size), ++e->now))) {
+            put_first(e, entry, (uint32_t)fetch);
+            return entry;
+        }
     return NULL;
 }
 
@@ -85,10 +88,14 @@ void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
     }
 }
 
-static uint32_t kinds_of(const hv_engine *e, const payload *entry)
+static inline uint32_t access_in(uint64_t leaf) { return (uint32_t)leaf & (PF_W | PF_U | PF_ID); }
+
+static inline uint32_t key_in(uint64_t leaf) { return (uint32_t)(leaf >> PTE_PKEY_SHIFT) & 15; }
+
+static inline uint32_t kinds_of(const hv_engine *e, uint64_t leaf)
 {
     const uint32_t writes = 0xccccccccu; /* kinds with W set */
-    return e->allowed[entry->access] & (entry->dirty ? ~0u : ~writes);
+    return e->allowed[access_in(leaf)] & (leaf & PTE_D ? ~0u : ~writes);
 }
 
 /* What an access does that its set's most recent entry does not grant at once. */
@@ -129,41 +136,36 @@ typedef struct {
     uint64_t base, mask;
 } found;
 
-static void fill(hv_engine *e, uint64_t tag, payload *fresh, int fetch)
+static inline void fill(hv_engine *e, payload *fresh, uint32_t fetch)
 {
-    fresh->serial = ++e->serial;
-    insert(&e->tlb[SECOND], tag, fresh, ++e->now);
-    e->counts.misses++;
-    put_first(e, tag, fresh, fetch);
+    fresh->serial = ++e->counts.misses;
+    insert(&e->tlb[SECOND], fresh, ++e->now);
+    put_first(e, fresh, fetch);
 }
 
 /* What nearly every walk is: four levels of 8-byte entries to a page of 4 KiB, A and D set already,
  * and the access allowed. Return 0, with no effect, where anything is otherwise. */
-static int walk_plainly(const hv_engine *e, uint64_t va, uint32_t kind, payload *out)
+static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, payload *out)
 {
-    const hv_formats *f = &e->formats;
-    uint64_t table = e->regs.cr3 & PTE_ADDRESS, entry = 0, all = ~0ull, any = 0, wrong = 0;
-    if (!e->plain || (va + (1ull << 47)) >> 48) /* not canonical */
+    hv_upper *upper = hv_upper_of(e->uppers, va);
+    if (!hv_leads_on(upper, va, e->regs.cr3) &&
+        (!e->plain || !hv_find_upper(&e->space, &e->formats, va, e->regs.cr3, upper)))
         return 0;
-    for (int n = 4; n > 0; n--) {
-        if (table >= e->space.size) /* both are multiples of a page */
-            return 0;
-        memcpy(&entry, e->space.bytes + table + (va >> (3 + 9 * n) & 511) * 8, 8);
-        all &= entry;
-        any |= entry;
-        wrong |= entry & (n > 1 ? f->reserved[n] | PTE_PS : f->reserved[n]);
-        table = entry & PTE_ADDRESS;
-    }
-    uint64_t set = PTE_P | PTE_A;
-    uint32_t access = (uint32_t)(all & (PF_W | PF_U)) | (any & PTE_NX ? 0 : PF_ID);
-    if ((all & set) != set || wrong || table >= e->space.size ||
-        ((kind & PF_W) && !(entry & PTE_D)) || !(e->allowed[access] >> kind & 1))
+    const uint64_t set = PTE_P | PTE_A;
+    uint64_t link, entry, table = upper->table;
+    memcpy(&link, e->space.bytes + table + (va >> 18 & 0xff8), 8);
+    table = link & PTE_ADDRESS;
+    if (((link ^ set) & e->plain_link) || table >= e->space.size) /* both are multiples of a page */
         return 0;
-    *out = (payload){.base = table, .access = (uint8_t)access, .dirty = !!(entry & PTE_D),
-                     .pkey = (uint8_t)(entry >> PTE_PKEY_SHIFT & 15),
-                     .global = (entry & PTE_G) && (e->regs.cr4 & CR4_PGE)};
-    out->kinds = kinds_of(e, out);
-    return 1;
+    memcpy(&entry, e->space.bytes + table + (va >> 9 & 0xff8), 8);
+    uint64_t page = entry & PTE_ADDRESS;
+    if (((entry ^ set) & e->plain_entry) || page >= e->space.size)
+        return 0;
+    uint64_t grants = upper->grants & hv_grants(link) & hv_grants(entry);
+    out->tag = tag_of(va, 0);
+    out->leaf = page | (entry & (PTE_D | e->global | PTE_PKEY)) | grants;
+    out->kinds = kinds_of(e, out->leaf);
+    return out->kinds >> kind & 1;
 }
 
 /* Walk for an access that the TLB's entry, if there is one, does not grant; return 0 if the access
@@ -188,17 +190,17 @@ static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, h
     int size = (int)w->level - 1;
     out->mask = (1ull << SHIFTS[size]) - 1;
     out->base = w->pa & ~out->mask;
-    payload fresh = {.base = out->base, .access = (uint8_t)w->access, .pkey = w->pkey,
-                     .dirty = w->dirty, .global = w->global};
-    fresh.kinds = kinds_of(e, &fresh);
-    uint64_t new_tag = tag_of(va, size);
-    if (entry && tag == new_tag) {
+    payload fresh = {.tag = tag_of(va, size)};
+    fresh.leaf = out->base | w->access | (uint64_t)w->pkey << PTE_PKEY_SHIFT |
+                 (w->dirty ? PTE_D : 0) | (w->global ? PTE_G : 0);
+    fresh.kinds = kinds_of(e, fresh.leaf);
+    if (entry && tag == fresh.tag) {
         refresh(e, tag, serial, &fresh);
         return 1;
     }
     if (entry)
         flush_page(e, va); /* the page has changed its size */
-    fill(e, new_tag, &fresh, !!(kind & PF_ID));
+    fill(e, &fresh, !!(kind & PF_ID));
     return 1;
 }
 
@@ -208,9 +210,10 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
     uint64_t tag = NO_TAG;
     payload *entry = find(e, va, !!(kind & PF_ID), &tag);
     if (entry && ((entry->kinds >> kind & 1) ||
-                  ((entry->dirty || !(kind & PF_W)) &&
-                   !hv_permission_fault(&e->regs, entry->access, entry->pkey, kind)))) {
-        *out = (found){entry->base, (1ull << SHIFTS[tag & 3]) - 1};
+                  (((entry->leaf & PTE_D) || !(kind & PF_W)) &&
+                   !hv_permission_fault(&e->regs, access_in(entry->leaf), key_in(entry->leaf),
+                                        kind)))) {
+        *out = (found){base_of(entry), (1ull << SHIFTS[tag & 3]) - 1};
         return 1;
     }
     return walk_for(e, va, kind, filter, stop, out, tag, entry);
@@ -220,27 +223,27 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
 static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
                        found *out)
 {
-    int fetch = !!(kind & PF_ID);
+    uint32_t fetch = kind / PF_ID;
     level *second = &e->tlb[SECOND];
     if (!is_small(second) || !is_small(&e->tlb[fetch ? INSTRUCTION : DATA]))
         return look_further(e, va, kind, filter, stop, out);
     uint64_t tag = va >> 12 << 2;
     size_t set = set_of(second, tag), slot = slot_of(second, set, tag);
-    payload fresh, *entry = &fresh;
+    payload entry;
     if (slot != NOWHERE) {
-        entry = second->entries + slot;
-        if (!(entry->kinds >> kind & 1))
+        entry = second->entries[slot];
+        if (!(entry.kinds >> kind & 1))
             return look_further(e, va, kind, filter, stop, out);
         touch(second, set, slot, ++e->now);
-        put_first(e, tag, entry, fetch);
+        put_first(e, &entry, fetch);
     } else {
         int stopped = e->stopped == va >> 12; /* the new entry has no A yet */
-        if (stopped || !walk_plainly(e, va, kind, &fresh))
+        if (stopped || !walk_plainly(e, va, kind, &entry))
             return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
         e->counts.walk_refs += 4;
-        fill(e, tag, &fresh, fetch);
+        fill(e, &entry, fetch);
     }
-    *out = (found){entry->base, 0xfff};
+    *out = (found){base_of(&entry), 0xfff};
     return 1;
 }
 
@@ -255,13 +258,13 @@ static inline int look(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter
         const front *large = l->fronts + (va >> 21 & l->mask);
         if (large->tag != (va >> 21 << 2 | 1) || !(large->kinds >> kind & 1))
             return look_behind(e, va, kind, filter, stop, out);
-        *out = (found){l->entries[large->slot].base, (1ull << 21) - 1};
+        *out = (found){base_of(l->entries + large->slot), (1ull << 21) - 1};
         return 1;
     }
     if (!(l->entries[slot].kinds >> kind & 1))
         return look_further(e, va, kind, filter, stop, out);
     touch(l, set, slot, ++e->now);
-    *out = (found){l->entries[slot].base, 0xfff};
+    *out = (found){base_of(l->entries + slot), 0xfff};
     return 1;
 }
 
@@ -289,7 +292,7 @@ static inline __attribute__((always_inline)) uint64_t run_fronts(const hv_engine
         if (first->tag != page << 2 || !(first->kinds >> k & 1))
             break;
         if (landed)
-            landed[at] = levels[fetch]->entries[first->slot].base | (va & 0xfff);
+            landed[at] = base_of(levels[fetch]->entries + first->slot) | (va & 0xfff);
     }
     return at;
 }
@@ -334,7 +337,7 @@ int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint
     if (!may_run(e, 0, 1, stop))
         return 0;
     if (first->tag == va >> 12 << 2 && (first->kinds >> kind & 1)) {
-        *hpa = l->entries[first->slot].base | (va & 0xfff);
+        *hpa = base_of(l->entries + first->slot) | (va & 0xfff);
         return 1;
     }
     found page;
@@ -348,7 +351,7 @@ int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint
 typedef struct {
     uint64_t masks[2];
     uint32_t *marks[2];
-    uint64_t *tags[2], *stamps[2];
+    uint64_t *stamps[2];
     payload *entries[2];
     front *fronts[2];
 } sides;
@@ -360,7 +363,6 @@ static sides sides_of(const hv_engine *e)
         const level *l = &e->tlb[fetch ? INSTRUCTION : DATA];
         made.masks[fetch] = l->mask;
         made.marks[fetch] = l->marks;
-        made.tags[fetch] = l->tags;
         made.stamps[fetch] = l->stamps;
         made.entries[fetch] = l->entries;
         made.fronts[fetch] = l->fronts;
@@ -384,7 +386,7 @@ uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_g
             size_t nth = va >> 12 & s.masks[fetch], set = nth * GROUP;
             size_t way = lowest(group_of(s.marks[fetch] + set, tag) | 1u << (GROUP - 1));
             size_t slot = set + way;
-            if (s.tags[fetch][slot] == tag && (s.entries[fetch][slot].kinds >> k & 1)) {
+            if (s.entries[fetch][slot].tag == tag && (s.entries[fetch][slot].kinds >> k & 1)) {
                 s.stamps[fetch][slot] = ++now << WAY_BITS | way;
                 s.fronts[fetch][nth] = (front){tag, s.entries[fetch][slot].kinds, (uint32_t)slot};
                 continue;
@@ -413,7 +415,11 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     hv_forget_trails(e->trails);
     if (formats)
         e->formats = *formats;
+    e->global = regs->cr4 & CR4_PGE ? PTE_G : 0;
+    hv_forget_uppers(e->uppers);
     e->plain = formats && formats->depth == 4 && formats->entry_size == 8;
+    e->plain_link = e->formats.reserved[2] | PTE_PS | PTE_P | PTE_A;
+    e->plain_entry = e->formats.reserved[1] | PTE_P | PTE_A;
     /* With protection keys on, data accesses to user pages are left to the full check. */
     for (uint32_t access = 0; access < KINDS; access++) {
         e->allowed[access] = 0;
@@ -426,9 +432,9 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     for (int l = 0; l < LEVELS; l++) {
         level *each = &e->tlb[l];
         for (size_t slot = 0; slot < slots_in(each); slot++) {
-            each->entries[slot].kinds = kinds_of(e, each->entries + slot);
-            if (each->tags[slot] != NO_TAG)
-                show_again(each, slot - slot % each->stride, slot);
+            each->entries[slot].kinds = kinds_of(e, each->entries[slot].leaf);
+            if (each->marks[slot] != NO_MARK)
+                show_again(each, slot / each->stride, slot);
         }
     }
 }
@@ -442,6 +448,7 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
     e->space.bytes = memory;
     e->space.size = size;
     hv_forget_trails(e->trails);
+    hv_forget_uppers(e->uppers);
     if (!make_level(&e->tlb[INSTRUCTION], instruction.sets, instruction.ways, 1) ||
         !make_level(&e->tlb[DATA], data.sets, data.ways, 1) ||
         !make_level(&e->tlb[SECOND], second.sets, second.ways, 0)) {
