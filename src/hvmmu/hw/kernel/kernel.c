@@ -20,7 +20,13 @@
 
 static const int SHIFTS[SIZES] = {12, 21, 30};
 
-enum { INSTRUCTION, DATA, SECOND, LEVELS };
+enum { DATA, INSTRUCTION, SECOND, LEVELS }; /* the first two by whether it is a fetch */
+
+/* Where the sets of the first level are, side by side: an access chooses without a branch. */
+typedef struct {
+    uint64_t masks[2], sizes[2];
+    uint8_t *sets[2];
+} sides;
 
 struct hv_engine {
     hv_space space;
@@ -29,6 +35,8 @@ struct hv_engine {
     int32_t paging;
     uint32_t allowed[KINDS]; /* by access: the kinds granted, without a look at keys */
     level tlb[LEVELS];
+    sides first;
+    int32_t usual; /* the levels have the shapes FOUR and TWELVE */
     uint64_t now; /* uses of the TLB so far: a clock */
     uint64_t global; /* G, if entries may have it */
     int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
@@ -43,24 +51,35 @@ struct hv_engine {
 
 static uint64_t tag_of(uint64_t va, int size) { return va >> SHIFTS[size] << 2 | (uint64_t)size; }
 
-static inline void put_first(hv_engine *e, const payload *entry, uint32_t fetch)
+static inline tlb_set *first_set(const sides *first, uint64_t page, uint32_t fetch)
+{
+    return (tlb_set *)(first->sets[fetch] + (page & first->masks[fetch]) * first->sizes[fetch]);
+}
+
+static inline void count_first(hv_engine *e, uint32_t fetch)
 {
     e->counts.instruction_misses += fetch;
     e->counts.data_misses += !fetch;
-    insert(&e->tlb[fetch ? INSTRUCTION : DATA], entry, ++e->now);
+}
+
+static void put_first(hv_engine *e, const payload *entry, uint32_t fetch)
+{
+    count_first(e, fetch);
+    level *l = &e->tlb[fetch];
+    insert(l, &l->shape, set_of(l, &l->shape, entry->tag), entry, ++e->now);
 }
 
 /* Return the entry for va in the first level, made most recent, and its tag; NULL on a miss. */
-static payload *find(hv_engine *e, uint64_t va, int fetch, uint64_t *tag)
+static payload *find(hv_engine *e, uint64_t va, uint32_t fetch, uint64_t *tag)
 {
-    level *first = &e->tlb[fetch ? INSTRUCTION : DATA];
+    level *first = &e->tlb[fetch];
     payload *entry;
     for (int size = 0; size < SIZES; size++)
         if ((entry = take(first, *tag = tag_of(va, size), ++e->now)))
             return entry;
     for (int size = 0; size < SIZES; size++)
         if ((entry = take(&e->tlb[SECOND], *tag = tag_of(va, size), ++e->now))) {
-            put_first(e, entry, (uint32_t)fetch);
+            put_first(e, entry, fetch);
             return entry;
         }
     return NULL;
@@ -105,11 +124,13 @@ static void refresh(hv_engine *e, uint64_t tag, uint64_t serial, const payload *
 {
     for (int i = 0; i < LEVELS; i++) {
         level *l = &e->tlb[i];
-        size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
-        if (slot != NOWHERE && l->entries[slot].serial == serial) {
-            l->entries[slot] = *fresh;
-            l->entries[slot].serial = serial;
-            show_again(l, set, slot);
+        tlb_set *set = set_of(l, &l->shape, tag);
+        uint32_t way = way_of(set, &l->shape, tag);
+        payload *entry = entries_of(set, &l->shape) + way;
+        if (way != NOWHERE && entry->serial == serial) {
+            *entry = *fresh;
+            entry->serial = serial;
+            show_again(l, set, way);
         }
     }
 }
@@ -136,10 +157,11 @@ typedef struct {
     uint64_t base, mask;
 } found;
 
-static inline void fill(hv_engine *e, payload *fresh, uint32_t fetch)
+static void fill(hv_engine *e, payload *fresh, uint32_t fetch)
 {
+    level *l = &e->tlb[SECOND];
     fresh->serial = ++e->counts.misses;
-    insert(&e->tlb[SECOND], fresh, ++e->now);
+    insert(l, &l->shape, set_of(l, &l->shape, fresh->tag), fresh, ++e->now);
     put_first(e, fresh, fetch);
 }
 
@@ -208,7 +230,7 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
                         found *out)
 {
     uint64_t tag = NO_TAG;
-    payload *entry = find(e, va, !!(kind & PF_ID), &tag);
+    payload *entry = find(e, va, kind / PF_ID, &tag);
     if (entry && ((entry->kinds >> kind & 1) ||
                   (((entry->leaf & PTE_D) || !(kind & PF_W)) &&
                    !hv_permission_fault(&e->regs, access_in(entry->leaf), key_in(entry->leaf),
@@ -219,53 +241,96 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
     return walk_for(e, va, kind, filter, stop, out, tag, entry);
 }
 
-/* An access to a 4 KiB page that the first level does not have: the same, with less to ask. */
-static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                       found *out)
+static int has_larger(const level *l, uint64_t va)
+{
+    for (int size = 1; size < SIZES; size++) {
+        uint64_t tag = tag_of(va, size);
+        if (l->held[size] && way_of(set_of(l, &l->shape, tag), &l->shape, tag) != NOWHERE)
+            return 1;
+    }
+    return 0;
+}
+
+#define MISSED 2
+
+/* An access that the first level has no 4 KiB entry for, but it has larger ones of something. */
+static __attribute__((noinline)) int look_larger(hv_engine *e, uint64_t va, uint32_t kind,
+                                                 uint64_t filter, hv_stop *stop, found *out)
+{
+    const level *first = &e->tlb[kind / PF_ID];
+    tlb_set *set = first_set(&e->first, va >> 21, kind / PF_ID);
+    if (set->tag == tag_of(va, 1) && (set->kinds >> kind & 1)) {
+        *out = (found){base_of(entries_of(set, &first->shape) + set->way), (1ull << SHIFTS[1]) - 1};
+        return 1;
+    }
+    return has_larger(first, va) ? look_further(e, va, kind, filter, stop, out) : MISSED;
+}
+
+/* Any access; most are to 4 KiB pages, and are allowed. */
+static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb_shape *one,
+                                                         const tlb_shape *two, uint64_t va,
+                                                         uint32_t kind, uint64_t filter,
+                                                         hv_stop *stop, found *out)
 {
     uint32_t fetch = kind / PF_ID;
-    level *second = &e->tlb[SECOND];
-    if (!is_small(second) || !is_small(&e->tlb[fetch ? INSTRUCTION : DATA]))
-        return look_further(e, va, kind, filter, stop, out);
-    uint64_t tag = va >> 12 << 2;
-    size_t set = set_of(second, tag), slot = slot_of(second, set, tag);
+    uint64_t page = va >> 12, tag = page << 2;
+    level *first = &e->tlb[fetch], *second = &e->tlb[SECOND];
+    tlb_set *set = first_set(&e->first, page, fetch);
+    uint32_t way = way_of(set, one, tag);
+    if (way != NOWHERE) {
+        const payload *entry = entries_of(set, one) + way;
+        if (!(entry->kinds >> kind & 1))
+            return look_further(e, va, kind, filter, stop, out);
+        touch(set, one, way, ++e->now);
+        *out = (found){base_of(entry), 0xfff};
+        return 1;
+    }
+    if (!is_small(first)) {
+        int became = look_larger(e, va, kind, filter, stop, out);
+        if (became != MISSED)
+            return became;
+    }
+    tlb_set *behind = set_of(second, two, tag);
+    way = way_of(behind, two, tag);
     payload entry;
-    if (slot != NOWHERE) {
-        entry = second->entries[slot];
+    if (way != NOWHERE) {
+        entry = entries_of(behind, two)[way];
         if (!(entry.kinds >> kind & 1))
             return look_further(e, va, kind, filter, stop, out);
-        touch(second, set, slot, ++e->now);
-        put_first(e, &entry, fetch);
+        touch(behind, two, way, ++e->now);
     } else {
-        int stopped = e->stopped == va >> 12; /* the new entry has no A yet */
+        if (!is_small(second) && has_larger(second, va))
+            return look_further(e, va, kind, filter, stop, out);
+        int stopped = e->stopped == page; /* the new entry has no A yet */
         if (stopped || !walk_plainly(e, va, kind, &entry))
             return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
         e->counts.walk_refs += 4;
-        fill(e, &entry, fetch);
+        entry.serial = ++e->counts.misses;
+        insert(second, two, behind, &entry, ++e->now);
     }
+    count_first(e, fetch);
+    insert(first, one, set, &entry, ++e->now);
     *out = (found){base_of(&entry), 0xfff};
     return 1;
 }
 
-/* Any access; most hit a 4 KiB entry of the first level. */
+static __attribute__((noinline)) int look_usual(hv_engine *e, uint64_t va, uint32_t kind,
+                                                uint64_t filter, hv_stop *stop, found *out)
+{
+    return look_in(e, &FOUR, &TWELVE, va, kind, filter, stop, out);
+}
+
+static __attribute__((noinline)) int look_other(hv_engine *e, uint64_t va, uint32_t kind,
+                                                uint64_t filter, hv_stop *stop, found *out)
+{
+    const level *l = e->tlb;
+    return look_in(e, &l[kind / PF_ID].shape, &l[SECOND].shape, va, kind, filter, stop, out);
+}
+
 static inline int look(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
                        found *out)
 {
-    uint64_t tag = va >> 12 << 2;
-    level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
-    size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
-    if (slot == NOWHERE) {
-        const front *large = l->fronts + (va >> 21 & l->mask);
-        if (large->tag != (va >> 21 << 2 | 1) || !(large->kinds >> kind & 1))
-            return look_behind(e, va, kind, filter, stop, out);
-        *out = (found){base_of(l->entries + large->slot), (1ull << 21) - 1};
-        return 1;
-    }
-    if (!(l->entries[slot].kinds >> kind & 1))
-        return look_further(e, va, kind, filter, stop, out);
-    touch(l, set, slot, ++e->now);
-    *out = (found){base_of(l->entries + slot), 0xfff};
-    return 1;
+    return (e->usual ? look_usual : look_other)(e, va, kind, filter, stop, out);
 }
 
 static int may_run(const hv_engine *e, uint64_t start, uint64_t count, hv_stop *stop)
@@ -282,17 +347,16 @@ static inline __attribute__((always_inline)) uint64_t run_fronts(const hv_engine
                                                                  const uint8_t *kind, uint64_t at,
                                                                  uint64_t count, uint64_t *landed)
 {
-    const level *const levels[2] = {&e->tlb[DATA], &e->tlb[INSTRUCTION]};
-    const uint64_t masks[2] = {levels[0]->mask, levels[1]->mask};
-    const front *const fronts[2] = {levels[0]->fronts, levels[1]->fronts};
     for (; at < count; at++) {
         uint64_t va = gva[at], page = va >> 12;
         uint32_t k = kind[at] & (KINDS - 1), fetch = k / PF_ID;
-        const front *first = fronts[fetch] + (page & masks[fetch]);
-        if (first->tag != page << 2 || !(first->kinds >> k & 1))
+        tlb_set *set = first_set(&e->first, page, fetch);
+        if (set->tag != page << 2 || !(set->kinds >> k & 1))
             break;
-        if (landed)
-            landed[at] = base_of(levels[fetch]->entries + first->slot) | (va & 0xfff);
+        if (landed) {
+            const payload *entry = entries_of(set, &e->tlb[fetch].shape) + set->way;
+            landed[at] = base_of(entry) | (va & 0xfff);
+        }
     }
     return at;
 }
@@ -332,12 +396,11 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
 int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
                    hv_stop *stop)
 {
-    const level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
-    const front *first = l->fronts + (va >> 12 & l->mask);
     if (!may_run(e, 0, 1, stop))
         return 0;
-    if (first->tag == va >> 12 << 2 && (first->kinds >> kind & 1)) {
-        *hpa = base_of(l->entries + first->slot) | (va & 0xfff);
+    tlb_set *set = first_set(&e->first, va >> 12, kind / PF_ID);
+    if (set->tag == va >> 12 << 2 && (set->kinds >> kind & 1)) {
+        *hpa = base_of(entries_of(set, &e->tlb[kind / PF_ID].shape) + set->way) | (va & 0xfff);
         return 1;
     }
     found page;
@@ -347,51 +410,31 @@ int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint
     return 1;
 }
 
-/* The first level's arrays, side by side: an access chooses without a branch. */
-typedef struct {
-    uint64_t masks[2];
-    uint32_t *marks[2];
-    uint64_t *stamps[2];
-    payload *entries[2];
-    front *fronts[2];
-} sides;
-
-static sides sides_of(const hv_engine *e)
+/* Use the entry that a set of four ways has for a 4 KiB page, and show it; 0 if there is none. */
+static inline int use_of_four(tlb_set *set, uint64_t tag, uint32_t kind, uint64_t *now)
 {
-    sides made;
-    for (int fetch = 0; fetch < 2; fetch++) {
-        const level *l = &e->tlb[fetch ? INSTRUCTION : DATA];
-        made.masks[fetch] = l->mask;
-        made.marks[fetch] = l->marks;
-        made.stamps[fetch] = l->stamps;
-        made.entries[fetch] = l->entries;
-        made.fronts[fetch] = l->fronts;
-    }
-    return made;
+    uint32_t way = lowest(group_of(set->marks, tag) | 1u << (GROUP - 1));
+    const payload *entry = entries_of(set, &FOUR) + way;
+    if (entry->tag != tag || !(entry->kinds >> kind & 1))
+        return 0;
+    touch(set, &FOUR, way, ++*now);
+    return 1;
 }
 
 uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_gva,
                       const uint8_t *site_kind, uint64_t start, uint64_t count,
                       uint64_t exit_filter, hv_stop *stop)
 {
-    const sides s = sides_of(e);
-    const int grouped = e->tlb[DATA].stride == GROUP && e->tlb[INSTRUCTION].stride == GROUP;
+    const sides s = e->first;
+    const int usual = e->usual;
     uint64_t now = e->now;
     if (!may_run(e, start, count, stop))
         return start;
     for (uint64_t at = start; at < count; at++) {
-        uint64_t va = site_gva[kept[at]], tag = va >> 12 << 2;
-        uint32_t k = site_kind[kept[at]] & (KINDS - 1), fetch = k / PF_ID;
-        if (grouped) {
-            size_t nth = va >> 12 & s.masks[fetch], set = nth * GROUP;
-            size_t way = lowest(group_of(s.marks[fetch] + set, tag) | 1u << (GROUP - 1));
-            size_t slot = set + way;
-            if (s.entries[fetch][slot].tag == tag && (s.entries[fetch][slot].kinds >> k & 1)) {
-                s.stamps[fetch][slot] = ++now << WAY_BITS | way;
-                s.fronts[fetch][nth] = (front){tag, s.entries[fetch][slot].kinds, (uint32_t)slot};
-                continue;
-            }
-        }
+        uint64_t va = site_gva[kept[at]], page = va >> 12;
+        uint32_t k = site_kind[kept[at]] & (KINDS - 1);
+        if (usual && use_of_four(first_set(&s, page, k / PF_ID), page << 2, k, &now))
+            continue;
         found ignored;
         e->now = now;
         if (!look(e, va, k, exit_filter, stop, &ignored))
@@ -403,6 +446,22 @@ uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_g
 }
 
 /* Making and reading an engine. */
+
+/* Registers have changed that say what a set's entries grant. */
+static void grant_again(const hv_engine *e, const level *l, tlb_set *set)
+{
+    payload *entries = entries_of(set, &l->shape);
+    for (uint32_t way = 0; way < l->shape.ways; way++) {
+        entries[way].kinds = kinds_of(e, entries[way].leaf);
+        if (set->marks[way] != NO_MARK)
+            show_again(l, set, way);
+    }
+}
+
+static int is_shaped(const level *l, const tlb_shape *shape)
+{
+    return !memcmp(&l->shape, shape, sizeof *shape);
+}
 
 void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
 {
@@ -431,11 +490,8 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     }
     for (int l = 0; l < LEVELS; l++) {
         level *each = &e->tlb[l];
-        for (size_t slot = 0; slot < slots_in(each); slot++) {
-            each->entries[slot].kinds = kinds_of(e, each->entries[slot].leaf);
-            if (each->marks[slot] != NO_MARK)
-                show_again(each, slot / each->stride, slot);
-        }
+        for (uint32_t nth = 0; nth < each->filled; nth++)
+            grant_again(e, each, nth_set(each, &each->shape, each->filled_sets[nth]));
     }
 }
 
@@ -455,6 +511,14 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
         hv_free(e);
         return NULL;
     }
+    for (int fetch = 0; fetch < 2; fetch++) {
+        const level *l = &e->tlb[fetch];
+        e->first.masks[fetch] = l->mask;
+        e->first.sizes[fetch] = l->shape.size;
+        e->first.sets[fetch] = l->sets;
+    }
+    e->usual = is_shaped(&e->tlb[DATA], &FOUR) && is_shaped(&e->tlb[INSTRUCTION], &FOUR) &&
+               is_shaped(&e->tlb[SECOND], &TWELVE);
     return e;
 }
 

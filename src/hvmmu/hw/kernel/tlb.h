@@ -1,10 +1,10 @@
 /* The TLB of hw/tlb.py: a first level for instructions, one for data, and a second behind both.
  *
- * Ways stay where they are. When each was last used is told by a stamp in the first level, where
- * nearly every access is a use; in the second, where most uses fill the oldest way, by a word a set
- * that lists the ways in order. Instructions and data interleave in no pattern that a branch
- * predictor could learn, and neither does the way that hits: looking up and choosing the least
- * recent way have no branch in them.
+ * What belongs to a set lies together, and ways stay where they are. When each was last used is told
+ * by stamps in the first level, where nearly every access is a use; in the second, where most uses
+ * fill the oldest way, by a word that lists the ways in order. Instructions and data interleave in
+ * no pattern that a branch predictor could learn, and neither does the way that hits: looking up and
+ * choosing the least recent way have no branch in them.
  */
 
 #include <stdint.h>
@@ -21,7 +21,7 @@
 #define WAY_BITS 16
 #define MOST_WAYS (1u << WAY_BITS)
 #define MOST_ORDERED 16u /* ways that one word can list */
-#define LINE 64u         /* bytes of the CPU's caches that come together */
+#define LINE 64u         /* bytes that the CPU's caches load together */
 
 /* One cached translation. Copies of one fill in two levels share their serial number. */
 typedef struct {
@@ -31,30 +31,61 @@ typedef struct {
     uint32_t kinds;    /* bit k: an access of kind k needs no second look */
 } payload;
 
-static inline uint64_t base_of(const payload *entry) { return entry->leaf & PTE_ADDRESS; }
-
-/* What nearly every access needs to know of a set of the first level: its most recent way. */
+/* A set. Its stamps, if it has any, follow the marks, and then its entries come. */
 typedef struct {
-    uint64_t tag;
-    uint32_t kinds, slot;
-} front;
+    union {
+        uint64_t tag;   /* first level: of the most recent way; NO_TAG if that is not known */
+        uint64_t order; /* second level: four bits a way, the most recent one lowest */
+    };
+    uint32_t kinds;     /* first level: of that way */
+    uint16_t way;
+    uint16_t filled;    /* something was, since the level was emptied */
+    uint32_t marks[];   /* by way: the tag's low half, which is what is looked for */
+} tlb_set;
 
-#define NO_FRONT ((front){NO_TAG, 0, 0})
-
-/* A slot is a way of a set: set * stride + way. */
+/* How the sets of a level are made. Those that are usual are known when this is compiled. */
 typedef struct {
-    uint32_t mask, ways, stride; /* stride: ways, rounded up to groups */
-    uint32_t held[4];  /* entries by page size: of the large ones alone */
-    uint32_t *marks;   /* by slot: the tag's low half, which is what is looked for */
-    payload *entries;  /* by slot; void where there is no mark, but for NO_TAG in the first level */
-    uint64_t *stamps;  /* by slot: when last used, then the way's number; or NULL */
-    uint64_t *orders;  /* by set, four bits a way: the most recent is lowest; or NULL */
-    front *fronts;     /* by set; NULL for the second level */
-    uint64_t *filled;  /* by set, a bit: filled since the level was emptied */
-    void *block;       /* what holds them all */
+    uint32_t ways, stride; /* stride: ways, rounded up to groups */
+    uint32_t is_first, is_ordered;
+    uint32_t entries, size; /* bytes from the set to its entries, and to the next set */
+} tlb_shape;
+
+static const tlb_shape FOUR = {4, 4, 1, 0, 64, 192}, TWELVE = {12, 12, 0, 1, 64, 448};
+
+typedef struct {
+    uint8_t *sets;
+    uint64_t mask;
+    tlb_shape shape;
+    uint32_t held[4];   /* entries by page size; right of the larger ones alone */
+    uint32_t filled;    /* this many of: */
+    uint32_t *filled_sets;
+    void *block;        /* what holds the sets */
 } level;
 
-static inline size_t set_of(const level *l, uint64_t tag) { return tag >> 2 & l->mask; }
+static inline uint64_t base_of(const payload *entry) { return entry->leaf & PTE_ADDRESS; }
+
+/* Functions that take a shape beside a level or a set are given FOUR or TWELVE where speed matters,
+ * or else the level's own. */
+
+static inline tlb_set *nth_set(const level *l, const tlb_shape *shape, uint64_t nth)
+{
+    return (tlb_set *)(l->sets + nth * shape->size);
+}
+
+static inline tlb_set *set_of(const level *l, const tlb_shape *shape, uint64_t tag)
+{
+    return nth_set(l, shape, tag >> 2 & l->mask);
+}
+
+static inline payload *entries_of(tlb_set *set, const tlb_shape *shape)
+{
+    return (payload *)((uint8_t *)set + shape->entries);
+}
+
+static inline uint64_t *stamps_of(tlb_set *set, const tlb_shape *shape)
+{
+    return (uint64_t *)(set->marks + shape->stride);
+}
 
 /* Return which of four marks is the tag's, as bits. */
 static inline uint32_t group_of(const uint32_t *marks, uint64_t tag)
@@ -85,227 +116,237 @@ static inline uint32_t dozen_of(const uint32_t *marks, uint64_t tag)
 #endif
 }
 
-static inline size_t lowest(uint64_t bits)
+static inline uint32_t lowest(uint64_t bits)
 {
 #if defined(__GNUC__)
-    return (size_t)__builtin_ctzll(bits);
+    return (uint32_t)__builtin_ctzll(bits);
 #else
-    size_t at = 0;
+    uint32_t at = 0;
     while (!(bits >> at & 1))
         at++;
     return at;
 #endif
 }
 
-#define NOWHERE ((size_t)-1)
+#define NOWHERE (~0u)
 
-/* Return the slot that has the tag, of those from at on whose marks are set in hits; or NOWHERE. */
-static inline size_t tagged(const level *l, size_t at, uint32_t hits, uint64_t tag)
+/* Return the way that has the tag, of those from at on whose marks are set in hits; or NOWHERE. */
+static inline uint32_t tagged(const payload *entries, uint32_t at, uint32_t hits, uint64_t tag)
 {
     for (; hits; hits &= hits - 1)
-        if (l->entries[at + lowest(hits)].tag == tag)
+        if (entries[at + lowest(hits)].tag == tag)
             return at + lowest(hits);
     return NOWHERE;
 }
 
-/* Return the slot where a set has the tag, or NOWHERE. */
-static inline size_t slot_of(const level *l, size_t set, uint64_t tag)
+/* Return the way where a set has the tag, or NOWHERE. */
+static inline uint32_t way_of(tlb_set *set, const tlb_shape *shape, uint64_t tag)
 {
-    size_t first = set * l->stride, slot = NOWHERE;
-    if (l->stride == 3 * GROUP) /* the second level of many CPUs */
-        return tagged(l, first, dozen_of(l->marks + first, tag), tag);
-    for (size_t at = first; slot == NOWHERE && at < first + l->stride; at += GROUP)
-        slot = tagged(l, at, group_of(l->marks + at, tag), tag);
-    return slot;
+    const payload *entries = entries_of(set, shape);
+    uint32_t way = NOWHERE;
+    if (shape->stride == GROUP)
+        return tagged(entries, 0, group_of(set->marks, tag), tag);
+    if (shape->stride == 3 * GROUP)
+        return tagged(entries, 0, dozen_of(set->marks, tag), tag);
+    for (uint32_t at = 0; way == NOWHERE && at < shape->stride; at += GROUP)
+        way = tagged(entries, at, group_of(set->marks + at, tag), tag);
+    return way;
 }
 
-static inline void show(level *l, size_t set, size_t slot)
-{
-    if (l->fronts)
-        l->fronts[set] = (front){l->entries[slot].tag, l->entries[slot].kinds, (uint32_t)slot};
-}
-
-/* The order of a set's ways. Above the last one stand remains, which are found by nobody. */
+/* The order of a set's ways. Above the last one stand remains, which nobody looks at. */
 
 /* Return how far up the way's four bits are. */
-static inline size_t place_of(uint64_t order, size_t way)
+static inline uint32_t place_of(uint64_t order, uint32_t way)
 {
     const uint64_t each = 0x1111111111111111u;
     uint64_t other = order ^ each * way; /* 0 at the way's place */
-    return lowest((other - each) & ~other & each << 3) & ~(size_t)3;
+    return lowest((other - each) & ~other & each << 3) & ~3u;
 }
 
-static inline uint64_t made_first(uint64_t order, size_t way)
+static inline uint64_t made_first(uint64_t order, uint32_t way)
 {
     uint64_t below = (1ull << place_of(order, way)) - 1;
     return (order & ~(below << 4 | 15)) | (order & below) << 4 | way;
 }
 
-static inline uint64_t made_last(uint64_t order, size_t way, uint32_t ways)
+static inline uint64_t made_last(uint64_t order, uint32_t way, uint32_t ways)
 {
     uint64_t below = (1ull << place_of(order, way)) - 1;
     uint64_t above = (order & ~0ull >> (64 - 4 * ways)) >> 4 & ~below;
     return (order & below) | above | (uint64_t)way << 4 * (ways - 1);
 }
 
-/* Make a way the most recent one of its set, at this time. */
-static inline void touch(level *l, size_t set, size_t slot, uint64_t now)
+/* Show at the head of a set of the first level what nearly every access needs to know of it. */
+static inline void show(tlb_set *set, uint32_t way, const payload *entry)
 {
-    size_t way = slot - set * l->stride;
-    if (l->orders)
-        l->orders[set] = made_first(l->orders[set], way);
+    set->tag = entry->tag;
+    set->kinds = entry->kinds;
+    set->way = (uint16_t)way;
+}
+
+/* Make a way the most recent one of its set, at this time. */
+static inline void touch(tlb_set *set, const tlb_shape *shape, uint32_t way, uint64_t now)
+{
+    if (shape->is_ordered)
+        set->order = made_first(set->order, way);
     else
-        l->stamps[slot] = now << WAY_BITS | way;
-    show(l, set, slot);
+        stamps_of(set, shape)[way] = now << WAY_BITS | way;
+    if (shape->is_first)
+        show(set, way, entries_of(set, shape) + way);
 }
 
 static inline uint64_t earlier(uint64_t one, uint64_t other) { return one < other ? one : other; }
 
 /* Return the way with the lowest stamp. */
-static inline size_t oldest(const level *l, size_t set)
+static inline uint32_t oldest(const uint64_t *stamps, const tlb_shape *shape)
 {
-    const uint64_t *stamps = l->stamps + set * l->stride;
     uint64_t a = stamps[0], b = stamps[1], c = stamps[2], d = stamps[3];
-    for (uint32_t at = GROUP; at < l->stride; at += GROUP) {
+    for (uint32_t at = GROUP; at < shape->stride; at += GROUP) {
         a = earlier(a, stamps[at]);
         b = earlier(b, stamps[at + 1]);
         c = earlier(c, stamps[at + 2]);
         d = earlier(d, stamps[at + 3]);
     }
-    return (size_t)(earlier(earlier(a, b), earlier(c, d)) & (MOST_WAYS - 1));
+    return (uint32_t)(earlier(earlier(a, b), earlier(c, d)) & (MOST_WAYS - 1));
 }
 
-/* Make the least recent way, or a free one, the most recent; return its slot. */
-static inline size_t take_oldest(level *l, size_t set, uint64_t now)
+/* Make the least recent way, or a free one, the most recent; return it. */
+static inline uint32_t take_oldest(tlb_set *set, const tlb_shape *shape, uint64_t now)
 {
-    size_t way;
-    if (l->orders) {
-        uint64_t order = l->orders[set];
-        way = order >> 4 * (l->ways - 1) & 15;
-        l->orders[set] = order << 4 | way;
-    } else {
-        way = oldest(l, set);
-        l->stamps[set * l->stride + way] = now << WAY_BITS | way;
+    if (shape->is_ordered) {
+        uint32_t last = (uint32_t)(set->order >> 4 * (shape->ways - 1)) & 15;
+        set->order = set->order << 4 | last;
+        return last;
     }
-    return set * l->stride + way;
+    uint32_t way = oldest(stamps_of(set, shape), shape);
+    stamps_of(set, shape)[way] = now << WAY_BITS | way;
+    return way;
 }
+
+/* Tell whether there are only pages of 4 KiB. */
+static inline int is_small(const level *l) { return !(l->held[1] | l->held[2]); }
 
 /* Return the entry with this tag, made most recent; NULL if there is none. */
 static inline payload *take(level *l, uint64_t tag, uint64_t now)
 {
     if ((tag & 3) && !l->held[tag & 3])
         return NULL;
-    size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
-    if (slot == NOWHERE)
+    tlb_set *set = set_of(l, &l->shape, tag);
+    uint32_t way = way_of(set, &l->shape, tag);
+    if (way == NOWHERE)
         return NULL;
-    touch(l, set, slot, now);
-    return l->entries + slot;
+    touch(set, &l->shape, way, now);
+    return entries_of(set, &l->shape) + way;
 }
 
-/* Tell whether there are only pages of 4 KiB. */
-static inline int is_small(const level *l) { return !(l->held[1] | l->held[2]); }
-
-/* Put an entry that the level does not hold in place of the least recent one. */
-static inline void insert(level *l, const payload *entry, uint64_t now)
+static __attribute__((noinline)) void note_filled(level *l, tlb_set *set)
 {
-    size_t set = set_of(l, entry->tag), slot = take_oldest(l, set, now);
-    if ((entry->tag & 3) || !is_small(l)) {
-        l->held[l->marks[slot] & 3]--;
-        l->held[entry->tag & 3]++;
-    }
-    l->filled[set / 64] |= 1ull << set % 64;
-    l->marks[slot] = (uint32_t)entry->tag;
-    l->entries[slot] = *entry;
-    if (l->fronts)
-        l->fronts[set] = (front){entry->tag, entry->kinds, (uint32_t)slot};
+    set->filled = 1;
+    l->filled_sets[l->filled++] = (uint32_t)(((uint8_t *)set - l->sets) / l->shape.size);
 }
 
-static inline void drop_slot(level *l, size_t set, size_t slot)
+/* Put an entry that the set does not hold in place of its least recent one. */
+static inline void insert(level *l, const tlb_shape *shape, tlb_set *set, const payload *entry,
+                          uint64_t now)
 {
-    size_t way = slot - set * l->stride;
-    if (l->fronts && l->fronts[set].tag == l->entries[slot].tag)
-        l->fronts[set] = NO_FRONT;
-    l->held[l->marks[slot] & 3]--;
-    l->marks[slot] = NO_MARK;
-    l->entries[slot].tag = NO_TAG;
-    if (l->orders)
-        l->orders[set] = made_last(l->orders[set], way, l->ways);
+    uint32_t way = take_oldest(set, shape, now);
+    if (!set->filled)
+        note_filled(l, set);
+    l->held[set->marks[way] & 3]--;
+    l->held[entry->tag & 3]++;
+    set->marks[way] = (uint32_t)entry->tag;
+    entries_of(set, shape)[way] = *entry;
+    if (shape->is_first)
+        show(set, way, entry);
+}
+
+static inline void drop_way(level *l, tlb_set *set, uint32_t way)
+{
+    const tlb_shape *shape = &l->shape;
+    payload *entry = entries_of(set, shape) + way;
+    if (shape->is_first && set->tag == entry->tag)
+        set->tag = NO_TAG;
+    if (shape->is_ordered)
+        set->order = made_last(set->order, way, shape->ways);
     else
-        l->stamps[slot] = way;
+        stamps_of(set, shape)[way] = way;
+    l->held[set->marks[way] & 3]--;
+    set->marks[way] = NO_MARK;
+    entry->tag = NO_TAG;
 }
 
 static inline void drop(level *l, uint64_t tag)
 {
     if ((tag & 3) && !l->held[tag & 3])
         return;
-    size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
-    if (slot != NOWHERE)
-        drop_slot(l, set, slot);
+    tlb_set *set = set_of(l, &l->shape, tag);
+    uint32_t way = way_of(set, &l->shape, tag);
+    if (way != NOWHERE)
+        drop_way(l, set, way);
 }
 
 /* An entry's kinds have changed, not when it was used. */
-static inline void show_again(level *l, size_t set, size_t slot)
+static inline void show_again(const level *l, tlb_set *set, uint32_t way)
 {
-    if (l->fronts && l->fronts[set].tag == l->entries[slot].tag)
-        show(l, set, slot);
+    const payload *entry = entries_of(set, &l->shape) + way;
+    if (l->shape.is_first && set->tag == entry->tag)
+        show(set, way, entry);
 }
 
-static inline size_t sets_in(const level *l) { return (size_t)l->mask + 1; }
-
-static inline size_t slots_in(const level *l) { return sets_in(l) * l->stride; }
-
-static inline size_t words_of(const level *l) { return (sets_in(l) + 63) / 64; }
-
-/* When its ways were used may stay: all of them are free, and any use is later. */
-static inline void empty_set(level *l, size_t set)
+/* The order of the ways may stay: all of them are free, and any use is later. Entries need no tag
+ * where there is no mark, but for the first level, whose marks not everybody asks. */
+static inline void empty_set(tlb_set *set, const tlb_shape *shape)
 {
-    size_t first = set * l->stride;
-    memset(l->marks + first, 0xff, l->stride * sizeof *l->marks);
-    if (!l->fronts)
+    memset(set->marks, 0xff, shape->stride * sizeof *set->marks);
+    set->filled = 0;
+    if (!shape->is_first)
         return;
-    for (size_t slot = first; slot < first + l->stride; slot++)
-        l->entries[slot].tag = NO_TAG;
-    l->fronts[set] = NO_FRONT;
+    set->tag = NO_TAG;
+    for (uint32_t way = 0; way < shape->stride; way++)
+        entries_of(set, shape)[way].tag = NO_TAG;
 }
 
 /* A hypervisor flushes often: what has been filled since is little. */
 static void empty(level *l)
 {
-    for (size_t word = 0; word < words_of(l); word++) {
-        for (uint64_t bits = l->filled[word]; bits; bits &= bits - 1)
-            empty_set(l, word * 64 + lowest(bits));
-        l->filled[word] = 0;
-    }
+    while (l->filled)
+        empty_set(nth_set(l, &l->shape, l->filled_sets[--l->filled]), &l->shape);
     memset(l->held, 0, sizeof l->held);
 }
 
 static void empty_non_global(level *l)
 {
-    for (size_t slot = 0; slot < slots_in(l); slot++)
-        if (l->marks[slot] != NO_MARK && !(l->entries[slot].leaf & PTE_G))
-            drop_slot(l, slot / l->stride, slot);
+    for (uint32_t at = 0; at < l->filled; at++) {
+        tlb_set *set = nth_set(l, &l->shape, l->filled_sets[at]);
+        const payload *entries = entries_of(set, &l->shape);
+        for (uint32_t way = 0; way < l->shape.ways; way++)
+            if (set->marks[way] != NO_MARK && !(entries[way].leaf & PTE_G))
+                drop_way(l, set, way);
+    }
 }
 
-/* Return where so many bytes begin on a line of their own, and count them. */
-static void *place(uint8_t *block, size_t *used, size_t bytes)
+static inline uint32_t rounded(uint32_t bytes, uint32_t unit)
 {
-    size_t at = *used;
-    *used += (bytes + LINE - 1) / LINE * LINE;
-    return block ? block + at : NULL;
+    return (bytes + unit - 1) / unit * unit;
 }
 
-/* Lay a level out in a block; return how long it is. */
-static size_t lay_out(level *l, uint8_t *block, int is_first)
+static tlb_shape shape_of(uint32_t ways, int is_first)
 {
-    size_t used = 0, sets = sets_in(l), slots = slots_in(l);
-    int is_ordered = !is_first && l->ways <= MOST_ORDERED;
-    l->marks = place(block, &used, slots * sizeof *l->marks);
-    l->entries = place(block, &used, slots * sizeof *l->entries);
-    l->filled = place(block, &used, words_of(l) * sizeof *l->filled);
-    l->orders = is_ordered ? place(block, &used, sets * sizeof *l->orders) : NULL;
-    l->stamps = is_ordered ? NULL : place(block, &used, slots * sizeof *l->stamps);
-    l->fronts = is_first ? place(block, &used, sets * sizeof *l->fronts) : NULL;
-    return used;
+    tlb_shape made = {.ways = ways, .stride = rounded(ways, GROUP), .is_first = !!is_first};
+    made.is_ordered = !is_first && ways <= MOST_ORDERED;
+    uint32_t each = (uint32_t)(sizeof(uint32_t) + (made.is_ordered ? 0 : sizeof(uint64_t)));
+    made.entries = rounded((uint32_t)sizeof(tlb_set) + each * made.stride, LINE);
+    made.size = rounded(made.entries + (uint32_t)sizeof(payload) * made.stride, LINE);
+    return made;
+}
+
+static void begin_set(tlb_set *set, const tlb_shape *shape)
+{
+    empty_set(set, shape);
+    if (shape->is_ordered)
+        set->order = 0xfedcba9876543210u;
+    for (uint32_t way = 0; !shape->is_ordered && way < shape->stride; way++)
+        stamps_of(set, shape)[way] = way < shape->ways ? way : ~0ull; /* else never the oldest */
 }
 
 /* Return 0 if there is no memory for so many. */
@@ -313,24 +354,20 @@ static int make_level(level *l, uint32_t sets, uint32_t ways, int is_first)
 {
     if (!ways || ways > MOST_WAYS)
         return 0;
+    l->shape = shape_of(ways, is_first);
     l->mask = sets - 1;
-    l->ways = ways;
-    l->stride = (ways + GROUP - 1) / GROUP * GROUP;
-    l->block = calloc(1, lay_out(l, NULL, is_first) + LINE);
-    if (!l->block)
+    l->block = calloc(1, (size_t)sets * l->shape.size + LINE);
+    l->filled_sets = malloc(sets * sizeof *l->filled_sets);
+    if (!l->block || !l->filled_sets)
         return 0;
-    uint8_t *block = l->block;
-    lay_out(l, block + (LINE - (uintptr_t)block % LINE), is_first);
-    for (size_t slot = 0; l->stamps && slot < slots_in(l); slot++) {
-        uint32_t way = (uint32_t)(slot % l->stride);
-        l->stamps[slot] = way < ways ? way : ~0ull; /* what is no way is never the oldest */
-    }
-    for (size_t set = 0; set < sets; set++) {
-        if (l->orders)
-            l->orders[set] = 0xfedcba9876543210u;
-        empty_set(l, set);
-    }
+    l->sets = (uint8_t *)l->block + (LINE - (uintptr_t)l->block % LINE);
+    for (uint64_t nth = 0; nth < sets; nth++)
+        begin_set(nth_set(l, &l->shape, nth), &l->shape);
     return 1;
 }
 
-static void free_level(level *l) { free(l->block); }
+static void free_level(level *l)
+{
+    free(l->block);
+    free(l->filled_sets);
+}
