@@ -40,9 +40,9 @@ struct hv_engine {
     uint64_t now; /* uses of the TLB so far: a clock */
     uint64_t global; /* G, if entries may have it */
     int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
-    uint64_t plain_link, plain_entry; /* of its last two entries, the bits that are not as they like */
+    uint64_t plain_link, plain_entry; /* of its last two, the bits that may not be other than usual */
     hv_counts counts;
-    uint64_t stopped; /* the page of the access that stopped last */
+    uint32_t shown; /* of a plain walk's kind: what an error code has of it */
     hv_trail trails[HV_TRAILS];
     hv_upper uppers[HV_UPPERS];
 };
@@ -69,16 +69,16 @@ static void put_first(hv_engine *e, const payload *entry, uint32_t fetch)
     insert(l, &l->shape, set_of(l, &l->shape, entry->tag), entry, ++e->now);
 }
 
-/* Return the entry for va in the first level, made most recent, and its tag; NULL on a miss. */
-static payload *find(hv_engine *e, uint64_t va, uint32_t fetch, uint64_t *tag)
+/* Return the entry for va in the first level, made most recent; NULL on a miss. */
+static const payload *find(hv_engine *e, uint64_t va, uint32_t fetch)
 {
     level *first = &e->tlb[fetch];
-    payload *entry;
+    const payload *entry;
     for (int size = 0; size < SIZES; size++)
-        if ((entry = take(first, *tag = tag_of(va, size), ++e->now)))
+        if ((entry = take(first, tag_of(va, size), ++e->now)))
             return entry;
     for (int size = 0; size < SIZES; size++)
-        if ((entry = take(&e->tlb[SECOND], *tag = tag_of(va, size), ++e->now))) {
+        if ((entry = take(&e->tlb[SECOND], tag_of(va, size), ++e->now))) {
             put_first(e, entry, fetch);
             return entry;
         }
@@ -87,23 +87,31 @@ static payload *find(hv_engine *e, uint64_t va, uint32_t fetch, uint64_t *tag)
 
 static void flush_page(hv_engine *e, uint64_t va)
 {
-    for (int size = 0; size < SIZES; size++)
-        for (int l = 0; l < LEVELS; l++)
-            if (!size || !is_small(&e->tlb[l]))
-                drop(&e->tlb[l], tag_of(va, size));
+    for (int l = 0; l < LEVELS; l++) {
+        level *each = &e->tlb[l];
+        const tlb_shape *shape = !e->usual ? &each->shape : l == SECOND ? &TWELVE : &FOUR;
+        drop(each, shape, tag_of(va, 0));
+        for (int size = 1; size < SIZES && !is_small(each); size++)
+            if (each->held[size])
+                drop(each, shape, tag_of(va, size));
+    }
 }
 
 void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
 {
     if (scope == HV_FLUSH_PAGE) {
         flush_page(e, va);
-        return;
-    }
-    for (int l = 0; l < LEVELS; l++) {
-        if (scope == HV_FLUSH_ALL)
-            empty(&e->tlb[l]);
-        else
-            empty_non_global(&e->tlb[l]);
+    } else if (scope == HV_FLUSH_ALL && e->usual) {
+        empty(&e->tlb[DATA], &FOUR);
+        empty(&e->tlb[INSTRUCTION], &FOUR);
+        empty(&e->tlb[SECOND], &TWELVE);
+    } else {
+        for (int l = 0; l < LEVELS; l++) {
+            if (scope == HV_FLUSH_ALL)
+                empty(&e->tlb[l], &e->tlb[l].shape);
+            else
+                empty_non_global(&e->tlb[l]);
+        }
     }
 }
 
@@ -135,20 +143,26 @@ static void refresh(hv_engine *e, uint64_t tag, uint64_t serial, const payload *
     }
 }
 
-static void stop_at(hv_stop *stop, const hv_walked *w, uint64_t va, uint32_t kind, uint64_t filter)
+static inline int stop_by(hv_stop *stop, uint64_t va, uint32_t kind, uint32_t pfec, uint32_t level,
+                          uint32_t access, uint64_t filter)
 {
     stop->gva = va;
     stop->kind = kind;
-    stop->pfec = w->pfec;
-    stop->level = w->level;
-    stop->access = w->refs ? w->access : 0;
+    stop->pfec = pfec;
+    stop->level = level;
+    stop->access = access;
+    stop->event = filter >> (pfec & 63) & 1 ? HV_EXIT : HV_DELIVERED;
+    return 0;
+}
+
+static void stop_at(hv_stop *stop, const hv_walked *w, uint64_t va, uint32_t kind, uint64_t filter)
+{
+    stop_by(stop, va, kind, w->pfec, w->level, w->refs ? w->access : 0, filter);
     if (w->ok) {
         stop->event = HV_PHYSICAL;
         stop->pa = w->pa;
     } else if (w->general_protection) {
         stop->event = HV_GENERAL_PROTECTION;
-    } else {
-        stop->event = filter >> (w->pfec & 63) & 1 ? HV_EXIT : HV_DELIVERED;
     }
 }
 
@@ -165,37 +179,51 @@ static void fill(hv_engine *e, payload *fresh, uint32_t fetch)
     put_first(e, fresh, fetch);
 }
 
-/* What nearly every walk is: four levels of 8-byte entries to a page of 4 KiB, A and D set already,
- * and the access allowed. Return 0, with no effect, where anything is otherwise. */
-static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, payload *out)
+/* What nearly every walk is: four levels of 8-byte entries to where one of a 4 KiB page is, A set in
+ * those before. Return 1 if it translates, and 0 if it stops, with the reason in *stop; -1, with no
+ * effect, where anything is otherwise. */
+static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter,
+                               hv_stop *stop, payload *out)
 {
     hv_upper *upper = hv_upper_of(e->uppers, va);
     if (!hv_leads_on(upper, va, e->regs.cr3) &&
         (!e->plain || !hv_find_upper(&e->space, &e->formats, va, e->regs.cr3, upper)))
-        return 0;
-    const uint64_t set = PTE_P | PTE_A;
+        return -1;
     uint64_t link, entry, table = upper->table;
     memcpy(&link, e->space.bytes + table + (va >> 18 & 0xff8), 8);
     table = link & PTE_ADDRESS;
-    if (((link ^ set) & e->plain_link) || table >= e->space.size) /* both are multiples of a page */
-        return 0;
-    memcpy(&entry, e->space.bytes + table + (va >> 9 & 0xff8), 8);
-    uint64_t page = entry & PTE_ADDRESS;
-    if (((entry ^ set) & e->plain_entry) || page >= e->space.size)
-        return 0;
-    uint64_t grants = upper->grants & hv_grants(link) & hv_grants(entry);
+    if (((link ^ (PTE_P | PTE_A)) & e->plain_link) || table >= e->space.size)
+        return -1; /* both are multiples of a page */
+    uint8_t *at = e->space.bytes + table + (va >> 9 & 0xff8);
+    memcpy(&entry, at, 8);
+    uint64_t page = entry & PTE_ADDRESS, grants = upper->grants & hv_grants(link);
+    if (!(entry & PTE_P)) {
+        e->counts.walk_refs += 4;
+        return stop_by(stop, va, kind, kind & e->shown, 1, (uint32_t)grants, filter);
+    }
+    if ((entry & e->plain_entry) || page >= e->space.size)
+        return -1;
+    uint64_t marked = entry | PTE_A | (kind & PF_W ? PTE_D : 0);
+    grants &= hv_grants(entry);
     out->tag = tag_of(va, 0);
-    out->leaf = page | (entry & (PTE_D | e->global | PTE_PKEY)) | grants;
+    out->leaf = page | (marked & (PTE_D | e->global | PTE_PKEY)) | grants;
     out->kinds = kinds_of(e, out->leaf);
-    return out->kinds >> kind & 1;
+    if (!(out->kinds >> kind & 1)) {
+        if (e->regs.cr4 & CR4_PKE)
+            return -1;
+        e->counts.walk_refs += 4;
+        return stop_by(stop, va, kind, (kind & e->shown) | PF_P, 1, (uint32_t)grants, filter);
+    }
+    e->counts.walk_refs += 4;
+    if (marked != entry)
+        memcpy(at, &marked, 8);
+    return 1;
 }
 
-/* Walk for an access that the TLB's entry, if there is one, does not grant; return 0 if the access
- * stops, with the reason in *stop. */
-static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                    found *out, uint64_t tag, const payload *entry)
+/* Any other walk. */
+static int walk_at_length(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
+                          payload *out)
 {
-    uint64_t serial = entry ? entry->serial : 0;
     hv_trail *trail = hv_last_trail(e->trails, va);
     const hv_walked *w = &trail->walked;
     hv_walk_again(&e->space, &e->regs, &e->formats, va, kind, trail);
@@ -203,42 +231,59 @@ static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, h
         hv_mark_again(&e->space, &e->formats, trail, kind);
     e->counts.walk_refs += w->refs;
     if (!w->ok || w->pa >= e->space.size) {
-        if (entry && !w->ok && !w->general_protection)
-            flush_page(e, va);
         stop_at(stop, w, va, kind, filter);
-        e->stopped = va >> 12;
         return 0;
     }
     int size = (int)w->level - 1;
-    out->mask = (1ull << SHIFTS[size]) - 1;
-    out->base = w->pa & ~out->mask;
-    payload fresh = {.tag = tag_of(va, size)};
-    fresh.leaf = out->base | w->access | (uint64_t)w->pkey << PTE_PKEY_SHIFT |
-                 (w->dirty ? PTE_D : 0) | (w->global ? PTE_G : 0);
-    fresh.kinds = kinds_of(e, fresh.leaf);
-    if (entry && tag == fresh.tag) {
-        refresh(e, tag, serial, &fresh);
+    out->tag = tag_of(va, size);
+    out->leaf = (w->pa & -(1ull << SHIFTS[size])) | w->access | (uint64_t)w->pkey << PTE_PKEY_SHIFT |
+                (w->dirty ? PTE_D : 0) | (w->global ? PTE_G : 0);
+    out->kinds = kinds_of(e, out->leaf);
+    return 1;
+}
+
+static inline found found_in(const payload *entry)
+{
+    return (found){base_of(entry), (1ull << SHIFTS[entry->tag & 3]) - 1};
+}
+
+/* Walk for an access that the TLB's entry, if there is one, does not grant; return 0 if the access
+ * stops, with the reason in *stop. */
+static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
+                    found *out, const payload *entry)
+{
+    payload fresh;
+    int went = walk_plainly(e, va, kind, filter, stop, &fresh);
+    if (went < 0)
+        went = walk_at_length(e, va, kind, filter, stop, &fresh);
+    if (!went) {
+        if (entry && (stop->event == HV_EXIT || stop->event == HV_DELIVERED))
+            flush_page(e, va);
+        return 0;
+    }
+    *out = found_in(&fresh);
+    if (entry && entry->tag == fresh.tag) {
+        refresh(e, entry->tag, entry->serial, &fresh);
         return 1;
     }
     if (entry)
         flush_page(e, va); /* the page has changed its size */
-    fill(e, &fresh, !!(kind & PF_ID));
+    fill(e, &fresh, kind / PF_ID);
     return 1;
 }
 
 static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
                         found *out)
 {
-    uint64_t tag = NO_TAG;
-    payload *entry = find(e, va, kind / PF_ID, &tag);
+    const payload *entry = find(e, va, kind / PF_ID);
     if (entry && ((entry->kinds >> kind & 1) ||
                   (((entry->leaf & PTE_D) || !(kind & PF_W)) &&
                    !hv_permission_fault(&e->regs, access_in(entry->leaf), key_in(entry->leaf),
                                         kind)))) {
-        *out = (found){base_of(entry), (1ull << SHIFTS[tag & 3]) - 1};
+        *out = found_in(entry);
         return 1;
     }
-    return walk_for(e, va, kind, filter, stop, out, tag, entry);
+    return walk_for(e, va, kind, filter, stop, out, entry);
 }
 
 static int has_larger(const level *l, uint64_t va)
@@ -301,10 +346,9 @@ static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb
     } else {
         if (!is_small(second) && has_larger(second, va))
             return look_further(e, va, kind, filter, stop, out);
-        int stopped = e->stopped == page; /* the new entry has no A yet */
-        if (stopped || !walk_plainly(e, va, kind, &entry))
-            return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
-        e->counts.walk_refs += 4;
+        int went = walk_plainly(e, va, kind, filter, stop, &entry);
+        if (went <= 0)
+            return went ? walk_for(e, va, kind, filter, stop, out, NULL) : 0;
         entry.serial = ++e->counts.misses;
         insert(second, two, behind, &entry, ++e->now);
     }
@@ -393,20 +437,35 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
     }
 }
 
+static __attribute__((noinline)) int32_t run_one_slowly(hv_engine *e, uint64_t va, uint32_t kind,
+                                                        uint64_t *hpa, uint64_t exit_filter,
+                                                        hv_stop *stop)
+{
+    found page;
+    if (!may_run(e, 0, 1, stop) || !look(e, va, kind, exit_filter, stop, &page))
+        return 0;
+    *hpa = page.base | (va & page.mask);
+    return 1;
+}
+
 int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
                    hv_stop *stop)
 {
-    if (!may_run(e, 0, 1, stop))
-        return 0;
-    tlb_set *set = first_set(&e->first, va >> 12, kind / PF_ID);
-    if (set->tag == va >> 12 << 2 && (set->kinds >> kind & 1)) {
-        *hpa = base_of(entries_of(set, &e->tlb[kind / PF_ID].shape) + set->way) | (va & 0xfff);
-        return 1;
+    uint32_t fetch = kind / PF_ID;
+    tlb_set *set = first_set(&e->first, va >> 12, fetch);
+    tlb_set *large = first_set(&e->first, va >> 21, fetch);
+    if (!e->paging || !e->usual)
+        return run_one_slowly(e, va, kind, hpa, exit_filter, stop);
+    if (set->tag == tag_of(va, 0) && (set->kinds >> kind & 1)) {
+        *hpa = base_of(entries_of(set, &FOUR) + set->way) | (va & 0xfff);
+    } else if (large->tag == tag_of(va, 1) && (large->kinds >> kind & 1) &&
+               !group_of(set->marks, tag_of(va, 0))) {
+        /* what a kernel's direct map comes to, where no page of it is apart */
+        *hpa = base_of(entries_of(large, &FOUR) + large->way) | (va & ((1ull << SHIFTS[1]) - 1));
+    } else {
+        return run_one_slowly(e, va, kind, hpa, exit_filter, stop);
     }
-    found page;
-    if (!look(e, va, kind, exit_filter, stop, &page))
-        return 0;
-    *hpa = page.base | (va & page.mask);
+    stop->event = HV_END;
     return 1;
 }
 
@@ -478,7 +537,8 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     hv_forget_uppers(e->uppers);
     e->plain = formats && formats->depth == 4 && formats->entry_size == 8;
     e->plain_link = e->formats.reserved[2] | PTE_PS | PTE_P | PTE_A;
-    e->plain_entry = e->formats.reserved[1] | PTE_P | PTE_A;
+    e->plain_entry = e->formats.reserved[1];
+    e->shown = (regs->efer & EFER_NXE) || (regs->cr4 & CR4_SMEP) ? ~0u : ~PF_ID;
     /* With protection keys on, data accesses to user pages are left to the full check. */
     for (uint32_t access = 0; access < KINDS; access++) {
         e->allowed[access] = 0;

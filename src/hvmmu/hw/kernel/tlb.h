@@ -275,12 +275,10 @@ static inline void drop_way(level *l, tlb_set *set, uint32_t way)
     entry->tag = NO_TAG;
 }
 
-static inline void drop(level *l, uint64_t tag)
+static inline void drop(level *l, const tlb_shape *shape, uint64_t tag)
 {
-    if ((tag & 3) && !l->held[tag & 3])
-        return;
-    tlb_set *set = set_of(l, &l->shape, tag);
-    uint32_t way = way_of(set, &l->shape, tag);
+    tlb_set *set = set_of(l, shape, tag);
+    uint32_t way = way_of(set, shape, tag);
     if (way != NOWHERE)
         drop_way(l, set, way);
 }
@@ -307,10 +305,10 @@ static inline void empty_set(tlb_set *set, const tlb_shape *shape)
 }
 
 /* A hypervisor flushes often: what has been filled since is little. */
-static void empty(level *l)
+static inline void empty(level *l, const tlb_shape *shape)
 {
     while (l->filled)
-        empty_set(nth_set(l, &l->shape, l->filled_sets[--l->filled]), &l->shape);
+        empty_set(nth_set(l, shape, l->filled_sets[--l->filled]), shape);
     memset(l->held, 0, sizeof l->held);
 }
 
