@@ -1,7 +1,8 @@
 """What hooks cost a run: demand-zero with nobody listening, and with one and three listeners.
 
 The four cases take turns, so that what else the machine does falls on all of them; of each the
-fastest round counts. Listeners do nothing: what is measured is the call.
+fastest round counts. Listeners do nothing: what is measured is the call. What nobody listens to is
+lost in the noise of a clock; `tests/instructions/measure.py` counts its instructions, which repeat.
 
     python benchmarks/hooks.py [BACKEND] [PAGES] [ROUNDS]
 """

@@ -8,7 +8,7 @@ they are looked at.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hvmmu.attempts import Operand
 from hvmmu.backend import Invlpg
@@ -21,11 +21,35 @@ from hvmmu.mmu.flush import Flush
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hvmmu.hooks import RunHooks
+    from hvmmu.hooks import Call, HookCall, RunHooks
     from hvmmu.vcpu import Vcpu
 
 _ROUTES, _CAUSES = list(Route), list(Cause)
 _GO_ON: int = lib.HV_GO_ON
+_NEW = object.__new__
+# The slots' own setters: a frozen class's __init__, which goes by name, takes half as long again.
+_GVA, _PFEC = (vars(PageFault)[name].__set__ for name in ("gva", "pfec"))
+_HANDLED = ("route", "cause", "pfec", "level", "gpa", "walk_refs")
+_ROUTE, _CAUSE, _ERROR, _LEVEL, _GPA, _REFS = (vars(Handled)[name].__set__ for name in _HANDLED)
+
+
+def _page_fault(gva: int, pfec: int) -> PageFault:
+    made = _NEW(PageFault)
+    _GVA(made, gva)
+    _PFEC(made, pfec)
+    return made
+
+
+def _handled(row: tuple[Route, Cause, int, int], gpa: int, walk_refs: int) -> Handled:
+    made = _NEW(Handled)
+    route, cause, pfec, level = row
+    _ROUTE(made, route)
+    _CAUSE(made, cause)
+    _ERROR(made, pfec)
+    _LEVEL(made, level)
+    _GPA(made, gpa)
+    _REFS(made, walk_refs)
+    return made
 
 
 @cache
@@ -37,14 +61,23 @@ def row_of(key: int) -> tuple[Route, Cause, int, int]:
 class Hearing:
     """The hooks of one machine's lane.
 
-    *take* takes over what C has done, *give* gives it what may have changed.
+    *told* is what C and Python share, *take* takes over what C has done, *give* gives it what may
+    have changed.
     """
 
     def __init__(
-        self, vcpu: Vcpu, hooks: RunHooks, take: Callable[[], None], give: Callable[[], None]
+        self,
+        vcpu: Vcpu,
+        hooks: RunHooks,
+        told: Any,  # noqa: ANN401 - a struct of cffi's
+        take: Callable[[], None],
+        give: Callable[[], None],
     ) -> None:
         self._vcpu, self._switch = vcpu, vcpu.switch
-        self._hooks, self._take, self._give = hooks, take, give
+        self._told, self._take, self._give = told, take, give
+        self._exit_hook = _call(hooks.handle_exit)
+        self._fault_hook = _call(hooks.handle_fault)
+        self._handled_hook = _call(hooks.fault_handled)
         self._caught_up = self._recorded = False
         self._exit: PageFault | Invlpg | None = None
         self._known: dict[tuple[int, int], Handled] = {}
@@ -54,12 +87,12 @@ class Hearing:
     @property
     def hears(self) -> int:
         """What is to be told, in bits."""
-        hooks, bits = self._hooks, 0
-        if hooks.handle_exit is not None:
+        bits = 0
+        if self._exit_hook is not None:
             bits |= lib.HV_HEARS_INVLPG | lib.HV_HEARS_EXITS
-        if hooks.handle_fault is not None:
+        if self._fault_hook is not None:
             bits |= lib.HV_HEARS_EXITS
-        return bits | (0 if hooks.fault_handled is None else lib.HV_HEARS_FAULTS)
+        return bits | (0 if self._handled_hook is None else lib.HV_HEARS_FAULTS)
 
     # When a plugin looks.
 
@@ -80,40 +113,41 @@ class Hearing:
             self._recorded = True
             self._switch.record(self._exit)
 
-    # When C tells. *stored* is what the access stores, if that is known.
+    # When C tells.
 
-    def exited(self, gva: int, pfec: int, stored: int | None) -> int:
+    def exited(self, gva: int, pfec: int) -> int:
         """Tell of an exit; return what became of it."""
-        fault = self._exit = PageFault(gva, pfec)
-        vcpu, hooks = self._vcpu, self._hooks
+        fault = self._exit = _page_fault(gva, pfec)
+        vcpu, hook = self._vcpu, self._exit_hook
         self._caught_up = self._recorded = False
         vcpu.behind = self
         try:
-            if hooks.handle_exit is not None:
-                what = hooks.handle_exit(vcpu=vcpu, what=fault)
+            if hook is not None:
+                what = hook(vcpu, fault)
                 if what is not None or self.acted_out:
                     self._stand_aside()
                     seen = fault if what is None else what
-                    return self._became(vcpu.exited(seen, _operand(stored)))
-            if hooks.handle_fault is not None:
-                answer = hooks.handle_fault(vcpu=vcpu, fault=fault)
+                    return self._became(vcpu.exited(seen, self._stored()))
+            hook = self._fault_hook
+            if hook is not None:
+                answer = hook(vcpu, fault)
                 if answer is not None or self.acted_out:
                     self._stand_aside()
-                    return self._became(vcpu.answered(fault, answer, _operand(stored)))
+                    return self._became(vcpu.answered(fault, answer, self._stored()))
         finally:
             vcpu.behind = None
-        return self._go_on()
+        return self._go_on() if self._caught_up else _GO_ON
 
     def invlpg_exited(self, gva: int) -> int:
         """Tell of an INVLPG; return what became of it."""
         what = self._exit = Invlpg(gva)
-        vcpu, hook = self._vcpu, self._hooks.handle_exit
+        vcpu, hook = self._vcpu, self._exit_hook
         if hook is None:
             return _GO_ON
         self._caught_up = self._recorded = False
         vcpu.behind = self
         try:
-            answer = hook(vcpu=vcpu, what=what)
+            answer = hook(vcpu, what)
             if answer is not None or self.acted_out:
                 self._stand_aside()
                 vcpu.switch.perform(vcpu.mmu.invlpg(gva if answer is None else answer.gva))
@@ -121,7 +155,7 @@ class Hearing:
                 return self._became(None)
         finally:
             vcpu.behind = None
-        return self._go_on()
+        return self._go_on() if self._caught_up else _GO_ON
 
     def to_mmu(self, stored: int | None) -> int | None:
         """Take the exit that was told of to the MMU: it is none that C handles."""
@@ -130,39 +164,41 @@ class Hearing:
         self._record()
         return self._vcpu.answered(self._exit, None, _operand(stored))
 
-    def faulted(
-        self, fault: tuple[int, int], handled: Handled, *, flush: bool, stored: int | None
-    ) -> int:
-        """Tell of a fault (address and error code) that was routed; return what became of it."""
-        vcpu, hook = self._vcpu, self._hooks.fault_handled
+    def faulted(self, gva: int, pfec: int, row: int, gpa: int, walk_refs: int) -> int:
+        """Tell of a fault that was routed, by the ledger's row; return what became of it."""
+        vcpu, hook = self._vcpu, self._handled_hook
         if hook is None:
             return _GO_ON
-        exited, delivered = self._exit, handled.route is Route.BYPASS
-        told = exited if isinstance(exited, PageFault) else None
-        if delivered or told is None or (told.gva, told.pfec) != fault:
-            told = PageFault(*fault)
+        handled = self._handled_as(row, gpa, walk_refs)
+        delivered, told = handled.route is Route.BYPASS, self._exit
+        if delivered or type(told) is not PageFault or told.gva != gva or told.pfec != pfec:
+            told = _page_fault(gva, pfec)
             if not delivered:
                 self._exit, self._recorded = told, False
         self._caught_up = False
         vcpu.behind = self
         try:
-            hook(vcpu=vcpu, fault=told, handled=handled)
+            hook(vcpu, told, handled)
             if self.acted_out and not delivered:
                 self._stand_aside()
-                owed = Flush(Scope.ALL if flush else None)
-                return self._became(vcpu.settle(told, handled, owed, _operand(stored)))
+                owed = Flush(Scope.ALL if self._told.owes_flush else None)
+                return self._became(vcpu.settle(told, handled, owed, self._stored()))
         finally:
             vcpu.behind = None
-        return self._go_on()
+        return self._go_on() if self._caught_up else _GO_ON
 
-    def handled(self, key: int, gpa: int, walk_refs: int) -> Handled:
+    def _handled_as(self, key: int, gpa: int, walk_refs: int) -> Handled:
         """Return what became of a fault, from C's row of it."""
         if gpa:
-            return Handled(*row_of(key), gpa, walk_refs)
+            return _handled(row_of(key), gpa, walk_refs)
         known = self._known.get((key, walk_refs))
         if known is None:
-            known = self._known[key, walk_refs] = Handled(*row_of(key), gpa, walk_refs)
+            known = self._known[key, walk_refs] = _handled(row_of(key), gpa, walk_refs)
         return known
+
+    def _stored(self) -> Operand | None:
+        """Return what the access stores, if that is known."""
+        return Operand(self._told.stored, 8) if self._told.has_stored else None
 
     def _stand_aside(self) -> None:
         """Have all in order for the readable code to go on."""
@@ -174,9 +210,12 @@ class Hearing:
         return int(lib.HV_RETRY if completed is None else lib.HV_DONE)
 
     def _go_on(self) -> int:
-        if self._caught_up:
-            self._give()
+        self._give()
         return _GO_ON
+
+
+def _call(hook: HookCall | None) -> Call | None:
+    return None if hook is None else hook.of
 
 
 def _operand(stored: int | None) -> Operand | None:

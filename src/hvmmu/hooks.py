@@ -10,13 +10,13 @@ from typing import Any
 
 import pluggy
 
-from hvmmu.errors import PluginError
+from hvmmu.errors import InvariantError, PluginError
 from hvmmu.mmu.fault import Handled
 from hvmmu.mmu.flush import Flush
 from hvmmu.params import plain
 
 Call = Callable[..., Any]
-Pick = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
 """Picks the arguments that a function takes."""
 Wrong = Callable[[Mapping[str, Any], Any], str]
 """Takes a hook's arguments and its answer; returns what is wrong with the answer, or nothing."""
@@ -25,7 +25,7 @@ MOST_TOLD = 400  # characters of a cause
 
 
 class RunHooks:
-    """What the plugins of one run listen to: a callable for each hook, or None."""
+    """What the plugins of one run listen to: a call of each hook, or None."""
 
     def __init__(
         self,
@@ -50,76 +50,89 @@ def _defaults(plugins: pluggy.PluginManager | None) -> Mapping[str, Any]:
 
 def _caller(
     plugins: pluggy.PluginManager | None, name: str, wrong: Wrong | None = None
-) -> Call | None:
+) -> "HookCall | None":
     """Return a call of the hook that names the plugin if one raises; None if nobody listens."""
     hook = None if plugins is None else getattr(plugins.hook, name)
-    if hook is None or not hook.get_hookimpls():
-        return None
-    caller = DirectCall(hook)
+    return None if hook is None or not hook.get_hookimpls() else HookCall(hook, wrong)
 
-    def call(**arguments: Any) -> Any:  # noqa: ANN401 - whatever the hook is declared with
+
+class HookCall:
+    """A hook's implementations, called one after another as pluggy does, for a tenth of its time.
+
+    A hook with wrappers is left to pluggy. Whatever a plugin raises comes out as a PluginError that
+    names it, and so does an answer in which *wrong* finds something.
+    """
+
+    def __init__(self, hook: pluggy.HookCaller, wrong: Wrong | None = None) -> None:
+        if hook.spec is None:
+            raise InvariantError(f"{hook.name} is called, and the plugin manager has no hookspecs")
+        self._hook, self._wrong = hook, wrong
+        self._names = hook.spec.argnames
+        self._is_first = bool(hook.spec.opts["firstresult"])
+        self._known: list[pluggy.HookImpl] = []
+        self._direct: tuple[tuple[Call, Pick | None], ...] | None = ()
+
+    def __call__(self, **arguments: Any) -> Any:  # noqa: ANN401 - whatever the hook is declared with
+        """Return the first answer that is not None, or all of them: the last registered first."""
+        return self.of(*(arguments[name] for name in self._names))
+
+    def of(self, *arguments: Any) -> Any:  # noqa: ANN401 - as above
+        """Do the same, with the arguments in the order in which the hook declares them."""
         try:
-            answer = caller(arguments)
+            now = self._hook.get_hookimpls()
+            if now != self._known:  # a plugin may come and go while others run
+                self._known, self._direct = now, _direct(now, self._names)
+            if self._direct is None:
+                return self._judged(arguments, self._hook(**self._named(arguments)))
+            answers = []
+            for function, pick in self._direct:
+                answer = function(*arguments) if pick is None else function(*pick(arguments))
+                if answer is not None:
+                    if self._is_first:
+                        return self._judged(arguments, answer)
+                    answers.append(answer)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
             if isinstance(error, PluginError) and error.plugin:
-                raise  # from a hook that was called on the way
-            who = _culprit(hook, error.__traceback__)
-            raise _failure(who, name, told(error)) from error
-        if answer is not None and wrong is not None and (what := wrong(arguments, answer)):
-            raise _failure({impl.plugin_name for impl in hook.get_hookimpls()}, name, what)
+                raise  # from a hook that was called on the way, or of an answer
+            who = _culprit(self._hook, error.__traceback__)
+            raise _failure(who, self._hook.name, told(error)) from error
+        return None if self._is_first else self._judged(arguments, answers)
+
+    def _named(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(self._names, arguments, strict=True))
+
+    def _judged(self, arguments: tuple[Any, ...], answer: Any) -> Any:  # noqa: ANN401 - as above
+        if answer is None or self._wrong is None:
+            return answer
+        if what := self._wrong(self._named(arguments), answer):
+            who = {impl.plugin_name for impl in self._hook.get_hookimpls()}
+            raise _failure(who, self._hook.name, what)
         return answer
 
-    return call
 
-
-class DirectCall:
-    """A hook's implementations, called one after another as pluggy does, for a tenth of its time.
-
-    A hook with wrappers is left to pluggy.
-    """
-
-    def __init__(self, hook: pluggy.HookCaller) -> None:
-        self._hook = hook
-        self._is_first = bool(hook.spec and hook.spec.opts["firstresult"])
-        self._known: list[pluggy.HookImpl] = []
-        self._direct: tuple[tuple[Call, Pick], ...] | None = ()
-
-    def __call__(self, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what they answer
-        """Return the first answer that is not None, or all of them: the last registered first."""
-        now = self._hook.get_hookimpls()
-        if now != self._known:  # a plugin may come and go while others run
-            self._known, self._direct = now, _direct(now)
-        if self._direct is None:
-            return self._hook(**arguments)
-        answers = []
-        for function, pick in self._direct:
-            answer = function(*pick(arguments))
-            if answer is not None:
-                if self._is_first:
-                    return answer
-                answers.append(answer)
-        return None if self._is_first else answers
-
-
-def _direct(impls: list[pluggy.HookImpl]) -> tuple[tuple[Call, Pick], ...] | None:
-    """Return each function in the order of calls, with what picks its arguments.
+def _direct(
+    impls: list[pluggy.HookImpl], names: tuple[str, ...]
+) -> tuple[tuple[Call, Pick | None], ...] | None:
+    """Return each function in the order of calls, with what picks its arguments from all.
 
     None if any is a wrapper.
     """
     if any(impl.wrapper or impl.hookwrapper for impl in impls):
         return None
-    return tuple((impl.function, _picker(impl.argnames)) for impl in reversed(impls))
+    return tuple((impl.function, _picker(impl.argnames, names)) for impl in reversed(impls))
 
 
-def _picker(names: tuple[str, ...]) -> Pick:
-    if len(names) > 1:
-        return itemgetter(*names)
-    if not names:
-        return lambda _: ()
-    only = names[0]
-    return lambda arguments: (arguments[only],)
+def _picker(wanted: tuple[str, ...], names: tuple[str, ...]) -> Pick | None:
+    """Return what picks the arguments; None if all are wanted, in this order."""
+    if wanted == names:
+        return None
+    places = [names.index(name) for name in wanted]
+    if len(places) > 1:
+        return itemgetter(*places)
+    first, end = (places[0], places[0] + 1) if places else (0, 0)
+    return itemgetter(slice(first, end))
 
 
 def _failure(plugins: Iterable[str], hook: str, what: str) -> PluginError:

@@ -80,7 +80,7 @@ class Lane:
         self._at = ffi.new("uint64_t *")
         lane.nx, lane.set_accessed_dirty = guest.entries.nx, guest.entries.set_accessed_dirty
         lane.hypervised = vcpu.switch.hypervised
-        self.hearing = Hearing(vcpu, hooks, self._take, self._give_again)
+        self.hearing = Hearing(vcpu, hooks, lane, self._take, self._give_again)
         lane.hears = self.hearing.hears
         self._give_shadow()
         self._shared = ffi.from_buffer("uint32_t[]", guest.frames.shared.obj)
@@ -355,11 +355,11 @@ def _take_zone(made: Any, zone: Zone) -> None:  # noqa: ANN401 - a struct of cff
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
-def hv_exited(handle: Any, gva: int, pfec: int, value: int, has_value: int) -> int:  # noqa: ANN401
+def hv_exited(handle: Any, gva: int, pfec: int) -> int:  # noqa: ANN401
     """Tell plugins of an exit."""
     lane: Lane = ffi.from_handle(handle)
     try:
-        return lane.hearing.exited(gva, pfec, value if has_value else None)
+        return lane.hearing.exited(gva, pfec)
     except BaseException as error:  # noqa: BLE001 - raised again when C is out of the way
         return lane.failed(error)
 
@@ -382,16 +382,11 @@ def hv_faulted(  # noqa: PLR0917 - as C has it
     row: int,
     walk_refs: int,
     gpa: int,
-    flush: int,
-    value: int,
-    has_value: int,
 ) -> int:
     """Tell plugins what became of a fault."""
     lane: Lane = ffi.from_handle(handle)
-    hearing, stored = lane.hearing, value if has_value else None
     try:
-        handled = hearing.handled(row, gpa, walk_refs)
-        return hearing.faulted((gva, pfec), handled, flush=bool(flush), stored=stored)
+        return lane.hearing.faulted(gva, pfec, row, gpa, walk_refs)
     except BaseException as error:  # noqa: BLE001 - raised again when C is out of the way
         return lane.failed(error)
 

@@ -4,7 +4,8 @@
     python tests/instructions/measure.py --renew    # and record them
 
 They repeat exactly with the same compiled code, on any machine whose CPU has the same extensions.
-Counted is what runs in the two extensions: not Python, and not the C library.
+Counted is what runs in the two extensions: not Python, and not the C library. Of loads whose names
+begin with `all_` all counts; those are for comparing with each other, and are not recorded.
 """
 
 from __future__ import annotations
@@ -60,8 +61,11 @@ def check() -> None:
             raise MissingError(f"{tool} is not installed")
 
 
-def costs(profile: Iterable[str]) -> int:
-    """Return the instructions that a part of a profile has in the extensions, callees left out."""
+def costs(profile: Iterable[str], *, everywhere: bool = False) -> int:
+    """Return the instructions that a part of a profile has in the extensions, callees left out.
+
+    *everywhere*: in all there is.
+    """
     names: dict[str, str] = {}
     ours, is_call, total = False, False, 0
     for line in profile:
@@ -73,7 +77,7 @@ def costs(profile: Iterable[str]) -> int:
         elif line.startswith("calls="):
             is_call = True
         elif line[:1] in "0123456789+-*" and line.strip():
-            if ours and not is_call:
+            if (ours or everywhere) and not is_call:
                 total += int(line.split()[1])
             is_call = False
     return total
@@ -103,7 +107,8 @@ def measured() -> dict[str, float]:
         for path in Path(folder).glob("out.*"):
             lines = path.read_text(encoding="utf-8").splitlines()
             named = next(line for line in lines if line.startswith("desc: Trigger:"))
-            spent[named.rpartition(":")[2].strip()] += costs(lines)
+            name = named.rpartition(":")[2].strip()
+            spent[name] += costs(lines, everywhere=name.startswith("all_"))
     counts = dict(line.split() for line in ended.stdout.splitlines())
     return {name: round(spent[name] / int(count), 2) for name, count in counts.items()}
 
@@ -115,7 +120,7 @@ def recorded() -> dict[str, dict[str, float | str]]:
 
 def renew(found: dict[str, float]) -> None:
     """Record what was measured."""
-    lines = [f"{name} = {cost}\n" for name, cost in found.items()]
+    lines = [f"{name} = {cost}\n" for name, cost in found.items() if not name.startswith("all_")]
     facts = f'[built]\ncompiler = "{compiler()}"\n\n[instructions]\n'
     RECORDED.write_text(HEAD + facts + "".join(lines), encoding="utf-8")
 
@@ -129,7 +134,7 @@ def main() -> None:
     before = recorded()["instructions"] if RECORDED.exists() else {}
     for name, cost in found.items():
         was = before.get(name, "")
-        sys.stdout.write(f"{name:14} {cost:10.2f}   recorded {was}\n")
+        sys.stdout.write(f"{name:17} {cost:10.2f}   recorded {was}\n")
     if "--renew" in sys.argv[1:]:
         renew(found)
 

@@ -3,7 +3,8 @@
     valgrind --tool=callgrind --instr-atstart=no python program.py MARKS
 
 MARKS is marks.c, compiled. The profile's parts are named after the loads; what only leads up to one
-goes to a part with no name. Printed is, for each, how many references, faults or lines it has.
+goes to a part with no name. Printed is, for each, how many references, faults or lines it has. Of a
+load whose name begins with `all_` everything counts, Python too.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ import lzma
 import sys
 from array import array
 
+import pluggy
+
+from hvmmu import hookspecs
 from hvmmu.arch import pfec as pf
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.steps import Accesses, Backing, Mmap, Reduced
+from hvmmu.hooks import RunHooks
+from hvmmu.hookspecs import PROJECT, hookimpl
 from hvmmu.hw.compiled import CompiledEngine
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.plugins import load
@@ -38,10 +44,31 @@ def part(name: str = "", count: int = 0) -> None:
         sys.stdout.write(f"{name} {count}\n")
 
 
-def machine(backend: str) -> Machine:
+class Silent:
+    """A plugin that listens to no fault and no exit."""
+
+    @hookimpl
+    def hvmmu_report(self) -> dict[str, int]:
+        """Say nothing."""
+        return {}
+
+
+def silent() -> RunHooks:
+    """Return the hooks of a run with a plugin that is silent."""
+    plugins = pluggy.PluginManager(PROJECT)
+    plugins.add_hookspecs(hookspecs)
+    plugins.register(Silent())
+    return RunHooks(plugins)
+
+
+def machine(backend: str, hooks: RunHooks | None = None) -> Machine:
     """Return a machine with one large mapping."""
     made, guest = BACKENDS[backend], GuestParams(memory=64 << 20)
-    booted = Machine(MachineConfig(made, made.params(), guest=guest, engine=CompiledEngine))
+    booted = Machine(
+        MachineConfig(
+            made, made.params(), guest=guest, engine=CompiledEngine, hooks=hooks or RunHooks()
+        )
+    )
     booted.step(Mmap(BASE, 2 * SPREAD, 7, Backing.ANONYMOUS))
     return booted
 
@@ -80,6 +107,18 @@ def faults(backend: str) -> None:
     booted.close()
 
 
+def unheard(backend: str) -> None:
+    """Take faults with no plugin there, and with one that does not listen."""
+    for name, hooks in (("alone", None), ("silent", silent())):
+        booted = machine(backend, hooks)
+        booted.step(touch(FAULTS, pf.W, SPREAD))
+        fresh = touch(FAULTS, pf.W, SPREAD + FAULTS)
+        part()
+        booted.step(fresh)
+        part(f"all_{name}_{backend}", FAULTS)
+        booted.close()
+
+
 def compact() -> None:
     """Read lackey's lines, reduce them, and run what is left as a file's chunk would be."""
     with lzma.open(SHIPPED) as file:
@@ -112,4 +151,5 @@ if __name__ == "__main__":
     for each in ("native", "svm", "vmx"):
         if each in BACKENDS:
             faults(each)
+            unheard(each)
     compact()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 HEADROOM, ANOTHER_COMPILERS = 0.2, 0.75
+MOST_FOR_SILENCE = 0.01
 RENEW = "if it is worth that, record it: python tests/instructions/measure.py --renew"
 
 
@@ -27,12 +28,21 @@ def measure() -> Any:  # noqa: ANN401 - a module
     return made
 
 
-def test_no_more_instructions_than_recorded(measure: Any) -> None:  # noqa: ANN401 - as above
-    """A hit, a walk, a fault or a line of a trace has become dearer, and nobody has noticed."""
+@pytest.fixture(scope="module")
+def found(measure: Any) -> dict[str, float]:  # noqa: ANN401 - as above
+    """Return what was measured; skip where nothing can be."""
     try:
-        found = measure.measured()
+        measured: dict[str, float] = measure.measured()
     except measure.MissingError as missing:
         pytest.skip(str(missing))
+    return measured
+
+
+def test_no_more_instructions_than_recorded(
+    measure: Any,  # noqa: ANN401 - as above
+    found: dict[str, float],
+) -> None:
+    """A hit, a walk, a fault or a line of a trace has become dearer, and nobody has noticed."""
     recorded = measure.recorded()
     known = recorded["instructions"]
     same = measure.compiler() == recorded["built"]["compiler"]
@@ -40,11 +50,22 @@ def test_no_more_instructions_than_recorded(measure: Any) -> None:  # noqa: ANN4
     dearer = [
         f"{name}: {found[name]} instructions, recorded are {known[name]}"
         for name in found
-        if found[name] > known[name] * (1 + headroom)
+        if name in known and found[name] > known[name] * (1 + headroom)
     ]
     assert not dearer, f"more than {headroom:.0%} above what is recorded; {RENEW}"
     assert "hit_first" in found
     assert all(found.values())
+    assert all(name in known or name.startswith("all_") for name in found)
+
+
+def test_a_plugin_that_does_not_listen_costs_nothing(found: dict[str, float]) -> None:
+    """A run pays for plugins that want to hear nothing of it: 1% of its instructions, or more."""
+    backends = [name.removeprefix("all_alone_") for name in found if name.startswith("all_alone_")]
+    assert "native" in backends
+    for backend in backends:
+        alone, silent = found[f"all_alone_{backend}"], found[f"all_silent_{backend}"]
+        assert alone > found[f"fault_{backend}"], "Python's instructions are not counted"
+        assert silent <= alone * (1 + MOST_FOR_SILENCE), (backend, alone, silent)
 
 
 PROFILE = """\
@@ -80,6 +101,7 @@ fn=(3)
 def test_what_is_counted(measure: Any) -> None:  # noqa: ANN401 - as above
     """What Python does, or the C library, is taken for ours, or ours is not counted."""
     assert measure.costs(PROFILE.splitlines()) == 137
+    assert measure.costs(PROFILE.splitlines(), everywhere=True) == 1637
 
 
 def test_what_is_missing_is_said(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401 - as above

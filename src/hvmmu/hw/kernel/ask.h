@@ -5,11 +5,11 @@
 int32_t hv_ask(void *self, int32_t what, uint64_t value, int32_t has_value);
 
 /* A page fault has exited, and the MMU has not been asked yet. */
-int32_t hv_exited(void *self, uint64_t gva, uint32_t pfec, uint64_t value, int32_t has_value);
+int32_t hv_exited(void *self, uint64_t gva, uint32_t pfec);
 
 /* An INVLPG has exited; HV_GO_ON: it is to be carried out as it is. */
 int32_t hv_invlpg_exited(void *self, uint64_t gva);
 
 /* A page fault was routed: the row is the ledger's. */
 int32_t hv_faulted(void *self, uint64_t gva, uint32_t pfec, uint32_t row, uint32_t walk_refs,
-                   uint64_t gpa, int32_t flush, uint64_t value, int32_t has_value);
+                   uint64_t gpa);

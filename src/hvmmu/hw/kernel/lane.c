@@ -425,23 +425,24 @@ static int32_t page_fault(hv_lane *l, uint32_t pfec)
 static int32_t route_exit(hv_lane *l, const uint64_t *operand, uint64_t gva, uint32_t pfec,
                           hv_handled *handled)
 {
-    uint64_t value = operand ? *operand : 0;
-    int has_value = operand != NULL, heard = l->hears & HV_HEARS_EXITS;
+    int heard = l->hears & HV_HEARS_EXITS;
+    l->stored = operand ? *operand : 0;
+    l->has_stored = operand != NULL;
     if (heard) {
         l->exits[HV_EXIT_PAGE_FAULT]++;
-        int32_t became = hv_exited(l->self, gva, pfec, value, has_value);
+        int32_t became = hv_exited(l->self, gva, pfec);
         if (became != HV_GO_ON)
             return became;
     }
     if (!hv_handle(l->mmu, gva, pfec, handled))
-        return ask(l, heard ? HV_ASK_MMU : HV_ASK_STOP, value, has_value);
+        return ask(l, heard ? HV_ASK_MMU : HV_ASK_STOP, l->stored, l->has_stored);
     l->exits[HV_EXIT_PAGE_FAULT] += !heard;
     uint32_t row = count_row(l, handled->route, handled->cause, handled->pfec, handled->level);
     l->guest_walk_refs += handled->walk_refs;
-    if (l->hears & HV_HEARS_FAULTS)
-        return hv_faulted(l->self, gva, pfec, row, handled->walk_refs, handled->gpa,
-                          handled->flush, value, has_value);
-    return HV_GO_ON;
+    if (!(l->hears & HV_HEARS_FAULTS))
+        return HV_GO_ON;
+    l->owes_flush = handled->flush;
+    return hv_faulted(l->self, gva, pfec, row, handled->walk_refs, handled->gpa);
 }
 
 static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
@@ -472,7 +473,7 @@ static int32_t delivered(hv_lane *l)
     uint32_t cause = hv_guest_cause(s.pfec, s.access, s.kind, &l->regs);
     uint32_t row = count_row(l, BYPASS, cause, s.pfec, s.level);
     if (l->hears & HV_HEARS_FAULTS)
-        if (hv_faulted(l->self, s.gva, s.pfec, row, 0, 0, 0, 0, 0) == HV_FAILED)
+        if (hv_faulted(l->self, s.gva, s.pfec, row, 0, 0) == HV_FAILED)
             return HV_FAILED;
     return page_fault(l, s.pfec);
 }

@@ -86,6 +86,10 @@ typedef struct {
     uint64_t region_count;
     hv_zone tables, data;
 
+    /* Of a fault that plugins hear of: what is stored, if that is known; a flush of all is owed. */
+    uint64_t stored;
+    int32_t has_stored, owes_flush;
+
     /* What happened since, for Python to take over. */
     int32_t stopped; /* something did */
     uint64_t accesses, invlpg, tlb_flushes, guest_walk_refs;

@@ -11,8 +11,7 @@
 #include "bits.h"
 #include "kernel.h"
 #include "pages.h"
-#include "walk.h"
-#include "trail.h"
+#include "entries.h"
 
 #define ENTRIES 512u
 #define PAGE 4096u
@@ -22,21 +21,9 @@ struct hv_node {
     uint32_t next, before; /* entries; 0 for none: frame 0 is never a shadow page's */
 };
 
-static uint64_t read_entry(const hv_pages *p, uint64_t sptep)
-{
-    uint64_t spte;
-    memcpy(&spte, p->memory + sptep, 8);
-    return spte;
-}
-
 static void write_entry(hv_pages *p, uint64_t sptep, uint64_t spte)
 {
     memcpy(p->memory + sptep, &spte, 8);
-}
-
-static int is_present(const hv_pages *p, uint64_t spte)
-{
-    return spte != p->trap && spte != p->notrap;
 }
 
 static int is_leaf(const hv_pages *p, uint64_t sptep, uint64_t spte)
@@ -96,13 +83,7 @@ uint32_t hv_parents(const hv_pages *p, uint32_t page, uint64_t *out, uint32_t ro
 
 /* What there is. */
 
-int32_t hv_is_table(const hv_pages *p, uint64_t gfn)
-{
-    for (uint32_t page = p->by_gfn[gfn]; page; page = p->pages[page].next)
-        if (!(p->pages[page].role & HV_ROLE_DIRECT))
-            return 1;
-    return 0;
-}
+int32_t hv_is_table(const hv_pages *p, uint64_t gfn) { return is_table(p, gfn); }
 
 int32_t hv_holds_table(const hv_pages *p, uint64_t gfn) { return p->regions[gfn / ENTRIES] > 0; }
 
@@ -223,7 +204,7 @@ uint32_t hv_page_get(hv_pages *p, uint64_t gfn, uint32_t role, int32_t *flush)
         free(nodes);
         return 0;
     }
-    int is_first = !(role & HV_ROLE_DIRECT) && !hv_is_table(p, gfn);
+    int is_first = !(role & HV_ROLE_DIRECT) && !is_table(p, gfn);
     p->pages[frame] = (hv_page){.gfn = gfn, .serial = ++p->serial, .role = role, .nodes = nodes};
     append(p, frame);
     if (is_first) {
@@ -257,7 +238,7 @@ void hv_zap_page(hv_pages *p, uint32_t frame)
     while (page->parents)
         hv_zap_entry(p, 8ull * page->parents);
     remove_page(p, frame);
-    if (!(page->role & HV_ROLE_DIRECT) && !hv_is_table(p, page->gfn))
+    if (!(page->role & HV_ROLE_DIRECT) && !is_table(p, page->gfn))
         p->regions[page->gfn / ENTRIES]--;
     free(page->nodes);
     page->nodes = NULL;
@@ -279,7 +260,6 @@ void hv_pages_free(hv_pages *p)
     free(p->by_gfn);
     free(p->leaves);
     free(p->regions);
-    free(p->trails);
     free(p);
 }
 
@@ -303,8 +283,7 @@ hv_pages *hv_pages_new(uint8_t *memory, uint64_t base, uint64_t ram_size, uint32
     p->by_gfn = calloc(frames, sizeof *p->by_gfn);
     p->leaves = calloc(frames, sizeof *p->leaves);
     p->regions = calloc(frames / ENTRIES + 1, sizeof *p->regions);
-    p->trails = calloc(HV_TRAILS, sizeof *p->trails);
-    if (p->free && p->pages && p->by_gfn && p->leaves && p->regions && p->trails)
+    if (p->free && p->pages && p->by_gfn && p->leaves && p->regions)
         return p;
     hv_pages_free(p);
     return NULL;

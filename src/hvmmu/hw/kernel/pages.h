@@ -32,7 +32,6 @@ typedef struct {
     uint32_t *by_gfn;   /* the oldest shadow page of a guest frame, direct ones too */
     uint32_t *leaves;   /* by gfn: the first entry that maps it */
     uint32_t *regions;  /* by 2 MiB region: how many of its frames are shadowed as tables */
-    struct hv_trail *trails; /* of the walks of the guest's tables */
 } hv_pages;
 
 /* Frames below end_frame, but for frame 0, are the shadow's. NULL where there is no memory. */

@@ -7,11 +7,11 @@
 #include "bits.h"
 #include "kernel.h"
 #include "pages.h"
+#include "entries.h"
 #include "shadow.h"
 
 #include "handled.h"
 #include "walk.h"
-#include "trail.h"
 
 #define PAGE 4096ull
 #define FRAMES 512u /* in a 2 MiB page */
@@ -47,7 +47,7 @@ uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_
 
 static uint32_t access_of(uint64_t entry)
 {
-    return (uint32_t)(entry & (PTE_W | PTE_U)) | (entry & PTE_NX ? 0 : PF_ID);
+    return (uint32_t)(entry & (PTE_W | PTE_U)) | ((uint32_t)(~entry >> 59) & PF_ID);
 }
 
 static uint64_t make_spte(uint64_t hpa, uint32_t access, int writable, int large, uint64_t pkey)
@@ -142,7 +142,9 @@ static uint32_t descend(const fault *f, int *relinked, int *flush)
             break;
         uint32_t role, child;
         uint64_t gfn = below(f, level, &role), sptep = sptep_of(page, f->gva, level);
-        child = hv_child(pages, sptep);
+        uint64_t spte = read_entry(pages, sptep);
+        int is_link = is_present(pages, spte) && !(spte & PTE_PS);
+        child = is_link ? (uint32_t)((spte & PTE_ADDRESS) / PAGE) : 0;
         if (!child || pages->pages[child].gfn != gfn || pages->pages[child].role != role) {
             int32_t made;
             *flush |= hv_zap_entry(pages, sptep);
@@ -159,14 +161,23 @@ static uint32_t descend(const fault *f, int *relinked, int *flush)
     return page;
 }
 
+/* Say whether hardware refuses the access by an entry. */
+static int is_refused(const fault *f, uint64_t spte)
+{
+    const hv_mmu *m = f->mmu;
+    if (m->hardware.cr4 & CR4_PKE)
+        return !!hv_permission_fault(&m->hardware, access_of(spte), (uint32_t)f->pkey, f->kind);
+    return !(m->let[access_of(spte)] >> f->kind & 1);
+}
+
 static void settle(const fault *f, uint64_t spte, int changed, int spurious, hv_handled *out)
 {
     const hv_walked *found = f->found;
     out->route = INSTALL;
     out->cause = UNBUILT;
-    if (hv_permission_fault(&f->mmu->hardware, access_of(spte), (uint32_t)f->pkey, f->kind)) {
+    if (is_refused(f, spte)) {
         out->route = EMULATE;
-        out->cause = hv_is_table(f->mmu->pages, found->pa / PAGE) ? TABLE_WRITE : WRITE_PROTECT_OFF;
+        out->cause = is_table(f->mmu->pages, found->pa / PAGE) ? TABLE_WRITE : WRITE_PROTECT_OFF;
     } else if (spurious) {
         out->route = SPURIOUS;
         out->cause = STALE;
@@ -191,12 +202,11 @@ static void install(const fault *f, hv_handled *out)
     uint64_t sptep = sptep_of(page, f->gva, level);
     uint64_t gpa = found->pa & -(1ull << shift_of(level));
     uint32_t access = lift_write_protection(found->access, f->kind, &m->regs);
-    int writable = found->dirty && !hv_is_table(pages, gpa / PAGE);
+    int writable = found->dirty && !is_table(pages, gpa / PAGE);
     uint64_t spte = make_spte(gpa + pages->base, access, writable, level == 2, f->pkey);
-    uint64_t old;
-    memcpy(&old, pages->memory + sptep, 8);
-    int was_present = old != pages->trap && old != pages->notrap;
-    int was_leaf = was_present && !hv_child(pages, sptep);
+    uint64_t old = read_entry(pages, sptep);
+    int was_present = is_present(pages, old);
+    int was_leaf = was_present && (level == 1 || (old & PTE_PS));
     int same = was_leaf && (old & ~(PTE_A | PTE_D)) == spte;
     if (!same) {
         hv_zap_entry(pages, sptep);
@@ -206,39 +216,103 @@ static void install(const fault *f, hv_handled *out)
     settle(f, spte, was_leaf && !same, same && !relinked, out);
 }
 
-/* Walk the guest's tables with no effect. */
-static const hv_trail *walk(hv_mmu *m, const hv_space *space, uint64_t gva, uint32_t kind)
+/* The guest's tables. */
+
+static void look_at_regs(hv_mmu *m)
 {
-    if (m->regs_changed)
-        hv_forget_trails(m->pages->trails);
+    int shows = (m->regs.efer & EFER_NXE) || (m->regs.cr4 & CR4_SMEP);
+    m->shown = shows ? ~0u : ~PF_ID;
+    for (uint32_t access = 0; access < 32; access++) {
+        m->allowed[access] = m->let[access] = 0;
+        for (uint32_t kind = 0; kind < 32; kind++) {
+            m->allowed[access] |= (uint32_t)!hv_permission_fault(&m->regs, access, 0, kind) << kind;
+            m->let[access] |= (uint32_t)!hv_permission_fault(&m->hardware, access, 0, kind) << kind;
+        }
+    }
     m->regs_changed = 0;
-    hv_trail *trail = hv_last_trail(m->pages->trails, gva);
-    hv_walk_again(space, &m->regs, &m->formats, gva, kind, trail);
-    return trail;
+}
+
+/* Walk them with no effect, as hv_walk does, and say whether A and D are set as the access wants;
+ * return -1 where more is to be looked at: reserved bits, keys, what is forbidden or outside. */
+static inline int walk_plainly(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_walked *out)
+{
+    const hv_formats *f = &m->formats;
+    const uint8_t *ram = m->pages->ram;
+    const uint64_t size = m->pages->ram_size;
+    uint64_t table = m->regs.cr3 & PTE_ADDRESS, where, entry, all = PTE_A;
+    uint32_t access = PF_W | PF_U | PF_ID, n = ROOT_LEVEL;
+    hv_step *step = out->path;
+    if ((gva + (1ull << 47)) >> 48 || (m->regs.cr4 & CR4_PKE)) /* not canonical, or keyed */
+        return -1;
+    for (;; n--, step++) {
+        if (table >= size) /* both are multiples of a page */
+            return -1;
+        where = table + (gva >> 9 * n & 0xff8);
+        memcpy(&entry, ram + where, 8);
+        if (n == 1 || (entry & (f->reserved[n] | PTE_PS | PTE_P)) != PTE_P)
+            break;
+        *step = (hv_step){where, entry, access &= access_of(entry)};
+        all &= entry;
+        table = entry & PTE_ADDRESS;
+    }
+    out->ok = out->general_protection = 0;
+    out->pfec = kind & m->shown;
+    out->level = n;
+    out->refs = ROOT_LEVEL + 1 - n;
+    if (entry & PTE_P) {
+        if (n > 1 && !(f->large[n] && (entry & PTE_PS)))
+            return -1;
+        if (entry & (n > 1 ? f->reserved_large : f->reserved)[n])
+            return -1;
+        access &= access_of(entry);
+        if (!(m->allowed[access] >> kind & 1))
+            return -1;
+        uint64_t offset = (1ull << shift_of(n)) - 1;
+        out->ok = 1;
+        out->pfec = out->pkey = 0;
+        out->pa = (entry & PTE_ADDRESS & ~offset) | (gva & offset);
+        out->dirty = (entry & PTE_D) || (kind & PF_W);
+    }
+    *step = (hv_step){where, entry, access};
+    out->access = access;
+    return (all & entry & PTE_A) && ((entry & PTE_D) || !(kind & PF_W));
+}
+
+/* Any other walk. Return 0 if the fault is none that is handled here. */
+static int walk_at_length(const hv_mmu *m, const hv_space *space, uint64_t gva, uint32_t kind,
+                          hv_walked *out)
+{
+    hv_walk(space, &m->regs, &m->formats, gva, kind, out);
+    int outside = 0;
+    for (uint32_t i = 0; out->ok && i + 1 < out->refs; i++)
+        outside |= (out->path[i].entry & PTE_ADDRESS) >= space->size;
+    return !out->general_protection && !outside;
 }
 
 int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
 {
-    hv_space space = {.bytes = m->pages->ram, .size = m->pages->ram_size};
+    const hv_space space = {.bytes = m->pages->ram, .size = m->pages->ram_size};
     uint32_t kind = pfec & (PF_W | PF_U | PF_ID);
-    const hv_trail *trail = walk(m, &space, gva, kind);
-    const hv_walked *found = &trail->walked;
-    if (found->general_protection || (found->ok && found->pa >= space.size))
+    hv_walked found;
+    if (m->regs_changed)
+        look_at_regs(m);
+    int marked = walk_plainly(m, gva, kind, &found);
+    if (marked < 0 && !walk_at_length(m, &space, gva, kind, &found))
         return 0;
-    for (uint32_t i = 0; found->ok && i + 1 < found->refs; i++)
-        if ((found->path[i].entry & PTE_ADDRESS) >= space.size)
-            return 0;
-    *out = (hv_handled){.level = found->level, .walk_refs = found->refs, .pfec = pfec};
-    if (!found->ok) {
+    if (found.ok && found.pa >= space.size)
+        return 0;
+    *out = (hv_handled){.level = found.level, .walk_refs = found.refs, .pfec = pfec};
+    if (!found.ok) {
         out->route = INJECT;
-        out->cause = hv_guest_cause(found->pfec, found->access, kind, &m->regs);
-        out->pfec = found->pfec;
+        out->cause = hv_guest_cause(found.pfec, found.access, kind, &m->regs);
+        out->pfec = found.pfec;
         return 1;
     }
-    hv_mark_again(&space, &m->formats, trail, kind);
-    out->gpa = found->pa;
-    uint64_t pkey = m->regs_role & HV_ROLE_PKE ? found->pkey : 0;
-    fault f = {.mmu = m, .gva = gva, .pkey = pkey, .pfec = pfec, .kind = kind, .found = found};
+    if (marked <= 0)
+        hv_set_accessed_dirty(&space, &m->formats, &found, kind);
+    out->gpa = found.pa;
+    uint64_t pkey = m->regs_role & HV_ROLE_PKE ? found.pkey : 0;
+    fault f = {.mmu = m, .gva = gva, .pkey = pkey, .pfec = pfec, .kind = kind, .found = &found};
     install(&f, out);
     return 1;
 }
@@ -266,7 +340,7 @@ static void update_on_write(const hv_mmu *m, hv_page *page, uint64_t sptep, uint
     if (page->role != (m->regs_role | 1 | access << 4) || (gpte & m->formats.reserved[1]) ||
         gpa >= m->pages->ram_size)
         return;
-    int writable = (gpte & PTE_D) && !hv_is_table(m->pages, gpa / PAGE);
+    int writable = (gpte & PTE_D) && !is_table(m->pages, gpa / PAGE);
     uint64_t pkey = page->role & HV_ROLE_PKE ? gpte >> PTE_PKEY_SHIFT & 15 : 0;
     access &= access_of(gpte);
     hv_set_leaf(m->pages, sptep, make_spte(gpa + m->pages->base, access, writable, 0, pkey));
