@@ -29,6 +29,7 @@ ffibuilder.set_source(
             "pages.c",
             "shadow.c",
             "tokens.c",
+            "replay.c",
             "lane.c",
         )
     ],

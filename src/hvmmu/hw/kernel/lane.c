@@ -14,6 +14,7 @@
 #include "pages.h"
 #include "shadow.h"
 #include "tokens.h"
+#include "replay.h"
 #include "lane.h"
 
 #include "ask.h"
@@ -521,20 +522,36 @@ uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint6
     }
 }
 
+/* Run the rest of a window, with all stops; the first access may be done. */
+static int32_t run_window(hv_lane *l, hv_replay *r, int32_t done)
+{
+    uint64_t last = NOT_LANDED;
+    uint32_t tries = 0;
+    for (hv_replay_stopped(r, done); !hv_replay_on(r, l->engine, l->exit_filter, l->stop);) {
+        uint64_t at = r->made - r->left;
+        tries = at == last ? tries + 1 : 0;
+        last = at;
+        if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
+            return HV_FAILED;
+        int32_t became = stopped(l, NULL);
+        if (became == HV_FAILED)
+            return HV_FAILED;
+        hv_replay_stopped(r, became == HV_DONE);
+    }
+    return r->wrong ? HV_FAILED : HV_RETRY;
+}
+
 static int32_t run_rest(hv_lane *l, const hv_span *s, uint32_t at, int32_t done, int32_t *wrong)
 {
-    uint64_t gva[HV_WINDOW + HV_SLACK];
-    uint8_t kind[HV_WINDOW + HV_SLACK];
     uint32_t end = s->near_ends[s->windows];
     for (;;) {
-        uint32_t window = hv_window_of(s, at), where = 0;
-        uint64_t count = hv_window_size(s, window);
-        *wrong = hv_expand(s, window, at, 0, gva, kind, &where);
-        if (*wrong || hv_lane_run(l, gva, kind, where + !!done, count) < count)
-            return HV_FAILED;
+        hv_replay replay;
+        uint32_t window = hv_window_of(s, at);
+        hv_replay_from(&replay, s, window, at);
+        int32_t became = run_window(l, &replay, done);
+        *wrong = replay.wrong;
         uint64_t near = s->near_ends[window + 1];
-        int32_t became = HV_RETRY;
-        if (near < end)
+        if (became == HV_RETRY && near < end)
             became = hv_lane_to_stop(l, s->near, s->site_gva, s->site_kind, &near, end);
         if (became == HV_FAILED || near == end)
             return became;

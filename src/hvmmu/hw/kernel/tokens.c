@@ -3,20 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "bits.h"
 #include "tokens.h"
-
-enum {
-    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7,
-    KEPT = LONGEST * SLOTS, RUN = KEPT + LONGEST, SECOND_NEXT = RUN + LONGEST + 1,
-    FETCH_TOKEN = SECOND_NEXT + 1,
-    READ = PF_U, WRITE = PF_U | PF_W, FETCH = PF_U | PF_ID
-};
-
-/* The messages, in the order of guest/tokens.py. */
-enum {
-    FINE, NO_FETCH, NO_DATA, TOO_MANY_KEPT, TOO_MANY, TOO_FEW, BAD_FRAME, NOT_LISTED, KEEPS_NONE
-};
+#include "grammar.h"
 
 static uint32_t number(const uint8_t *at) { return at[0] | (uint32_t)at[1] << 8; }
 
@@ -92,18 +80,13 @@ int32_t hv_expand(const hv_span *s, uint32_t window, uint32_t first, uint8_t mar
     uint32_t room = hv_window_size(s, window);
     uint8_t second = 0;
     for (; token < end; token++) {
-        uint32_t run;
-        if (*token < RUN)
-            run = *token < KEPT ? *token / SLOTS : *token - KEPT;
-        else if (*token < SECOND_NEXT)
-            run = *token - RUN;
-        else if (*token == SECOND_NEXT) {
+        uint32_t run = run_of(*token);
+        if (*token == SECOND_NEXT) {
             second = mark;
             continue;
-        } else {
-            run = 1;
-            fetched = recent[SETS + *token - FETCH_TOKEN];
         }
+        if (*token > SECOND_NEXT)
+            fetched = recent[SETS + *token - FETCH_TOKEN];
         if (run + (*token < RUN) > room - made)
             return TOO_MANY;
         if ((run != 0) & !fetched)
@@ -125,11 +108,9 @@ int32_t hv_expand(const hv_span *s, uint32_t window, uint32_t first, uint8_t mar
                 return TOO_MANY_KEPT;
             uint16_t site = s->near[next];
             uint64_t va = s->site_gva[site];
-            uint32_t at = va >> 12 & (SETS - 1);
-            if (s->site_kind[site] & PF_ID)
-                recent[SETS + at] = fetched = va;
-            else
-                recent[at] = va;
+            uint32_t at = slot_of_site(va, s->site_kind[site]);
+            recent[at] = va;
+            fetched = at < SETS ? fetched : va;
             if (next++ == first)
                 *where = made;
             gva[made] = va;
