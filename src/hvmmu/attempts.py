@@ -7,10 +7,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import attrs
-
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.hw.engine import NOT_LANDED, Core
+from hvmmu.records import frozen
 from hvmmu.types import Buffer
 
 _AT_ONCE = 4096
@@ -20,7 +19,7 @@ MOST_TRIES = 100
 """How often one access may stop; a guest and a hypervisor need a handful between them."""
 
 
-@attrs.frozen
+@frozen
 class Operand:
     """What a store writes: *size* bytes of *value*."""
 

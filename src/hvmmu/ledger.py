@@ -8,7 +8,7 @@ from hvmmu.mmu.fault import Cause, Handled, Route
 from hvmmu.records import define, frozen
 
 
-@frozen(order=True)
+@frozen(eq=True, order=True)
 class Row:
     """What makes two faults the same to the ledger."""
 

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-import attrs
-
 from hvmmu.errors import GuestMemoryError, InvariantError
+from hvmmu.records import frozen
 from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE, Gpa, Hpa, Pfn
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
@@ -79,7 +78,7 @@ class Memory:
         self._mapping.close()
 
 
-@attrs.frozen
+@frozen
 class Memslot:
     """Guest-physical [gpa, gpa+size) lies at host-physical [hpa, hpa+size); all in bytes."""
 

@@ -9,8 +9,6 @@ A 48-bit linear address under 4-level paging, SDM "4-Level Paging and 5-Level Pa
 
 import enum
 
-import attrs
-
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LEGACY32, PAE, Formats, Level
@@ -25,6 +23,7 @@ from hvmmu.arch.regs import (
     Regs,
 )
 from hvmmu.memory import Space
+from hvmmu.records import define, frozen
 
 ALL_ACCESS = pf.W | pf.U | pf.ID
 """What the root allows before any entry narrows it: *access* has the bits of a kind."""
@@ -39,7 +38,7 @@ class Outcome(enum.Enum):
     """The address is not canonical, or a PAE page-directory pointer has reserved bits set."""
 
 
-@attrs.frozen
+@frozen
 class Step:
     """One entry that a walk read: where it lies, what it held, what the path allows so far."""
 
@@ -49,7 +48,7 @@ class Step:
     access: int
 
 
-@attrs.define
+@define
 class Walk:
     """The result of a walk; the fields below *path* mean something only where *outcome* is OK."""
 

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import attrs
-
 from hvmmu.errors import InputError
 from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.params import nearest, plain, shown
+from hvmmu.records import frozen
 from hvmmu.workloads import synthetic
 from hvmmu.workloads.formats import Hvt, Lackey
 
@@ -95,7 +94,7 @@ FORMATS: Mapping[str, TraceFormat] = {one.name: one for one in (ANY_OTHER, Hvt)}
 """The trace formats that are built in, by name."""
 
 
-@attrs.frozen
+@frozen
 class Limited:
     """A workload up to *limit* references."""
 

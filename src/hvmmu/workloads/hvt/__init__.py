@@ -6,9 +6,8 @@ import contextlib
 from array import array
 from typing import TYPE_CHECKING
 
-import attrs
-
 from hvmmu.guest.steps import Accesses, Step
+from hvmmu.records import frozen
 from hvmmu.workloads.hvt.reading import HvtFile
 from hvmmu.workloads.hvt.reduction import SECOND
 from hvmmu.workloads.tracefile import WHOLE, TraceFile
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from hvmmu.workloads.hvt.chunk import Chunk
 
 
-@attrs.frozen
+@frozen
 class HvtTrace(TraceFile):
     """The compact trace in the file *path*, up to *limit* references."""
 

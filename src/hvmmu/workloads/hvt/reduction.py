@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from hvmmu.arch import pfec as pf
+from hvmmu.records import frozen
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
@@ -46,7 +47,7 @@ class DamagedError(Exception):
     """Columns that no reduction made; the message says what is wrong with them."""
 
 
-@attrs.frozen
+@frozen
 class Sites:
     """The distinct pairs of page and kind: room for as many as there may ever be, zero if unused.
 
