@@ -4,13 +4,12 @@ A backend whose caps say *plain_switch* promises that these few facts are all th
 that a page fault's way out and in need not be acted out each time.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, Entry, Exit, Intercept, Invlpg
 from hvmmu.hw.engine import Core
 from hvmmu.hw.tlb import Scope
 from hvmmu.mmu.fault import PageFault
-from hvmmu.records import frozen
 
 SCOPES = (Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL, None)
 _SWITCH = frozenset(
@@ -20,8 +19,7 @@ _SWITCH = frozenset(
 _GVA, _PFEC = 0x7FFF_1234_5000, 7
 
 
-@frozen
-class Crossing:
+class Crossing(NamedTuple):
     """The facts of one backend with one setting of its parameters."""
 
     page_fault: str

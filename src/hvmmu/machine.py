@@ -3,7 +3,7 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import attrs
 
@@ -60,8 +60,7 @@ class MachineConfig:
     """The plugins' own sections of the configuration; one that is missing has its defaults."""
 
 
-@frozen
-class Platform:
+class Platform(NamedTuple):
     """The machine without a guest on it."""
 
     memory: Memory

@@ -6,12 +6,11 @@ grammar; TOML booleans and integers are taken as they are.
 
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import attrs
 
 from hvmmu.errors import ConfigError
-from hvmmu.records import frozen
 
 Value = bool | int | str
 V = TypeVar("V", bool, int, str)
@@ -28,8 +27,7 @@ _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 _SHOWN = 48  # characters of a wrong value that an error message repeats
 
 
-@frozen
-class Param:
+class Param(NamedTuple):
     """Describe one module parameter; `type` is bool, int or str, `size` admits 64M and the like."""
 
     name: str
@@ -99,7 +97,7 @@ def param(
 def declared(params: type) -> tuple[Param, ...]:
     """Return the parameters of an attrs class, in the order of their declaration."""
     fields = [field for field in attrs.fields(params) if _KEY in field.metadata]
-    return tuple(attrs.evolve(field.metadata[_KEY], name=field.name) for field in fields)
+    return tuple(field.metadata[_KEY]._replace(name=field.name) for field in fields)
 
 
 def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of parameters

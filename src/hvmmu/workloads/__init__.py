@@ -10,7 +10,7 @@ from hvmmu.errors import InputError
 from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.params import nearest, plain, shown
 from hvmmu.records import frozen
-from hvmmu.workloads import synthetic
+from hvmmu.workloads import named
 from hvmmu.workloads.formats import Hvt, Lackey
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class TraceFormat(Protocol):
         ...
 
 
-WORKLOADS: Mapping[str, WorkloadKind] = {**synthetic.KINDS}
+WORKLOADS: Mapping[str, WorkloadKind] = {**named.WORKLOADS}
 """The workloads that are built in, by name."""
 
 ANY_OTHER = Lackey
