@@ -20,8 +20,7 @@ _BOOLS = {
     **dict.fromkeys(("1", "y", "yes", "on", "true"), True),
     **dict.fromkeys(("0", "n", "no", "off", "false"), False),
 }
-_INT = re.compile(r"-?(?:0|[1-9][0-9]{0,19})|0x[0-9a-fA-F]{1,16}")
-_SIZE = re.compile(rf"({_INT.pattern})([KMGTkmgt]?)")
+_SIZE = r"(-?(?:0|[1-9][0-9]{0,19})|0x[0-9a-fA-F]{1,16})([KMGTkmgt]?)"
 _SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 _SHOWN = 48  # characters of a wrong value that an error message repeats
@@ -170,7 +169,7 @@ def _read(param: Param, given: object) -> Value | None:
 
 
 def _read_int(param: Param, text: str) -> int | None:
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     if match is None or (match[2] and not param.size):
         return None
     return int(match[1], 0) << _SHIFT[match[2].lower()]
