@@ -5,9 +5,7 @@ Who handles a stop is asked and not known here. Nothing is counted: that is the 
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Protocol
-
-import attrs
+from typing import NamedTuple, Protocol
 
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.hw.engine import NOT_LANDED, Core
@@ -20,8 +18,7 @@ MOST_TRIES = 100
 """How often one access may stop; a guest and a hypervisor need a handful between them."""
 
 
-@attrs.frozen
-class Operand:
+class Operand(NamedTuple):
     """What a store writes: *size* bytes of *value*."""
 
     value: int

@@ -4,9 +4,7 @@ A backend whose caps say *plain_switch* promises that these few facts are all th
 that a page fault's way out and in need not be acted out each time.
 """
 
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, Entry, Exit, Intercept, Invlpg
 from hvmmu.hw.engine import Core
@@ -21,8 +19,7 @@ _SWITCH = frozenset(
 _GVA, _PFEC = 0x7FFF_1234_5000, 7
 
 
-@attrs.frozen
-class Crossing:
+class Crossing(NamedTuple):
     """The facts of one backend with one setting of its parameters."""
 
     page_fault: str

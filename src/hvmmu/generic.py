@@ -32,11 +32,12 @@ from hvmmu.log import get_logger
 from hvmmu.mmu.fault import PageFault
 from hvmmu.mmu.flush import wider
 from hvmmu.mmu.spte import Nonpresent
+from hvmmu.records import define, frozen
 
 P = TypeVar("P")
 
 
-@attrs.frozen
+@frozen
 class NoParams:
     """No module parameters."""
 
@@ -62,7 +63,7 @@ def without(
     return made
 
 
-@attrs.define
+@define
 class Controls:
     """A vCPU's control structure: controls, the last exit, and what the next entry is to do."""
 

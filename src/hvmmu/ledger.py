@@ -1,15 +1,15 @@
 """The ledger: every fault, exit and privileged operation of a run, counted by cause."""
 
 from collections import Counter
+from typing import NamedTuple
 
 import attrs
 
 from hvmmu.mmu.fault import Cause, Handled, Route
-from hvmmu.records import define, frozen
+from hvmmu.records import define
 
 
-@frozen(order=True)
-class Row:
+class Row(NamedTuple):
     """What makes two faults the same to the ledger."""
 
     route: str

@@ -3,7 +3,7 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import attrs
 
@@ -26,6 +26,7 @@ from hvmmu.mmu.params import MmuParams
 from hvmmu.mmu.shadow import ShadowMmu
 from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import values
+from hvmmu.records import frozen
 from hvmmu.results import RunResult, counters
 from hvmmu.types import PAGE_SHIFT, Pfn
 from hvmmu.vcpu import Vcpu
@@ -38,7 +39,7 @@ GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
 
 
-@attrs.frozen
+@frozen
 class MachineConfig:
     """Everything that makes one machine."""
 
@@ -59,8 +60,7 @@ class MachineConfig:
     """The plugins' own sections of the configuration; one that is missing has its defaults."""
 
 
-@attrs.frozen
-class Platform:
+class Platform(NamedTuple):
     """The machine without a guest on it."""
 
     memory: Memory

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-import attrs
-
 from hvmmu.errors import GuestMemoryError, InvariantError
-from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE, Gpa, Hpa, Pfn
+from hvmmu.records import frozen
+from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE, Buffer, Gpa, Hpa, Pfn
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -79,7 +78,7 @@ class Memory:
         self._mapping.close()
 
 
-@attrs.frozen
+@frozen
 class Memslot:
     """Guest-physical [gpa, gpa+size) lies at host-physical [hpa, hpa+size); all in bytes."""
 
@@ -130,6 +129,12 @@ class Memslots:
         hpa = self.hpa(pa)
         if hpa is not None:
             self.memory.store(hpa, value, size)
+
+    def fill(self, table: int, entries: Buffer) -> None:
+        """Write *entries* (format Q) from the start of *table* on; lost in a hole."""
+        hpa, given = self.hpa(table), memoryview(entries)
+        if hpa is not None:
+            self.memory.u64[hpa >> 3 : (hpa >> 3) + len(given)] = given
 
 
 class FramePool:

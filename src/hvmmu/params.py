@@ -6,12 +6,11 @@ grammar; TOML booleans and integers are taken as they are.
 
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import attrs
 
 from hvmmu.errors import ConfigError
-from hvmmu.records import frozen
 
 Value = bool | int | str
 V = TypeVar("V", bool, int, str)
@@ -21,15 +20,13 @@ _BOOLS = {
     **dict.fromkeys(("1", "y", "yes", "on", "true"), True),
     **dict.fromkeys(("0", "n", "no", "off", "false"), False),
 }
-_INT = re.compile(r"-?(?:0|[1-9][0-9]{0,19})|0x[0-9a-fA-F]{1,16}")
-_SIZE = re.compile(rf"({_INT.pattern})([KMGTkmgt]?)")
+_SIZE = r"(-?(?:0|[1-9][0-9]{0,19})|0x[0-9a-fA-F]{1,16})([KMGTkmgt]?)"
 _SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 _SHOWN = 48  # characters of a wrong value that an error message repeats
 
 
-@frozen
-class Param:
+class Param(NamedTuple):
     """Describe one module parameter; `type` is bool, int or str, `size` admits 64M and the like."""
 
     name: str
@@ -99,7 +96,7 @@ def param(
 def declared(params: type) -> tuple[Param, ...]:
     """Return the parameters of an attrs class, in the order of their declaration."""
     fields = [field for field in attrs.fields(params) if _KEY in field.metadata]
-    return tuple(attrs.evolve(field.metadata[_KEY], name=field.name) for field in fields)
+    return tuple(field.metadata[_KEY]._replace(name=field.name) for field in fields)
 
 
 def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of parameters
@@ -172,7 +169,7 @@ def _read(param: Param, given: object) -> Value | None:
 
 
 def _read_int(param: Param, text: str) -> int | None:
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     if match is None or (match[2] and not param.size):
         return None
     return int(match[1], 0) << _SHIFT[match[2].lower()]

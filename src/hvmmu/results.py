@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from hvmmu.hw.engine import TlbCounts
 from hvmmu.ledger import Ledger
 from hvmmu.mmu.fault import Cause, Route
@@ -88,6 +86,6 @@ def counters(
         "shadow_pages": shadow_pages,
         "shadow_pages_zapped": shadow_zapped,
         "routes": [
-            {**attrs.asdict(row), "count": count} for row, count in sorted(ledger.faults.items())
+            {**row._asdict(), "count": count} for row, count in sorted(ledger.faults.items())
         ],
     }

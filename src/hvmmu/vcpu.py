@@ -168,6 +168,10 @@ class Vcpu:
         """Write 8 bytes of guest-physical memory as a boot loader does before paging is on."""
         self.slots.store(gpa, value, 8)
 
+    def boot_fill(self, table: int, entries: Buffer) -> None:
+        """Write *entries* (format Q) from the start of *table* on, as a boot loader does."""
+        self.slots.fill(table, entries)
+
     def peek(self, gpa: int) -> int:
         """Return 8 bytes of guest-physical memory with no access made, as a debugger does."""
         return self.slots.load(gpa, 8)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hvmmu.workloads import SHIPPED
+
 HEAVY = {
     "asyncio",
     "concurrent.futures",
@@ -39,12 +41,35 @@ TRACES = {"hvmmu.workloads.codec", "hvmmu.workloads.hvt", "hvmmu.workloads.lacke
 OF_A_RUN = {"attrs", "cffi", "hvmmu.machine", "hvmmu.plugins", "pluggy", "tomllib"}
 """What takes part in a run, and in nothing that only prints what is known."""
 
+COMPARED = {"hvmmu.arch.regs.Regs", "hvmmu.mmu.page.Role"}
+"""Records that are compared or hashed all the time, and for which attrs may write how."""
+
 LOADED = """
 import sys
 from hvmmu.cli import main
 code = main(sys.argv[1:])
 import json
 print("\\n" + json.dumps([code, sorted(sys.modules)]))
+"""
+
+WRITTEN = """
+import linecache, sys
+from hvmmu.cli import main
+code = main(sys.argv[1:])
+print()
+for name, (_, _, lines, _) in linecache.cache.items():
+    if name.startswith("<attrs generated") and "def __eq__(self, other):\\n" in lines:
+        print(name.rpartition(" ")[2].rstrip(">"))
+"""
+
+AT_THE_END = """
+import atexit, gc, sys
+collected = []
+gc.callbacks.append(lambda phase, _: collected.append(phase))
+atexit.register(lambda: print("\\n", gc.get_freeze_count() > 0, len(collected)))
+from hvmmu.cli import main
+collected.clear()
+main()
 """
 
 
@@ -86,3 +111,27 @@ def test_a_trace_loads_its_reader(tmp_path: Path, bare: set[str]) -> None:
     assert "hvmmu.workloads.lackey" in modules
     assert modules & HEAVY - bare == set()
     assert not modules & {"hvmmu.workloads.hvt", "hvmmu.workloads.record", "hvmmu.sweep"}
+
+
+def test_a_trace_loads_only_what_it_is_packed_with(tmp_path: Path) -> None:
+    """A compact trace pays for xz, gzip and the synthetic workloads, and uses none of them."""
+    loaded(tmp_path, "trace", "import", str(SHIPPED), "-o", "dd.hvt")
+    modules = loaded(tmp_path, "run", "--backend", "native", "dd.hvt")
+    assert "hvmmu.workloads.hvt" in modules
+    unused = {"difflib", "gzip", "lzma", "random", "hvmmu.workloads.synthetic"}
+    assert modules & unused == set()
+
+
+def test_records_are_not_told_how_to_compare(tmp_path: Path) -> None:
+    """Each class of a run has a method compiled that nobody calls: half a millisecond for each."""
+    run = [sys.executable, "-I", "-c", WRITTEN, "run", "-b", "native"]
+    told = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    names = {line for line in told.splitlines() if line.startswith("hvmmu.")}
+    assert names == COMPARED
+
+
+def test_a_command_of_the_process_searches_for_no_garbage(tmp_path: Path) -> None:
+    """A short run stops to look through all that it has imported, or does so before it ends."""
+    run = [sys.executable, "-I", "-c", AT_THE_END, "run", "-b", "native", "demand-zero:pages=8"]
+    ended = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1].split() == ["True", "0"]

@@ -69,6 +69,11 @@ class BareVcpu:
         assert not self.cr0 & CR0_PG
         self.poke(gpa, value)
 
+    def boot_fill(self, table: int, entries: array[int]) -> None:
+        """Set the first entries of a table before paging is on."""
+        for gpa, value in zip(range(table, table + PAGE_SIZE, 8), entries, strict=False):
+            self.boot_store(gpa, value)
+
     def write_cr0(self, value: int) -> None:
         """Turn paging on."""
         assert self.cr3

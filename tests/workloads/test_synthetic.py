@@ -21,7 +21,7 @@ from hvmmu.guest.steps import (
     Switch,
 )
 from hvmmu.params import declared
-from hvmmu.workloads import open_workload
+from hvmmu.workloads import WORKLOADS, open_workload
 from hvmmu.workloads.synthetic import KINDS
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ def digest(some: Iterable[Step]) -> str:
             line = " ".join(f"{gva:x}/{kind:x}" for gva, kind in pairs)
         written.update(f"{line}\n".encode())
     return written.hexdigest()
+
+
+def test_every_kind_can_be_named() -> None:
+    """A workload is listed and cannot be made, or can be made and nobody learns of it."""
+    assert list(WORKLOADS) == list(KINDS) == [kind.name for kind in KINDS.values()]
+    assert all(type(made.open(None)) is KINDS[name] for name, made in WORKLOADS.items())
 
 
 @pytest.mark.parametrize("name", KINDS)

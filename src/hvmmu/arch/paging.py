@@ -4,6 +4,8 @@ SDM "Hierarchical Paging Structures: An Overview"; which bits are reserved stand
 mode's section. Levels count as KVM does, level 1 being the one that maps 4 KiB pages.
 """
 
+from typing import NamedTuple
+
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (
     CR0_PG,
@@ -76,8 +78,7 @@ def mode_of(regs: Regs) -> PagingMode | None:
     return LONG5 if regs.cr4 & CR4_LA57 else LONG4
 
 
-@frozen
-class Formats:
+class Formats(NamedTuple):
     """What the walk must know of a mode's entries under the registers in force.
 
     reserved and reserved_large are indexed by level; at a level without large pages the two are

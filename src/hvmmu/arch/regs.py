@@ -40,7 +40,7 @@ class CpuFeatures:
         return CR4_PSE | CR4_PAE | CR4_PGE | sum(bit for has, bit in offered if has)
 
 
-@frozen
+@frozen(eq=True)
 class Regs:
     """The registers a page walk reads, as plain integers."""
 

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the guest could tell two runs apart, or a plugin or a cell
 away.
 """
 
+import atexit
 import errno
 import gc
 import os
@@ -14,7 +15,7 @@ from contextlib import suppress
 
 from hvmmu.errors import ConfigError, GuestMemoryError, HvmmuError, InputError, InvariantError
 
-_ALLOCATIONS = 10_000  # between two collections: imports make much, and hardly any garbage
+_ALLOCATIONS = 100_000  # between two collections: imports make much, and hardly any garbage
 
 DONE, DIFFERS, BAD_INPUT, BUG, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
 
@@ -23,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv*, by default the process's; return the exit code."""
     before = gc.get_threshold()
     gc.set_threshold(_ALLOCATIONS, *before[1:])
+    if argv is None:  # the process ends with it, and its memory: nobody need search that first
+        atexit.register(gc.freeze)
+        return _ended(argv)
     try:
         return _ended(argv)
     finally:

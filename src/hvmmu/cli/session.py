@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import click
@@ -16,11 +16,9 @@ from hvmmu.hw.engines import tell_of_fallback
 from hvmmu.machine import MachineConfig
 from hvmmu.plugins import Registry
 from hvmmu.plugins.known import known_settings
-from hvmmu.records import frozen
 
 
-@frozen
-class Session:
+class Session(NamedTuple):
     """Hold what a command works with."""
 
     registry: Registry

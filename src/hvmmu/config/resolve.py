@@ -7,7 +7,7 @@ nearest `pyproject.toml`; the environment; the command line.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -15,13 +15,12 @@ from hvmmu.config import sources
 from hvmmu.config.sources import PREFIX, Setting
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.params import Param, Value, declared, nearest, parse, plain, shown, written
-from hvmmu.records import define, frozen
+from hvmmu.records import define
 
 DEFAULT = "default"
 
 
-@frozen
-class Known:
+class Known(NamedTuple):
     """Say what can be configured; the first engine and the first cost model are the defaults.
 
     `core` maps a section to its attrs class, `backends` a backend's name to its class (of which
@@ -47,8 +46,7 @@ class Known:
         return {"costs": costs, "engine": engine}
 
 
-@frozen
-class Row:
+class Row(NamedTuple):
     """One line of `hvmmu config --explain`, as text."""
 
     key: str
@@ -62,8 +60,7 @@ class Row:
         return self.source != DEFAULT
 
 
-@frozen
-class Config:
+class Config(NamedTuple):
     """Hold what was resolved: the chosen names, and each section's object.
 
     `asked` are the names, by section, that a source other than the defaults set.

@@ -7,19 +7,17 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hvmmu.errors import ConfigError
 from hvmmu.params import nearest, plain
-from hvmmu.records import frozen
 
 MOST_BYTES = 1 << 20  # a configuration file over 1 MiB is a mistake, and not read
 PREFIX = "HVMMU_"
 RESERVED = frozenset({"HVMMU_PLUGINS", "HVMMU_DISABLE_PLUGIN_AUTOLOAD"})  # the plugin loader's
 
 
-@frozen
-class Setting:
+class Setting(NamedTuple):
     """One key set by one source.
 
     Section None: a top-level key, or with `anywhere` a name -p gave without its section.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from hvmmu.arch import pte
@@ -17,6 +18,7 @@ from hvmmu.arch.regs import (
 )
 from hvmmu.errors import InputError
 from hvmmu.guest.layout import KERNEL_BASE, LARGE_PAGE, ROOT_LEVEL, shift, slot
+from hvmmu.types import ENTRIES
 
 if TYPE_CHECKING:
     from hvmmu.guest.frames import Frames
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 _LINK = pte.P | pte.W | pte.A
 # Global, as Linux has it: the direct map is the same in all address spaces.
 _DIRECT = pte.P | pte.W | pte.A | pte.D | pte.PS | pte.G
+# What a table of 2 MiB pages maps; the direct map begins at the first entry of one.
+_WHOLE_TABLE = ENTRIES * LARGE_PAGE
+assert KERNEL_BASE % _WHOLE_TABLE == 0
 
 
 def boot(vcpu: Vcpu, frames: Frames) -> Gpa:
@@ -48,14 +53,15 @@ def boot(vcpu: Vcpu, frames: Frames) -> Gpa:
 def _build_direct_map(vcpu: Vcpu, frames: Frames) -> Gpa:
     root, leaf = frames.take_table(), _DIRECT | (pte.NX if vcpu.cpu.nx else 0)
     tables = {ROOT_LEVEL: root}
-    for gpa in range(0, vcpu.guest_memory, LARGE_PAGE):
+    for gpa in range(0, vcpu.guest_memory, _WHOLE_TABLE):
         gva = KERNEL_BASE + gpa
         for level in (ROOT_LEVEL, ROOT_LEVEL - 1):
             # A new table begins where the gva's bits below that level are all zero.
             if gpa == 0 or not gva % (1 << shift(level)):
                 tables[level - 1] = frames.take_table()
                 vcpu.boot_store(slot(tables[level], gva, level), tables[level - 1] | _LINK)
-        vcpu.boot_store(slot(tables[2], gva, 2), gpa | leaf)
+        end = min(gpa + _WHOLE_TABLE, vcpu.guest_memory)
+        vcpu.boot_fill(tables[2], array("Q", range(gpa | leaf, end | leaf, LARGE_PAGE)))
     return root
 
 

@@ -11,7 +11,7 @@ from hvmmu.guest.layout import KERNEL_BASE, ROOT_LEVEL, index, shift
 from hvmmu.types import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from hvmmu.guest.process import Process
 
@@ -30,19 +30,24 @@ def page_tables_sha256(processes: Sequence[Process], read: Callable[[int], list[
     kernel = index(KERNEL_BASE, ROOT_LEVEL)
     for nth, process in enumerate(processes):
         digest.update(_PROCESS.pack(process.pid))
-        for entry in _entries(process.root, ROOT_LEVEL, 0, read, None if nth == 0 else kernel):
-            digest.update(_ENTRY.pack(*entry))
+        _add(digest.update, process.root, ROOT_LEVEL, 0, read, shared=None if nth == 0 else kernel)
     return digest.hexdigest()
 
 
-def _entries(
-    table: int, level: int, base: int, read: Callable[[int], list[int]], shared: int | None
-) -> Iterator[tuple[int, int, int]]:
-    """Yield (level, gva, entry) in order, not descending at index *shared* of this table."""
+def _add(
+    update: Callable[[bytes], object],
+    table: int,
+    level: int,
+    base: int,
+    read: Callable[[int], list[int]],
+    *,
+    shared: int | None = None,
+) -> None:
+    """Add level, gva and value of each entry in order, not descending at index *shared* of this."""
+    below = shift(level)
     for i, entry in enumerate(read(table >> PAGE_SHIFT)):
-        if not entry:
-            continue
-        gva = base + (i << shift(level))
-        yield level, gva, entry
-        if level > 1 and i != shared and not entry & pte.PS:
-            yield from _entries(entry & pte.ADDRESS, level - 1, gva, read, None)
+        if entry:
+            gva = base + (i << below)
+            update(_ENTRY.pack(level, gva, entry))
+            if level > 1 and i != shared and not entry & pte.PS:
+                _add(update, entry & pte.ADDRESS, level - 1, gva, read)

@@ -4,13 +4,13 @@ A page whose protection is PROT_NONE is *parked*: its entry keeps the frame and 
 Linux; the CPU ignores every other bit of such an entry.
 """
 
+from typing import NamedTuple
+
 from hvmmu.arch import pte
 from hvmmu.guest.steps import PROT_EXEC, PROT_NONE, PROT_WRITE, Backing
-from hvmmu.records import frozen
 
 
-@frozen
-class Entries:
+class Entries(NamedTuple):
     """Make entries; *nx* says whether EFER.NXE is on (else bit 63 is reserved)."""
 
     nx: bool

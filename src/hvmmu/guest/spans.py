@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple
 
 from hvmmu.guest import tokens
-from hvmmu.guest.steps import Accesses, Reduced, Rest
+from hvmmu.guest.steps import Accesses, Reduced
 from hvmmu.guest.tokens import SETS, WINDOW, Columns, DamagedError, Sites, Window
 from hvmmu.hw.compiled import CompiledEngine
 
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
 
 
-@attrs.frozen
-class Frame:
+class Frame(NamedTuple):
     """What a span's accesses are found in, as it was unpacked.
 
     *kept* are those that the span's filter keeps, of *accesses*; *damaged* makes an error of a
@@ -59,8 +56,7 @@ class Frame:
         return near
 
 
-@attrs.frozen
-class Span:
+class Span(NamedTuple):
     """All that is known of a span's accesses."""
 
     columns: Columns
@@ -108,8 +104,7 @@ class Compact(Reduced):
     rest: Callable[[int], InSpan]
 
 
-@attrs.frozen
-class InSpan(Rest):
+class InSpan(NamedTuple):
     """What is run of a span from the *nth* access on that is kept."""
 
     frame: Frame
@@ -121,8 +116,7 @@ class InSpan(Rest):
         return self.frame.opened().parts(self.frame.near_of(self.nth))
 
 
-@attrs.frozen
-class _Windows(Rest):
+class _Windows(NamedTuple):
     """What is run from a near access to the end of its window; they are counted from *start*."""
 
     span: Span

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from array import array
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from hvmmu.arch import pfec as pf
 from hvmmu.guest.steps import SITES
@@ -61,26 +59,28 @@ MESSAGES = (
 (_, NO_FETCH, NO_DATA, TOO_MANY_KEPT, TOO_MANY, TOO_FEW, BAD_FRAME, NOT_LISTED, KEEPS_NONE) = (
     MESSAGES
 )
-_U16: Literal["H"] = "H"
 
 
 class DamagedError(Exception):
     """Columns that no reduction made; the message says what is wrong with them."""
 
 
-@attrs.frozen
-class Sites:
+class Sites(NamedTuple):
     """The distinct pairs of page and kind: room for as many as there may ever be, zero if unused.
 
     *gva* has the address of the first such access.
     """
 
-    gva: array[int] = attrs.field(factory=lambda: array("Q", bytes(8 * SITES)))
-    kind: bytearray = attrs.field(factory=lambda: bytearray(SITES))
+    gva: array[int]
+    kind: bytearray
 
 
-@attrs.frozen
-class Columns:
+def no_sites() -> Sites:
+    """Return room for sites, none of them listed."""
+    return Sites(array("Q", bytes(8 * SITES)), bytearray(SITES))
+
+
+class Columns(NamedTuple):
     """What a span's frame holds."""
 
     near: array[int]

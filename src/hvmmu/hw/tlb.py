@@ -6,9 +6,9 @@ same object as in the first, so a refreshed entry is fresh in both.
 
 import enum
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from hvmmu.errors import InvariantError
-from hvmmu.records import frozen
 
 SHIFTS = (12, 21, 30)
 """The page sizes a TLB holds: 4 KiB, 2 MiB, 1 GiB. (A 4 MiB page is held as two of 2 MiB.)"""
@@ -24,16 +24,14 @@ class Scope(enum.Enum):
     ALL = "all"
 
 
-@frozen
-class Geometry:
+class Geometry(NamedTuple):
     """Sets and ways of one TLB level; the number of sets is a power of two."""
 
     sets: int
     ways: int
 
 
-@frozen
-class TlbGeometry:
+class TlbGeometry(NamedTuple):
     """The sizes of a whole TLB, in entries."""
 
     instruction: Geometry = Geometry(16, 4)

@@ -8,8 +8,7 @@ A 48-bit linear address under 4-level paging, SDM "4-Level Paging and 5-Level Pa
 """
 
 import enum
-
-import attrs
+from typing import NamedTuple
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
@@ -25,6 +24,7 @@ from hvmmu.arch.regs import (
     Regs,
 )
 from hvmmu.memory import Space
+from hvmmu.records import define
 
 ALL_ACCESS = pf.W | pf.U | pf.ID
 """What the root allows before any entry narrows it: *access* has the bits of a kind."""
@@ -39,8 +39,7 @@ class Outcome(enum.Enum):
     """The address is not canonical, or a PAE page-directory pointer has reserved bits set."""
 
 
-@attrs.frozen
-class Step:
+class Step(NamedTuple):
     """One entry that a walk read: where it lies, what it held, what the path allows so far."""
 
     level: int
@@ -49,7 +48,7 @@ class Step:
     access: int
 
 
-@attrs.define
+@define
 class Walk:
     """The result of a walk; the fields below *path* mean something only where *outcome* is OK."""
 

@@ -17,7 +17,7 @@ def hides_fetches(regs: Regs) -> bool:
     )
 
 
-@frozen(cache_hash=True)
+@frozen(eq=True, cache_hash=True)
 class Role:
     """What, beside the guest frame, decides what a shadow page must hold."""
 

@@ -3,14 +3,14 @@
 Presence is never read from the hardware P bit: the trap value has P set.
 """
 
+from typing import NamedTuple
+
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
-from hvmmu.records import frozen
 
 
-@frozen
-class Nonpresent:
+class Nonpresent(NamedTuple):
     """The two values of an entry that maps nothing; equal where the technique is off."""
 
     trap: int = 0

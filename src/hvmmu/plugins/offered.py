@@ -5,7 +5,7 @@ A kind is a row of the table at the end; the loader has no branch on one.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, ClassVar, get_origin
+from typing import Any, ClassVar, NamedTuple, get_origin
 
 import attrs
 
@@ -18,7 +18,6 @@ from hvmmu.native import NativeBackend
 from hvmmu.params import declared, shown
 from hvmmu.plugins.known import CORE
 from hvmmu.plugins.registry import State
-from hvmmu.records import frozen
 from hvmmu.workloads import FORMATS, WORKLOADS, TraceFormat, WorkloadKind
 
 TAKEN = frozenset({"backend", "costs", "engine", *CORE})
@@ -53,8 +52,7 @@ class RefusedError(PluginError):
         super().__init__(cause)
 
 
-@frozen
-class Kind:
+class Kind(NamedTuple):
     """One kind of thing that plugins offer."""
 
     word: str

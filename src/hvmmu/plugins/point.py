@@ -3,10 +3,9 @@
 import re
 from functools import reduce
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvmmu.params import plain
-from hvmmu.records import frozen
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -19,8 +18,7 @@ NOBODY = "unknown distribution"
 _VALUE = re.compile(r"([\w.]+)\s*(?::\s*([\w.]+)\s*)?(?:\[.*\]\s*)?")
 
 
-@frozen
-class Point:
+class Point(NamedTuple):
     """A name, and the module, or the attribute of one, that it stands for."""
 
     name: str

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -38,8 +38,7 @@ UNUSABLE = frozenset({State.BROKEN, State.DUPLICATE, State.INCOMPATIBLE})
 """What nobody wanted: `--strict` fails on these."""
 
 
-@frozen
-class Problem:
+class Problem(NamedTuple):
     """A plugin that could not be loaded."""
 
     plugin: str
@@ -78,8 +77,7 @@ class Plugin:
         return f"plugin {self.name} (from {self.origin}) is {self.state.value}{because}"
 
 
-@frozen
-class Offer:
+class Offer(NamedTuple):
     """One thing there is, and who brought it; nobody if it is built in."""
 
     made: Any

@@ -5,8 +5,7 @@ A table that may have to be folded is rich's; loading that takes longer than a s
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-
-from hvmmu.records import frozen
+from typing import NamedTuple
 
 PLAIN, STRONG, FAINT = "", "1", "2"
 """How a cell stands out on a terminal: as SGR has it."""
@@ -18,8 +17,7 @@ _GAP = "  "
 _FIRST_THAT_MAY_BE_WIDE = "\u0300"
 
 
-@frozen
-class Grid:
+class Grid(NamedTuple):
     """Columns as wide as what is in them, with a head each, whose lines are split by newlines."""
 
     heads: Sequence[str]

@@ -1,10 +1,9 @@
 """The comparison and the single run as tables: runs side by side, counters in groups."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hvmmu.arch import pfec as pf
-from hvmmu.records import frozen
 from hvmmu.report.document import Document
 from hvmmu.report.grid import FAINT, PLAIN, STRONG, Cell, Grid
 from hvmmu.report.reading import run_names
@@ -41,8 +40,7 @@ MISSES = {
 PARTS = {"exits": "exits", "guest faults": "guest_faults", "walks": "walks", "total": "total"}
 
 
-@frozen
-class Line:
+class Line(NamedTuple):
     """One row: a label and a text for each run. Without texts: the heading of a group."""
 
     label: str

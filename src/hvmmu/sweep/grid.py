@@ -76,8 +76,8 @@ class _Reading:
         classes = self.known.classes().items()
         self.sections = {name: {p.name: p for p in declared(made)} for name, made in classes}
         one = Param("", str, "", "", False, None, None, False, ())
-        named = attrs.evolve(one, choices=tuple(self.known.backends))
-        count = attrs.evolve(one, type=int, least=1)
+        named = one._replace(choices=tuple(self.known.backends))
+        count = one._replace(type=int, least=1)
         self.top = {"workload": one, "limit": count, "backend": named, **self.known.top()}
 
     def axes(self, table: Mapping[str, Any], prefix: str) -> Axes:

@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import attrs
-
 from hvmmu.errors import InputError
 from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.params import nearest, plain, shown
-from hvmmu.workloads import synthetic
+from hvmmu.records import frozen
+from hvmmu.workloads import named
 from hvmmu.workloads.formats import Hvt, Lackey
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class TraceFormat(Protocol):
         ...
 
 
-WORKLOADS: Mapping[str, WorkloadKind] = {**synthetic.KINDS}
+WORKLOADS: Mapping[str, WorkloadKind] = {**named.WORKLOADS}
 """The workloads that are built in, by name."""
 
 ANY_OTHER = Lackey
@@ -95,7 +94,7 @@ FORMATS: Mapping[str, TraceFormat] = {one.name: one for one in (ANY_OTHER, Hvt)}
 """The trace formats that are built in, by name."""
 
 
-@attrs.frozen
+@frozen
 class Limited:
     """A workload up to *limit* references."""
 

@@ -6,9 +6,7 @@ terabyte costs time, never memory.
 
 from __future__ import annotations
 
-import gzip
 import importlib
-import lzma
 import stat
 import sys
 import zlib
@@ -73,7 +71,15 @@ class _Gunzip:
 
 
 def _unxz() -> _Decoder:
+    import lzma  # noqa: PLC0415 - only where a file is packed so
+
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+def _xz_damage() -> type[Exception]:
+    import lzma  # noqa: PLC0415 - as above
+
+    return lzma.LZMAError
 
 
 @cache
@@ -100,6 +106,8 @@ class _Format:
 
 
 def _gzip_writer(file: IO[bytes]) -> IO[bytes]:
+    import gzip  # noqa: PLC0415 - as above
+
     # Neither name nor time: the same trace gives the same bytes.
     return cast(
         "IO[bytes]", gzip.GzipFile("", "wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0)
@@ -107,6 +115,8 @@ def _gzip_writer(file: IO[bytes]) -> IO[bytes]:
 
 
 def _xz_writer(file: IO[bytes]) -> IO[bytes]:
+    import lzma  # noqa: PLC0415 - as above
+
     return lzma.LZMAFile(file, "wb", preset=_XZ_PRESET)
 
 
@@ -115,7 +125,7 @@ def _zstd_writer(file: IO[bytes]) -> IO[bytes]:
 
 
 _FORMATS = (
-    _Format("xz", ".xz", b"\xfd7zXZ\0", _unxz, lambda: lzma.LZMAError, _xz_writer),
+    _Format("xz", ".xz", b"\xfd7zXZ\0", _unxz, _xz_damage, _xz_writer),
     _Format("gzip", ".gz", b"\x1f\x8b", _Gunzip, lambda: zlib.error, _gzip_writer),
     _Format(
         "zstd",

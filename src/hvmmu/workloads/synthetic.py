@@ -85,15 +85,6 @@ class Synthetic:
     """A workload that its name and its parameters determine."""
 
     name: ClassVar[str]
-    summary: ClassVar[str]
-
-    @classmethod
-    def open(cls, options: str | None) -> Synthetic:
-        """Make the workload with options as in ``pages=64,seed=7``; None takes the defaults.
-
-        Raise ConfigError with every option that is wrong.
-        """
-        return synthetic(cls, options)
 
     def facts(self) -> dict[str, str | int | float | bool]:
         """Return what identifies the workload, for the result document."""
@@ -113,7 +104,6 @@ class DemandZero(Synthetic):
     """
 
     name = "demand-zero"
-    summary = "write fresh pages, each once, under leaf tables that exist: one guest fault a page"
     pages: int = param(
         default=4096, doc="guest faults in the measured phase", least=1, most=_MOST_PAGES
     )
@@ -140,7 +130,6 @@ class ForkCow(Synthetic):
     """
 
     name = "fork-cow"
-    summary = "fork, write each page in child and parent: copy-on-write faults, which all have P=1"
     pages: int = param(default=512, doc="pages the two processes share", least=1, most=_MOST_PAGES)
     rounds: int = param(default=4, doc="forks, one after the other", least=1, most=10_000)
     seed: int = param(default=1, doc=_SEED, least=0)
@@ -169,7 +158,6 @@ class Protect(Synthetic):
     """
 
     name = "mprotect"
-    summary = "make pages read-only, read them, make them writable, write them: entries change"
     pages: int = param(default=512, doc="pages protected at a time", least=1, most=_MOST_PAGES)
     rounds: int = param(default=8, doc="times protection goes and comes", least=1, most=10_000)
     seed: int = param(default=1, doc=_SEED, least=0)
@@ -196,7 +184,6 @@ class Random(Synthetic):
     """
 
     name = "random"
-    summary = "read, write and fetch anywhere in a footprint larger than the TLB: misses and walks"
     pages: int = param(default=4096, doc="pages of data", least=1, most=_MOST_PAGES)
     refs: int = param(default=100_000, doc="references", least=1, most=1_000_000_000)
     seed: int = param(default=1, doc="decides where each reference goes", least=0)
@@ -225,7 +212,6 @@ class ContextSwitch(Synthetic):
     """
 
     name = "context-switch"
-    summary = "processes with equal addresses take turns: CR3 loads, and TLBs that start empty"
     processes: int = param(default=4, doc="processes that take turns", least=2, most=1024)
     pages: int = param(default=64, doc="working set of each", least=1, most=1 << 14)
     rounds: int = param(default=32, doc="turns of each process", least=1, most=100_000)
@@ -254,7 +240,10 @@ KINDS: dict[str, type[Synthetic]] = {
 
 
 def synthetic(kind: type[Synthetic], options: str | None) -> Synthetic:
-    """Make a workload of this kind with options as `Synthetic.open` takes them."""
+    """Make a workload of this kind with options as in ``pages=64,seed=7``; None: the defaults.
+
+    Raise ConfigError with every option that is wrong.
+    """
     name = kind.name
     known = {option.name: option for option in declared(kind)}
     given: dict[str, int] = {}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from hvmmu.guest.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Backing, Mmap
+from hvmmu.records import frozen
 from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gva
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ WHOLE = Mmap(
 """The mapping: a trace tells of accesses and never of mappings."""
 
 
-@attrs.frozen
+@frozen
 class TraceFile:
     """The trace in the file *path*, up to *limit* references."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import attrs
-
+from hvmmu.records import frozen
 from hvmmu.workloads.hvt.reading import HvtFile
 from hvmmu.workloads.tracefile import WHOLE, TraceFile
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from hvmmu.guest.steps import Step
 
 
-@attrs.frozen
+@frozen
 class HvtTrace(TraceFile):
     """The compact trace in the file *path*, up to *limit* references."""
 

@@ -12,7 +12,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
 from hvmmu.guest.spans import Compact, Frame, InSpan, Span
 from hvmmu.guest.steps import SITES, Accesses
-from hvmmu.guest.tokens import KINDS, SECOND, SETS, DamagedError, Sites
+from hvmmu.guest.tokens import KINDS, SECOND, SETS, DamagedError, Sites, no_sites
 from hvmmu.workloads.codec import zstd_unpack
 from hvmmu.workloads.hvt.fastest import list_sites, listed, within
 from hvmmu.workloads.hvt.layout import COUNTS, DIGESTED, MOST_FRAME, SPAN, ChunkHead, padded
@@ -41,7 +41,7 @@ class KnownSites:
     """
 
     def __init__(self) -> None:
-        self.now, self._count = Sites(), 0
+        self.now, self._count = no_sites(), 0
 
     def add(self, known: int, slots: memoryview, gva: memoryview, kind: memoryview) -> None:
         """Add a chunk's columns to the *known* ones before it.

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvmmu.guest.steps import SITES
 from hvmmu.guest.tokens import SETS, SPAN_WINDOWS, WINDOW, DamagedError
-from hvmmu.records import frozen
 from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
 from hvmmu.workloads.magic import is_hvt_head
@@ -46,8 +43,7 @@ DIGESTED = (0, 1, 2, 3, 4, 6)
 """The columns that are digested after these: how frames are packed makes no other trace."""
 
 
-@frozen
-class Header:
+class Header(NamedTuple):
     """What a whole trace comes to."""
 
     window: int
@@ -81,7 +77,7 @@ class Header:
         """Return it as bytes, a multiple of eight."""
         words = self.words.encode()
         size = padded(_HEADER.size + len(words))
-        filters, numbers = attrs.astuple(self)[:4], attrs.astuple(self)[4:13]
+        filters, numbers = self[:4], self[4:13]
         head = _HEADER.pack(
             MAGIC, VERSION, _BYTE_ORDER, size, *filters, len(words), *numbers, self.sha256
         )
@@ -121,8 +117,7 @@ def read_header(head: bytes, words: bytes) -> Header:
     return made
 
 
-@frozen
-class ChunkHead:
+class ChunkHead(NamedTuple):
     """What a chunk holds."""
 
     accesses: int
@@ -159,7 +154,7 @@ class ChunkHead:
 
     def pack(self) -> bytes:
         """Return it as CHUNK_SIZE bytes."""
-        return _CHUNK.pack(_CHUNK_MAGIC, *attrs.astuple(self))
+        return _CHUNK.pack(_CHUNK_MAGIC, *self)
 
 
 def read_chunk_head(head: bytes) -> ChunkHead:
