@@ -83,7 +83,9 @@ def python(folder: Path, size: int) -> Program:
 
 
 def table(folder: Path, size: int, mebibytes: int = 128) -> Program:
-    """Insert *size* random words into a hash table of *mebibytes*."""
+    """Insert *size* random words into a hash table of *mebibytes*; a full one would have no end."""
+    if size > 3 * mebibytes << 15:
+        raise SkippedError(f"{size:,} words fill more than 3/4 of a table of {mebibytes} MiB")
     command = (_compiled("table", home(folder, "hash-table")), str(mebibytes), str(size))
     return Program("hash-table", command, folder, size)
 
