@@ -58,6 +58,11 @@ def arguments(given: list[str]) -> argparse.Namespace:
         metavar="TIMES",
         help="longer runs as well, %(const)g times the work by default; recording them takes long",
     )
+    add(
+        "--long-programs",
+        default=",".join(programs.PROGRAMS),
+        help="of --programs, those for --long",
+    )
     add("--folder", type=Path, help="where traces are kept, and found at the next run")
     add("--dynamorio", type=Path, metavar="DIR", help="where a release of DynamoRIO is")
     add("--champsim", type=Path, metavar="BINARY", help="ChampSim's program")
@@ -65,10 +70,15 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("--from", type=Path, metavar="FILE", dest="kept", help="measure nothing: figures kept")
     add("--write", type=Path, metavar="PAGE", help="put the figures between the page's marks")
     asked = parser.parse_args(given)
-    for name, known in (("programs", programs.PROGRAMS), ("peers", tools.PEERS)):
+    for option, known in (
+        ("--programs", programs.PROGRAMS),
+        ("--long-programs", programs.PROGRAMS),
+        ("--peers", tools.PEERS),
+    ):
+        name = option.removeprefix("--").replace("-", "_")
         chosen = [one for one in getattr(asked, name).split(",") if one]
         for one in set(chosen) - set(known):
-            parser.error(f"--{name}: {one!r} is none of {', '.join(known)}")
+            parser.error(f"{option}: {one!r} is none of {', '.join(known)}")
         setattr(asked, name, chosen)
     return asked
 
@@ -87,7 +97,9 @@ def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             continue
         if longest is None or trace.references > longest.references:
             longest = trace
-    for name in made["programs"] if asked.long else ():
+    for name in asked.long_programs if asked.long else ():
+        if name not in made["programs"]:
+            continue
         try:
             trace = recorded(name, folder, asked.scale * asked.long, compared=False)
             made["long"][name] = whole(trace, folder, asked, skipped)

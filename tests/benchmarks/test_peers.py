@@ -361,6 +361,7 @@ def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """`--long` would measure the usual run again, or peers that are fed with a part of a trace."""
     script(tmp_path / "dynamorio" / "bin64" / "drrun", "true")
     given = ["--programs", "sort", "--scale", "0.01", "--long", "--peers", "dynamorio,champsim"]
+    given += ["--long-programs", "python,sort"]
     asked = peers.arguments([*given, "--dynamorio", str(tmp_path / "dynamorio")])
     ran = []
 
