@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import attrs
+from installed import environment
 from peer_programs import Program, SkippedError, hvmmu, python, sort, valgrind
 from peer_timing import Case, least
 
@@ -39,7 +40,7 @@ def compare(program: Program, folder: Path, rounds: int) -> str:
     took = least(
         [
             attrs.evolve(case, references=references),
-            Case("import", tuple(importing), references),
+            Case("import", tuple(importing), references, environment=environment(folder)),
         ],
         rounds,
     )

@@ -83,7 +83,9 @@ def python(folder: Path, size: int) -> Program:
 
 
 def table(folder: Path, size: int, mebibytes: int = 128) -> Program:
-    """Insert *size* random words into a hash table of *mebibytes*."""
+    """Insert *size* random words into a hash table of *mebibytes*; a full one would have no end."""
+    if size > 3 * mebibytes << 15:
+        raise SkippedError(f"{size:,} words fill more than 3/4 of a table of {mebibytes} MiB")
     command = (_compiled("table", home(folder, "hash-table")), str(mebibytes), str(size))
     return Program("hash-table", command, folder, size)
 
@@ -129,9 +131,15 @@ def valgrind(*options: str) -> list[str]:
 
 
 def record(program: Program) -> None:
-    """Make the program's trace, unless it is there: lackey's lines go into `hvmmu trace import`."""
+    """Make the program's trace, unless it is there: lackey's lines go into `hvmmu trace import`.
+
+    The program runs by itself before: who reads a folder first in a day changes its time of access,
+    and Python takes a few hundred instructions more or less for another time.
+    """
     if program.trace.exists():
         return
+    if started(program.command, program).wait():
+        raise SystemExit(f"{program.name}: failed by itself, before it was recorded")
     reading, writing = os.pipe()
     lackey = valgrind(
         "--tool=lackey", "--trace-mem=yes", "--basic-counts=no", f"--log-fd={writing}"
@@ -145,8 +153,8 @@ def record(program: Program) -> None:
         raise SystemExit(f"{program.name}: recording failed")
 
 
-def started(command: Sequence[str], program: Program, fd: int) -> subprocess.Popen[bytes]:
-    """Start a command as the program is always run; it keeps the descriptor *fd*."""
+def started(command: Sequence[str], program: Program, *fds: int) -> subprocess.Popen[bytes]:
+    """Start a command as the program is always run; it keeps the descriptors *fds*."""
     return subprocess.Popen(  # noqa: S603
         command,
         cwd=program.folder,
@@ -154,5 +162,5 @@ def started(command: Sequence[str], program: Program, fd: int) -> subprocess.Pop
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        pass_fds=(fd,),
+        pass_fds=fds,
     )

@@ -29,6 +29,8 @@ class Case:
     folder: Path | None = None
     environment: Mapping[str, str] | None = None
     says: bool = False
+    runs: int = 1
+    """In each round. The first counts; the others are for differences, which need many."""
 
 
 @attrs.frozen
@@ -40,6 +42,10 @@ class Measured:
     references: int
     mebibytes: float
     """Most memory that was resident."""
+    floor: float = float("nan")
+    """Least seconds of all runs, not the first of each round alone."""
+    apart: float = 0.0
+    """How far the least of every other run is from that of the rest: what a floor is worth."""
 
 
 def measure(case: Case) -> Measured:
@@ -65,13 +71,21 @@ def measure(case: Case) -> Measured:
 
 def least(cases: Sequence[Case], rounds: int) -> dict[str, Measured]:
     """Measure cases in turns, so that what else the machine does falls on all of them."""
-    best: dict[str, Measured] = {}
+    runs: dict[str, list[Measured]] = {case.name: [] for case in cases}
     for _ in range(rounds):
-        for case in cases:
-            made = measure(case)
-            if case.name not in best or made.seconds < best[case.name].seconds:
-                best[case.name] = made
-    return best
+        for nth in range(max(case.runs for case in cases)):
+            for case in cases:
+                if nth < case.runs:
+                    runs[case.name].append(measure(case))
+    return {case.name: _least(runs[case.name], case.runs) for case in cases}
+
+
+def _least(runs: Sequence[Measured], a_round: int) -> Measured:
+    best = min(runs[::a_round], key=lambda run: run.seconds)
+    seconds = [run.seconds for run in runs]
+    rest = seconds[1::2] or seconds
+    apart = abs(min(seconds[::2]) - min(rest))
+    return attrs.evolve(best, floor=min(seconds), apart=apart)
 
 
 def _text(file: IO[bytes]) -> str:

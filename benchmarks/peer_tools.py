@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import peer_programs as programs
+from installed import environment
 from peer_timing import Case
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ DYNAMORIO = (
     *("-TLB_L2_entries", "1536", "-TLB_L2_assoc", "12"),
 )
 """The same TLB for DynamoRIO's simulator, but for LRU: older releases replace by frequency only."""
+
+OFTEN = 5
+"""Runs of ours in each round: start-up is subtracted, and what is left is small beside both."""
 
 
 @attrs.frozen
@@ -61,10 +65,13 @@ class Recorded:
 
 
 def cachegrind(trace: Recorded, asked: Asked) -> list[Case]:
-    """Return the program under cachegrind: nothing is recorded, its caches are the TLB."""
+    """Return the program under cachegrind, whose caches are the TLB, and `true` for start-up."""
     del asked
     valgrind = programs.valgrind("--tool=cachegrind", "--cachegrind-out-file=/dev/null", *CACHES)
-    return [_online("cachegrind", valgrind, trace)]
+    whole = _online("cachegrind", valgrind, trace)
+    command = (*valgrind, programs.found("true"))
+    start = attrs.evolve(whole, name="cachegrind, start-up", command=command, runs=OFTEN)
+    return [whole, start]
 
 
 def dynamorio(trace: Recorded, asked: Asked) -> list[Case]:
@@ -123,19 +130,41 @@ PEERS: dict[str, Callable[[Recorded, Asked], list[Case]]] = {
 """What runs each peer; raises SkippedError, with the way to install it, where it is missing."""
 
 
-def ours(trace: Recorded, nothing: Path, unreduced: int) -> list[Case]:
-    """Return hvmmu: whole commands, the same with one reference, and the unreduced path."""
-    path, count = str(trace.program.trace), trace.references
-    every = (*_child("unreduced"), path, str(unreduced))
-    cases = [Case("unreduced", every, says=True)]
+LONG = ("cachegrind", "dynamorio")
+"""Peers that run the program itself, whole: those of the long runs."""
+
+
+def ours(trace: Recorded, folder: Path) -> list[Case]:
+    """Return hvmmu's whole commands, as installed, and the same with one reference: start-up."""
+    cases = []
     for backend in ("native", "vmx"):
-        run = programs.hvmmu("run", "--backend", backend)
-        cases.append(Case(backend, (*run, path), count))
-        cases.append(Case(f"{backend}, start-up", (*run, str(nothing)), 1))
+        for name, path, count in (
+            (backend, trace.program.trace, trace.references),
+            (f"{backend}, start-up", nothing(folder), 1),
+        ):
+            run = tuple(programs.hvmmu("run", "--backend", backend, path))
+            cases.append(Case(name, run, count, environment=environment(folder), runs=OFTEN))
     return cases
 
 
+def nothing(folder: Path) -> Path:
+    """Return a trace of one reference, made if it is not there."""
+    made = folder / "nothing.hvt"
+    if not made.exists():
+        text = b"kind,address\nfetch,0x401000\n"
+        command = programs.hvmmu("trace", "import", "-", "-o", made)
+        subprocess.run(command, input=text, check=True, capture_output=True)  # noqa: S603
+    return made
+
+
+def unreduced(trace: Recorded, most: int) -> Case:
+    """Return the path that leaves nothing out, over a part of the trace in memory."""
+    command = (*_child("unreduced"), str(trace.program.trace), str(most))
+    return Case("unreduced", command, says=True)
+
+
 def _online(name: str, tool: list[str], trace: Recorded) -> Case:
+    """Return the program under a tool that needs no trace."""
     program = trace.program
     command = (*tool, *program.command)
     return Case(name, command, trace.references, program.folder, program.environment)

@@ -6,7 +6,8 @@ numbers do not. What each peer does that hvmmu does not stands in docs/benchmark
 
     python benchmarks/peers.py [--write docs/benchmarks.md]
 
-A quick try, of half a minute: --scale 0.01 --rounds 1 --programs sort.
+A quick try, of half a minute: --scale 0.01 --rounds 1 --programs sort. With --long the same
+programs run ten times as long too, beside the peers that run a program whole.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import peer_page
 import peer_programs as programs
 import peer_tools as tools
+from peer_memory import memory
 from peer_timing import Case, least, measure
 
+from hvmmu.workloads.hvt.reading import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 HERE = Path(__file__).parent
-LENGTHS = 20_000_000, 100_000_000, 200_000_000
-"""References of the runs whose peak memory is taken."""
 PART = 1_000_000
 """Accesses that a slow peer gets."""
 UNREDUCED = 20_000_000
@@ -45,6 +50,19 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("--peers", default=",".join(tools.PEERS), help="some of %(default)s")
     add("--rounds", type=int, default=5, help="%(default)s by default")
     add("--scale", type=float, default=1.0, help="part of the programs' full sizes")
+    add(
+        "--long",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="TIMES",
+        help="longer runs as well, %(const)g times the work by default; recording them takes long",
+    )
+    add(
+        "--long-programs",
+        default=",".join(programs.PROGRAMS),
+        help="of --programs, those for --long",
+    )
     add("--folder", type=Path, help="where traces are kept, and found at the next run")
     add("--dynamorio", type=Path, metavar="DIR", help="where a release of DynamoRIO is")
     add("--champsim", type=Path, metavar="BINARY", help="ChampSim's program")
@@ -52,107 +70,116 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("--from", type=Path, metavar="FILE", dest="kept", help="measure nothing: figures kept")
     add("--write", type=Path, metavar="PAGE", help="put the figures between the page's marks")
     asked = parser.parse_args(given)
-    for name, known in (("programs", programs.PROGRAMS), ("peers", tools.PEERS)):
+    for option, known in (
+        ("--programs", programs.PROGRAMS),
+        ("--long-programs", programs.PROGRAMS),
+        ("--peers", tools.PEERS),
+    ):
+        name = option.removeprefix("--").replace("-", "_")
         chosen = [one for one in getattr(asked, name).split(",") if one]
         for one in set(chosen) - set(known):
-            parser.error(f"--{name}: {one!r} is none of {', '.join(known)}")
+            parser.error(f"{option}: {one!r} is none of {', '.join(known)}")
         setattr(asked, name, chosen)
     return asked
 
 
 def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure everything that was asked for."""
-    made: dict[str, Any] = {"programs": {}, "memory": {}, "skipped": {}, "rounds": asked.rounds}
+    skipped: dict[str, str] = {}
+    made: dict[str, Any] = {"programs": {}, "long": {}, "memory": {}, "skipped": skipped}
     longest = None
     for name in asked.programs:
         try:
             trace = recorded(name, folder, asked.scale)
-            made["programs"][name] = figures(trace, asked, made["skipped"])
+            made["programs"][name] = figures(trace, folder, asked, skipped)
         except programs.SkippedError as why:
-            made["skipped"][name] = str(why)
+            skipped[name] = str(why)
             continue
         if longest is None or trace.references > longest.references:
             longest = trace
+    for name in asked.long_programs if asked.long else ():
+        if name not in made["programs"]:
+            continue
+        try:
+            trace = recorded(name, folder, asked.scale * asked.long, compared=False)
+            made["long"][name] = whole(trace, folder, asked, skipped)
+        except programs.SkippedError as why:
+            skipped[f"{name}, long"] = str(why)
     if longest is not None:
+        tell("memory: a long trace")
         made["memory"] = memory(longest, folder, asked.scale)
-    made["versions"] = versions()
-    return made
+    return made | {
+        "rounds": asked.rounds,
+        "runs": tools.OFTEN,
+        "times": asked.long,
+        "versions": versions(),
+    }
 
 
-def recorded(name: str, folder: Path, scale: float) -> tools.Recorded:
-    """Return a program of the benchmark, with its trace recorded."""
+def recorded(name: str, folder: Path, scale: float, *, compared: bool = True) -> tools.Recorded:
+    """Return a program of the benchmark, with its trace recorded, and its misses if *compared*."""
     make, size = programs.PROGRAMS[name]
     program = make(folder, max(int(size * scale), 1))
     tell(f"{name}: recording")
     programs.record(program)
+    if not compared:
+        with opened(program.trace) as file:
+            return tools.Recorded(program, file.header.references, file.header.fetches, {})
     counted = program.trace.with_suffix(".json")
     if not counted.exists():
         tell(f"{name}: counting misses")
         made = _said(sys.executable, HERE / "misses.py", "--compare", name, program.size, folder)
         counted.write_text(json.dumps(made))
-    compared = json.loads(counted.read_text())
-    ours = compared["ours"]
-    references = ours["fetches"] + ours["data"]
-    return tools.Recorded(program, references, ours["fetches"], compared)
+    misses = json.loads(counted.read_text())
+    ours = misses["ours"]
+    return tools.Recorded(program, ours["fetches"] + ours["data"], ours["fetches"], misses)
 
 
 def figures(
-    trace: tools.Recorded, asked: argparse.Namespace, skipped: dict[str, str]
+    trace: tools.Recorded, folder: Path, asked: argparse.Namespace, skipped: dict[str, str]
 ) -> dict[str, Any]:
     """Return what one program comes to with every tool."""
-    nothing = trace.program.traces / "nothing.hvt"
-    if not nothing.exists():
-        text = "kind,address\nfetch,0x401000\n"
-        command = programs.hvmmu("trace", "import", "-", "-o", nothing)
-        subprocess.run(command, input=text.encode(), check=True, capture_output=True)  # noqa: S603
+    cases = [tools.unreduced(trace, UNREDUCED), *tools.ours(trace, folder)]
+    cases += theirs(trace, asked.peers, asked, skipped)
+    return measured(trace, cases, asked.rounds)
+
+
+def whole(
+    trace: tools.Recorded, folder: Path, asked: argparse.Namespace, skipped: dict[str, str]
+) -> dict[str, Any]:
+    """Return what a long run comes to, with us and the peers that run the program themselves."""
+    peers = [peer for peer in asked.peers if peer in tools.LONG]
+    cases = [*tools.ours(trace, folder), *theirs(trace, peers, asked, skipped)]
+    return measured(trace, cases, asked.rounds)
+
+
+def theirs(
+    trace: tools.Recorded, peers: list[str], asked: argparse.Namespace, skipped: dict[str, str]
+) -> Iterator[Case]:
+    """Yield the cases of *peers*; one that is missing is *skipped*, with the reason."""
     part = max(int(PART * min(asked.scale * 10, 1)), 10_000)
     chosen = tools.Asked(asked.dynamorio, asked.champsim, part)
-    cases = tools.ours(trace, nothing, UNREDUCED)
-    for peer in asked.peers:
+    for peer in peers:
         try:
-            cases.extend(tools.PEERS[peer](trace, chosen))
+            yield from tools.PEERS[peer](trace, chosen)
         except programs.SkippedError as why:
             skipped[peer] = str(why)
-    tell(f"{trace.program.name}: {trace.references:,} references, {asked.rounds} rounds")
-    measured = {name: attrs.asdict(one) for name, one in least(cases, asked.rounds).items()}
+
+
+def measured(trace: tools.Recorded, cases: list[Case], rounds: int) -> dict[str, Any]:
+    """Return what a program's cases take, and how many faults it has."""
+    tell(f"{trace.program.name}: {trace.references:,} references, {rounds} rounds")
+    for case in cases:
+        if case.runs > 1:
+            measure(case)  # does not count: byte code is written
+    took = {name: attrs.asdict(one) for name, one in least(cases, rounds).items()}
     result = _said(*programs.hvmmu("run", "--backend", "vmx", "--json", trace.program.trace))
-    faults = result["runs"][0]["counters"]["guest_faults"]
     return {
         "references": trace.references,
-        "faults": faults,
+        "faults": result["runs"][0]["counters"]["guest_faults"],
         "misses": trace.misses,
-        "cases": measured,
+        "cases": took,
     }
-
-
-def memory(trace: tools.Recorded, folder: Path, scale: float) -> dict[str, float]:
-    """Return peak memory in MiB by length: a trace repeated, and cut."""
-    lengths = [max(int(length * scale), 1) for length in LENGTHS]
-    joined = folder / f"joined-{trace.program.name}-{lengths[-1]}.hvt"
-    tell(f"memory: a trace of {lengths[-1]:,} references")
-    if not joined.exists():
-        repeat(trace, joined, lengths[-1])
-    found = {}
-    for length in lengths:
-        run = programs.hvmmu("run", "--backend", "vmx", "--limit", str(length), joined)
-        found[str(length)] = measure(Case("memory", tuple(run), length)).mebibytes
-    return found
-
-
-def repeat(trace: tools.Recorded, joined: Path, length: int) -> None:
-    """Make a trace of *length* references: another one again and again."""
-    importing = programs.hvmmu(
-        "trace", "import", "-", "-o", joined, "--format", "lackey", "--limit", str(length)
-    )
-    export = programs.hvmmu("trace", "export", trace.program.trace)
-    made = subprocess.Popen(importing, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)  # noqa: S603
-    assert made.stdin is not None
-    for _ in range(-(-length // trace.references)):
-        # The last export ends when the import has enough.
-        subprocess.run(export, stdout=made.stdin, stderr=subprocess.DEVNULL, check=False)  # noqa: S603
-    made.stdin.close()
-    if made.wait():
-        raise SystemExit("memory: the trace could not be made")
 
 
 def versions() -> str:

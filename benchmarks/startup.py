@@ -7,13 +7,14 @@ first round that does not count.
     python benchmarks/startup.py [ROUNDS]
 """
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
+
+from installed import environment
 
 HVMMU = (sys.executable, "-m", "hvmmu")
 SMALL = "demand-zero:pages=100"
@@ -35,12 +36,6 @@ def commands(folder: str) -> dict[str, tuple[str, ...]]:
         "hvmmu run (the shipped trace)": run,
         "hvmmu compare (the same)": (*HVMMU, "compare"),
     }
-
-
-def environment(folder: str) -> dict[str, str]:
-    """Return an environment without settings of ours, whose bytecode is kept in *folder*."""
-    left = {k: v for k, v in os.environ.items() if not k.startswith(("HVMMU_", "PYTHON"))}
-    return left | {"PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
 
 
 def milliseconds(command: tuple[str, ...], folder: str) -> tuple[float, float]:

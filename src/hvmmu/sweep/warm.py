@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 
-_WORK = "hvmmu.sweep.work"
+_NEEDED = (
+    "hvmmu.sweep.work",
+    # What a machine and a version ask for when the first cell runs: else each worker imports it.
+    "hvmmu.hearing",
+    "hvmmu.lane",
+    "hvmmu.mmu.compiled",
+    "importlib.metadata",
+    "email.parser",
+)
 
 
 def warm_up() -> None:
@@ -15,7 +23,7 @@ def warm_up() -> None:
     It is no copy of this process, whose threads and state a fork would carry along. Neither it nor
     a worker hears the keyboard, from its first moment on.
     """
-    multiprocessing.set_forkserver_preload([_WORK])
+    multiprocessing.set_forkserver_preload(list(_NEEDED))
     resource_tracker.ensure_running()  # it would unblock what we are about to block
     with unheard():
         forkserver.ensure_running()
