@@ -305,6 +305,13 @@ static int has_larger(const level *l, uint64_t va)
     return 0;
 }
 
+/* The same in a few instructions, but that any page of 1 GiB will do. */
+static inline int may_have_larger(const level *l, const tlb_shape *shape, uint64_t va)
+{
+    uint64_t tag = tag_of(va, 1);
+    return l->held[2] || (l->held[1] && way_of(set_of(l, shape, tag), shape, tag) != NOWHERE);
+}
+
 #define MISSED 2
 
 /* An access that the first level has no 4 KiB entry for, but it has larger ones of something. */
@@ -342,7 +349,7 @@ static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb
         *out = (found){base_of(entry), 0xfff};
         return 1;
     }
-    if (!is_small(first)) {
+    if (!is_small(first) && may_have_larger(first, one, va)) {
         int became = look_larger(e, va, kind, filter, stop, out);
         if (became != MISSED)
             return became;
@@ -356,7 +363,7 @@ static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb
             return look_further(e, va, kind, filter, stop, out);
         touch(behind, two, way, ++e->now);
     } else {
-        if (!is_small(second) && has_larger(second, va))
+        if (!is_small(second) && may_have_larger(second, two, va))
             return look_further(e, va, kind, filter, stop, out);
         int went = walk_plainly(e, va, kind, filter, stop, &entry);
         if (went <= 0)
@@ -490,7 +497,9 @@ int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint
 uint32_t hv_read_at_once(const hv_engine *e, const uint64_t *gva, uint64_t *hpa, uint32_t count)
 {
     uint32_t at = 0;
-    while (at < count && e->paging && e->usual && hit_first(e, gva[at], 0, hpa + at))
+    if (!e->paging || !e->usual)
+        return 0;
+    while (at < count && hit_first(e, gva[at], 0, hpa + at))
         at++;
     return at;
 }
