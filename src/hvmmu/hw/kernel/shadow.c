@@ -12,18 +12,10 @@
 
 #include "handled.h"
 #include "walk.h"
+#include "known.h"
 
 #define PAGE 4096ull
 #define FRAMES 512u /* in a 2 MiB page */
-#define ROOT_LEVEL 4u
-#define KNOWN 64u /* stores into tables, by page */
-
-static uint32_t shift_of(uint32_t level) { return 3 + 9 * level; }
-
-static uint64_t sptep_of(uint32_t page, uint64_t gva, uint32_t level)
-{
-    return page * PAGE + 8 * (gva >> shift_of(level) & 511);
-}
 
 uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_regs *regs)
 {
@@ -238,8 +230,7 @@ static void look_at_regs(hv_mmu *m)
             m->let[access] |= (uint32_t)!hv_permission_fault(&m->hardware, access, 0, kind) << kind;
         }
     }
-    for (uint32_t at = 0; at < KNOWN; at++)
-        m->known[at].page = ~0ull;
+    forget_known(m);
 }
 
 /* Walk them with no effect, as hv_walk does, and say whether A and D are set as the access wants;
@@ -299,52 +290,6 @@ static int walk_at_length(const hv_mmu *m, const hv_space *space, uint64_t gva, 
     return !out->general_protection && !outside;
 }
 
-/* Stores into tables that are shadowed, of which there are many: each entry that a guest changes. */
-
-static hv_known *known_of(hv_mmu *m, uint64_t gva) { return m->known + (gva / PAGE & (KNOWN - 1)); }
-
-static int is_known(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
-{
-    const hv_known *k = known_of(m, gva);
-    hv_pages *pages = m->pages;
-    if (k->page != gva / PAGE || k->pfec != pfec || k->changes != pages->changes ||
-        k->cr3 != m->regs.cr3 || k->root != m->root)
-        return 0;
-    uint64_t changed = (read_entry(pages, k->sptep) & ~(PTE_A | PTE_D)) ^ k->spte, entry;
-    for (uint32_t i = 0; i < k->refs; i++) {
-        memcpy(&entry, pages->ram + k->at[i], 8);
-        changed |= entry ^ k->entry[i];
-    }
-    if (changed)
-        return 0;
-    for (uint32_t i = 0; i < k->passed; i++)
-        pages->pages[k->on_way[i]].write_flooding = 0;
-    *out = (hv_handled){.route = EMULATE, .cause = TABLE_WRITE, .pfec = pfec, .level = k->level,
-                        .walk_refs = k->refs, .gpa = k->gpa | (gva & (PAGE - 1))};
-    return 1;
-}
-
-static void know(const fault *f)
-{
-    hv_mmu *m = f->mmu;
-    const hv_walked *found = f->found;
-    hv_known *k = known_of(m, f->gva);
-    *k = (hv_known){.page = f->gva / PAGE, .pfec = f->pfec, .changes = m->pages->changes,
-                    .cr3 = m->regs.cr3, .root = m->root, .level = found->level, .refs = found->refs,
-                    .gpa = found->pa & -PAGE};
-    for (uint32_t i = 0; i < found->refs; i++) {
-        k->at[i] = found->path[i].pa;
-        k->entry[i] = found->path[i].entry;
-    }
-    uint32_t page = m->root;
-    for (uint32_t level = ROOT_LEVEL; page; level--) {
-        k->on_way[k->passed++] = page;
-        k->sptep = sptep_of(page, f->gva, level);
-        page = hv_child(m->pages, k->sptep);
-    }
-    k->spte = read_entry(m->pages, k->sptep) & ~(PTE_A | PTE_D);
-}
-
 int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
 {
     if (m->regs_changed)
@@ -373,7 +318,7 @@ int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
     fault f = {.mmu = m, .gva = gva, .pkey = pkey, .pfec = pfec, .kind = kind, .found = &found};
     int was_so = install(&f, out);
     if (was_so && marked > 0 && !out->flush && out->cause == TABLE_WRITE)
-        know(&f);
+        know(m, gva, pfec, &found);
     return 1;
 }
 
