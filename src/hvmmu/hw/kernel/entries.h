@@ -3,6 +3,15 @@
 #include <stdint.h>
 #include <string.h>
 
+#define ROOT_LEVEL 4u
+
+static inline uint32_t shift_of(uint32_t level) { return 3 + 9 * level; }
+
+static inline uint64_t sptep_of(uint32_t page, uint64_t gva, uint32_t level)
+{
+    return page * 4096ull + 8 * (gva >> shift_of(level) & 511);
+}
+
 static inline uint64_t read_entry(const hv_pages *p, uint64_t sptep)
 {
     uint64_t spte;

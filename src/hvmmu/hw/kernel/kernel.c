@@ -85,15 +85,23 @@ static const payload *find(hv_engine *e, uint64_t va, uint32_t fetch)
     return NULL;
 }
 
+static inline void drop_page(level *l, const tlb_shape *shape, uint64_t va)
+{
+    drop(l, shape, tag_of(va, 0));
+    for (int size = 1; size < SIZES; size++)
+        if (l->held[size])
+            drop(l, shape, tag_of(va, size));
+}
+
 static void flush_page(hv_engine *e, uint64_t va)
 {
     for (int l = 0; l < LEVELS; l++) {
-        level *each = &e->tlb[l];
-        const tlb_shape *shape = !e->usual ? &each->shape : l == SECOND ? &TWELVE : &FOUR;
-        drop(each, shape, tag_of(va, 0));
-        for (int size = 1; size < SIZES && !is_small(each); size++)
-            if (each->held[size])
-                drop(each, shape, tag_of(va, size));
+        if (!e->usual)
+            drop_page(&e->tlb[l], &e->tlb[l].shape, va);
+        else if (l == SECOND)
+            drop_page(&e->tlb[l], &TWELVE, va);
+        else
+            drop_page(&e->tlb[l], &FOUR, va);
     }
 }
 
@@ -276,10 +284,11 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filte
                         found *out)
 {
     const payload *entry = find(e, va, kind / PF_ID);
+    /* What kinds leaves open is a matter of keys. */
+    int keyed = entry && (e->regs.cr4 & CR4_PKE) && ((entry->leaf & PTE_D) || !(kind & PF_W));
     if (entry && ((entry->kinds >> kind & 1) ||
-                  (((entry->leaf & PTE_D) || !(kind & PF_W)) &&
-                   !hv_permission_fault(&e->regs, access_in(entry->leaf), key_in(entry->leaf),
-                                        kind)))) {
+                  (keyed && !hv_permission_fault(&e->regs, access_in(entry->leaf),
+                                                 key_in(entry->leaf), kind)))) {
         *out = found_in(entry);
         return 1;
     }
@@ -294,6 +303,13 @@ static int has_larger(const level *l, uint64_t va)
             return 1;
     }
     return 0;
+}
+
+/* The same in a few instructions, but that any page of 1 GiB will do. */
+static inline int may_have_larger(const level *l, const tlb_shape *shape, uint64_t va)
+{
+    uint64_t tag = tag_of(va, 1);
+    return l->held[2] || (l->held[1] && way_of(set_of(l, shape, tag), shape, tag) != NOWHERE);
 }
 
 #define MISSED 2
@@ -324,13 +340,16 @@ static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb
     uint32_t way = way_of(set, one, tag);
     if (way != NOWHERE) {
         const payload *entry = entries_of(set, one) + way;
-        if (!(entry->kinds >> kind & 1))
+        int granted = entry->kinds >> kind & 1;
+        if (!granted && (e->regs.cr4 & CR4_PKE))
             return look_further(e, va, kind, filter, stop, out);
         touch(set, one, way, ++e->now);
+        if (!granted)
+            return walk_for(e, va, kind, filter, stop, out, entry);
         *out = (found){base_of(entry), 0xfff};
         return 1;
     }
-    if (!is_small(first)) {
+    if (!is_small(first) && may_have_larger(first, one, va)) {
         int became = look_larger(e, va, kind, filter, stop, out);
         if (became != MISSED)
             return became;
@@ -344,7 +363,7 @@ static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb
             return look_further(e, va, kind, filter, stop, out);
         touch(behind, two, way, ++e->now);
     } else {
-        if (!is_small(second) && has_larger(second, va))
+        if (!is_small(second) && may_have_larger(second, two, va))
             return look_further(e, va, kind, filter, stop, out);
         int went = walk_plainly(e, va, kind, filter, stop, &entry);
         if (went <= 0)
@@ -448,25 +467,41 @@ static __attribute__((noinline)) int32_t run_one_slowly(hv_engine *e, uint64_t v
     return 1;
 }
 
-int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
-                   hv_stop *stop)
+/* Say where an access lands that hits the most recent entry of its set in the first level: such a
+ * hit changes nothing. A large page is what a kernel's direct map comes to, where no 4 KiB page of
+ * it is apart. */
+static inline int hit_first(const hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa)
 {
     uint32_t fetch = kind / PF_ID;
     tlb_set *set = first_set(&e->first, va >> 12, fetch);
     tlb_set *large = first_set(&e->first, va >> 21, fetch);
-    if (!e->paging || !e->usual)
-        return run_one_slowly(e, va, kind, hpa, exit_filter, stop);
-    if (set->tag == tag_of(va, 0) && (set->kinds >> kind & 1)) {
+    if (set->tag == tag_of(va, 0) && (set->kinds >> kind & 1))
         *hpa = base_of(entries_of(set, &FOUR) + set->way) | (va & 0xfff);
-    } else if (large->tag == tag_of(va, 1) && (large->kinds >> kind & 1) &&
-               !group_of(set->marks, tag_of(va, 0))) {
-        /* what a kernel's direct map comes to, where no page of it is apart */
+    else if (large->tag == tag_of(va, 1) && (large->kinds >> kind & 1) &&
+             !group_of(set->marks, tag_of(va, 0)))
         *hpa = base_of(entries_of(large, &FOUR) + large->way) | (va & ((1ull << SHIFTS[1]) - 1));
-    } else {
+    else
+        return 0;
+    return 1;
+}
+
+int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
+                   hv_stop *stop)
+{
+    if (!e->paging || !e->usual || !hit_first(e, va, kind, hpa))
         return run_one_slowly(e, va, kind, hpa, exit_filter, stop);
-    }
     stop->event = HV_END;
     return 1;
+}
+
+uint32_t hv_read_at_once(const hv_engine *e, const uint64_t *gva, uint64_t *hpa, uint32_t count)
+{
+    uint32_t at = 0;
+    if (!e->paging || !e->usual)
+        return 0;
+    while (at < count && hit_first(e, gva[at], 0, hpa + at))
+        at++;
+    return at;
 }
 
 /* Use the entry that a set of four ways has for a 4 KiB page, and show it; 0 if there is none. */

@@ -57,6 +57,10 @@ uint64_t hv_run(hv_engine *engine, const uint64_t *gva, const uint8_t *kind, uin
 int32_t hv_run_one(hv_engine *engine, uint64_t gva, uint32_t kind, uint64_t *hpa,
                    uint64_t exit_filter, hv_stop *stop);
 
+/* Make reads as a supervisor while they change nothing, not even the TLB; return how many. */
+uint32_t hv_read_at_once(const hv_engine *engine, const uint64_t *gva, uint64_t *hpa,
+                         uint32_t count);
+
 /* The same for accesses that are listed: each of kept is an index of site_gva and site_kind. */
 uint64_t hv_run_sites(hv_engine *engine, const uint16_t *kept, const uint64_t *site_gva,
                       const uint8_t *site_kind, uint64_t start, uint64_t count,

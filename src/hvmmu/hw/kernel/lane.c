@@ -234,10 +234,10 @@ static int write_entry(hv_lane *l, uint64_t at, uint64_t old, uint64_t new)
     return 1;
 }
 
-static int leaf_slot(hv_lane *l, uint64_t gva, uint64_t *at)
+/* Go down the tables from one of this level, those that are missing made, to the slot for gva. */
+static int leaf_slot(hv_lane *l, uint64_t gva, uint64_t table, int level, uint64_t *at)
 {
-    uint64_t table = l->root;
-    for (int level = 4; level > 1; level--) {
+    for (; level > 1; level--) {
         uint64_t where = slot(table, gva, level), entry;
         if (!load(l, where, &entry))
             return 0;
@@ -269,6 +269,8 @@ typedef struct {
     uint64_t gva; /* of the page */
     const hv_region *region;
     int write, fetch, cause, is_file;
+    int tables;        /* how many there are for it, of four */
+    uint64_t slots[4]; /* in them, the root's first */
 } fault;
 
 static const hv_region *find_region(const hv_lane *l, uint64_t gva)
@@ -309,16 +311,13 @@ static int plan(const hv_lane *l, uint64_t gva, uint32_t pfec, fault *f)
     f->write = !!(pfec & PF_W);
     f->fetch = !!(pfec & PF_ID);
     f->is_file = f->region->inferred ? f->fetch : f->region->file;
-    uint64_t table = l->root, entry = 0, missing = 0;
-    for (int level = 4; level > 0; level--) {
-        entry = peek(l, slot(table, gva, level));
-        if (!entry) {
-            missing = (uint64_t)level - 1;
-            break;
-        }
+    uint64_t table = l->root, entry = 1;
+    for (f->tables = 0; f->tables < 4 && entry; f->tables++) {
+        uint64_t at = f->slots[f->tables] = slot(table, gva, 4 - f->tables);
+        entry = peek(l, at);
         table = entry & PTE_ADDRESS;
     }
-    if (!has_frames(&l->tables, missing))
+    if (!has_frames(&l->tables, (uint64_t)(4 - f->tables)))
         return 0;
     if (!entry) {
         f->cause = !f->is_file ? HV_ZERO : f->write ? HV_COW_COPY : HV_FILE;
@@ -387,10 +386,29 @@ static int break_sharing(hv_lane *l, const fault *f, uint64_t at, uint64_t entry
     return write_entry(l, at, 0, leaf(l, frame, 1, !!(entry & PTE_NX)));
 }
 
+/* Read the entry of the page, and on the way there the others; where it lies goes to *at. */
+static int read_leaf(hv_lane *l, const fault *f, uint64_t *at, uint64_t *entry)
+{
+    uint64_t gva[4], hpa[4], table = l->root;
+    int done = 0;
+    if (f->tables == 4) {
+        for (int n = 0; n < 4; n++)
+            gva[n] = l->kernel_base + f->slots[n];
+        done = (int)hv_read_at_once(l->engine, gva, hpa, 4);
+        l->accesses += (uint64_t)done;
+    }
+    if (done) {
+        memcpy(entry, l->memory + hpa[done - 1], 8);
+        table = *entry & PTE_ADDRESS;
+        *at = f->slots[done - 1];
+    }
+    return done == 4 || (leaf_slot(l, f->gva, table, 4 - done, at) && load(l, *at, entry));
+}
+
 static int resolve(hv_lane *l, const fault *f)
 {
     uint64_t at, entry;
-    if (!leaf_slot(l, f->gva, &at) || !load(l, at, &entry))
+    if (!read_leaf(l, f, &at, &entry))
         return 0;
     int went = 1;
     if (!entry)

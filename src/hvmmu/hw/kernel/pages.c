@@ -99,6 +99,7 @@ uint32_t hv_child(const hv_pages *p, uint64_t sptep)
 
 void hv_link(hv_pages *p, uint64_t sptep, uint32_t child)
 {
+    p->changes++;
     enlist(p, &p->pages[child].parents, sptep);
     write_entry(p, sptep, (uint64_t)child * PAGE | PTE_P | PTE_W | PTE_U | PTE_A);
 }
@@ -114,10 +115,12 @@ void hv_set_notrap(hv_pages *p, uint64_t sptep) { write_entry(p, sptep, p->notra
 /* Take a present entry out of the books. */
 static void forget(hv_pages *p, uint64_t sptep, uint64_t spte)
 {
-    if (is_leaf(p, sptep, spte))
+    if (is_leaf(p, sptep, spte)) {
         delist(p, p->leaves + gfn_of(p, spte), sptep);
-    else
+    } else {
+        p->changes++;
         delist(p, &p->pages[(spte & PTE_ADDRESS) / PAGE].parents, sptep);
+    }
 }
 
 int32_t hv_zap_entry(hv_pages *p, uint64_t sptep)
@@ -207,6 +210,7 @@ uint32_t hv_page_get(hv_pages *p, uint64_t gfn, uint32_t role, int32_t *flush)
     int is_first = !(role & HV_ROLE_DIRECT) && !is_table(p, gfn);
     p->pages[frame] = (hv_page){.gfn = gfn, .serial = ++p->serial, .role = role, .nodes = nodes};
     append(p, frame);
+    p->changes++;
     if (is_first) {
         p->regions[gfn / ENTRIES]++;
         *flush = write_protect(p, gfn);
@@ -238,6 +242,7 @@ void hv_zap_page(hv_pages *p, uint32_t frame)
     while (page->parents)
         hv_zap_entry(p, 8ull * page->parents);
     remove_page(p, frame);
+    p->changes++;
     if (!(page->role & HV_ROLE_DIRECT) && !is_table(p, page->gfn))
         p->regions[page->gfn / ENTRIES]--;
     free(page->nodes);

@@ -24,6 +24,7 @@ typedef struct {
     uint64_t base, ram_size; /* where guest-physical 0 lies, and how much there is */
     uint64_t trap, notrap;
     uint64_t serial, zapped, count;
+    uint64_t changes; /* of what pages there are, and of the links between them */
     uint32_t oldest, newest;
     uint32_t next_frame, end_frame;
     uint32_t free_count;

@@ -12,17 +12,10 @@
 
 #include "handled.h"
 #include "walk.h"
+#include "known.h"
 
 #define PAGE 4096ull
 #define FRAMES 512u /* in a 2 MiB page */
-#define ROOT_LEVEL 4u
-
-static uint32_t shift_of(uint32_t level) { return 3 + 9 * level; }
-
-static uint64_t sptep_of(uint32_t page, uint64_t gva, uint32_t level)
-{
-    return page * PAGE + 8 * (gva >> shift_of(level) & 511);
-}
 
 uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_regs *regs)
 {
@@ -190,7 +183,8 @@ static void settle(const fault *f, uint64_t spte, int changed, int spurious, hv_
     }
 }
 
-static void install(const fault *f, hv_handled *out)
+/* Bring the shadow up to the guest's tables; return whether it was. */
+static int install(const fault *f, hv_handled *out)
 {
     hv_mmu *m = f->mmu;
     hv_pages *pages = m->pages;
@@ -214,12 +208,19 @@ static void install(const fault *f, hv_handled *out)
         out->flush |= was_present;
     }
     settle(f, spte, was_leaf && !same, same && !relinked, out);
+    return same && !relinked;
 }
 
 /* The guest's tables. */
 
 static void look_at_regs(hv_mmu *m)
 {
+    hv_regs now[2] = {m->regs, m->hardware};
+    now[0].cr3 = now[1].cr3 = 0;
+    m->regs_changed = 0;
+    if (!memcmp(now, m->looked_at, sizeof now))
+        return;
+    memcpy(m->looked_at, now, sizeof now);
     int shows = (m->regs.efer & EFER_NXE) || (m->regs.cr4 & CR4_SMEP);
     m->shown = shows ? ~0u : ~PF_ID;
     for (uint32_t access = 0; access < 32; access++) {
@@ -229,7 +230,7 @@ static void look_at_regs(hv_mmu *m)
             m->let[access] |= (uint32_t)!hv_permission_fault(&m->hardware, access, 0, kind) << kind;
         }
     }
-    m->regs_changed = 0;
+    forget_known(m);
 }
 
 /* Walk them with no effect, as hv_walk does, and say whether A and D are set as the access wants;
@@ -291,11 +292,13 @@ static int walk_at_length(const hv_mmu *m, const hv_space *space, uint64_t gva, 
 
 int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
 {
+    if (m->regs_changed)
+        look_at_regs(m);
+    if (is_known(m, gva, pfec, out))
+        return 1;
     const hv_space space = {.bytes = m->pages->ram, .size = m->pages->ram_size};
     uint32_t kind = pfec & (PF_W | PF_U | PF_ID);
     hv_walked found;
-    if (m->regs_changed)
-        look_at_regs(m);
     int marked = walk_plainly(m, gva, kind, &found);
     if (marked < 0 && !walk_at_length(m, &space, gva, kind, &found))
         return 0;
@@ -313,7 +316,9 @@ int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
     out->gpa = found.pa;
     uint64_t pkey = m->regs_role & HV_ROLE_PKE ? found.pkey : 0;
     fault f = {.mmu = m, .gva = gva, .pkey = pkey, .pfec = pfec, .kind = kind, .found = &found};
-    install(&f, out);
+    int was_so = install(&f, out);
+    if (was_so && marked > 0 && !out->flush && out->cause == TABLE_WRITE)
+        know(m, gva, pfec, &found);
     return 1;
 }
 

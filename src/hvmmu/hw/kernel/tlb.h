@@ -260,9 +260,8 @@ static inline void insert(level *l, const tlb_shape *shape, tlb_set *set, const 
         show(set, way, entry);
 }
 
-static inline void drop_way(level *l, tlb_set *set, uint32_t way)
+static inline void drop_way(level *l, const tlb_shape *shape, tlb_set *set, uint32_t way)
 {
-    const tlb_shape *shape = &l->shape;
     payload *entry = entries_of(set, shape) + way;
     if (shape->is_first && set->tag == entry->tag)
         set->tag = NO_TAG;
@@ -278,9 +277,9 @@ static inline void drop_way(level *l, tlb_set *set, uint32_t way)
 static inline void drop(level *l, const tlb_shape *shape, uint64_t tag)
 {
     tlb_set *set = set_of(l, shape, tag);
-    uint32_t way = way_of(set, shape, tag);
+    uint32_t way = set->filled ? way_of(set, shape, tag) : NOWHERE;
     if (way != NOWHERE)
-        drop_way(l, set, way);
+        drop_way(l, shape, set, way);
 }
 
 /* An entry's kinds have changed, not when it was used. */
@@ -319,7 +318,7 @@ static void empty_non_global(level *l)
         const payload *entries = entries_of(set, &l->shape);
         for (uint32_t way = 0; way < l->shape.ways; way++)
             if (set->marks[way] != NO_MARK && !(entries[way].leaf & PTE_G))
-                drop_way(l, set, way);
+                drop_way(l, &l->shape, set, way);
     }
 }
 
