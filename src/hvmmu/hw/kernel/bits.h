@@ -17,6 +17,7 @@
 #define PTE_NX (1ull << 63)
 #define PTE_ADDRESS 0x000ffffffffff000ull
 #define PTE_PKEY_SHIFT 59
+#define PTE_PKEY (15ull << PTE_PKEY_SHIFT)
 
 #define CR0_WP (1ull << 16)
 #define CR4_PGE (1ull << 7)

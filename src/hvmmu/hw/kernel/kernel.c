@@ -13,63 +13,8 @@
 #include "tlb.h"
 #include "walk.h"
 #include "trail.h"
-
-#define KINDS 32u   /* a kind is made of W, U and ID: bits 1, 2 and 4 */
-#define SIZES 3     /* 4 KiB, 2 MiB, 1 GiB */
-
-static const int SHIFTS[SIZES] = {12, 21, 30};
-
-enum { INSTRUCTION, DATA, SECOND, LEVELS };
-
-struct hv_engine {
-    hv_space space;
-    hv_regs regs;
-    hv_formats formats;
-    int32_t paging;
-    uint32_t allowed[KINDS]; /* by access: the kinds granted, without a look at keys */
-    level tlb[LEVELS];
-    uint64_t now; /* uses of the TLB so far: a clock */
-    uint64_t serial;
-    int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
-    hv_counts counts;
-    uint64_t stopped; /* the page of the access that stopped last */
-    hv_trail trails[HV_TRAILS];
-};
-
-/* The TLB. */
-
-static uint64_t tag_of(uint64_t va, int size) { return va >> SHIFTS[size] << 2 | (uint64_t)size; }
-
-static payload *put_first(hv_engine *e, uint64_t tag, const payload *entry, int fetch)
-{
-    if (fetch)
-        e->counts.instruction_misses++;
-    else
-        e->counts.data_misses++;
-    return insert(&e->tlb[fetch ? INSTRUCTION : DATA], tag, entry, ++e->now);
-}
-
-/* Return the entry for va in the first level, made most recent, and its tag; NULL on a miss. */
-static payload *find(hv_engine *e, uint64_t va, int fetch, uint64_t *tag)
-{
-    level *first = &e->tlb[fetch ? INSTRUCTION : DATA];
-    payload *entry;
-    for (int size = 0; size < SIZES; size++)
-        if ((entry = take(first, *tag = tag_of(va, size), ++e->now)))
-            return entry;
-    for (int size = 0; size < SIZES; size++)
-        if ((entry = take(&e->tlb[SECOND], *tag = tag_of(va, size), ++e->now)))
-            return put_first(e, *tag, entry, fetch);
-    return NULL;
-}
-
-static void flush_page(hv_engine *e, uint64_t va)
-{
-    for (int size = 0; size < SIZES; size++)
-        for (int l = 0; l < LEVELS; l++)
-            if (!size || !is_small(&e->tlb[l]))
-                drop(&e->tlb[l], tag_of(va, size));
-}
+#include "upper.h"
+#include "look.h"
 
 void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
 {
@@ -85,288 +30,101 @@ void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
     }
 }
 
-static uint32_t kinds_of(const hv_engine *e, const payload *entry)
-{
-    const uint32_t writes = 0xccccccccu; /* kinds with W set */
-    return e->allowed[entry->access] & (entry->dirty ? ~0u : ~writes);
-}
-
-/* What an access does that its set's most recent entry does not grant at once. */
-
-/* Bring the copies of a cached entry up to date, in every level that holds it. */
-static void refresh(hv_engine *e, uint64_t tag, uint64_t serial, const payload *fresh)
-{
-    for (int i = 0; i < LEVELS; i++) {
-        level *l = &e->tlb[i];
-        size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
-        if (slot != NOWHERE && l->entries[slot].serial == serial) {
-            l->entries[slot] = *fresh;
-            l->entries[slot].serial = serial;
-            show_again(l, set, slot);
-        }
-    }
-}
-
-static void stop_at(hv_stop *stop, const hv_walked *w, uint64_t va, uint32_t kind, uint64_t filter)
-{
-    stop->gva = va;
-    stop->kind = kind;
-    stop->pfec = w->pfec;
-    stop->level = w->level;
-    stop->access = w->refs ? w->access : 0;
-    if (w->ok) {
-        stop->event = HV_PHYSICAL;
-        stop->pa = w->pa;
-    } else if (w->general_protection) {
-        stop->event = HV_GENERAL_PROTECTION;
-    } else {
-        stop->event = filter >> (w->pfec & 63) & 1 ? HV_EXIT : HV_DELIVERED;
-    }
-}
-
-/* What was found for an access: the physical base of its page, and the page's size - 1. */
-typedef struct {
-    uint64_t base, mask;
-} found;
-
-static void fill(hv_engine *e, uint64_t tag, payload *fresh, int fetch)
-{
-    fresh->serial = ++e->serial;
-    insert(&e->tlb[SECOND], tag, fresh, ++e->now);
-    e->counts.misses++;
-    put_first(e, tag, fresh, fetch);
-}
-
-/* What nearly every walk is: four levels of 8-byte entries to a page of 4 KiB, A and D set already,
- * and the access allowed. Return 0, with no effect, where anything is otherwise. */
-static int walk_plainly(const hv_engine *e, uint64_t va, uint32_t kind, payload *out)
-{
-    const hv_formats *f = &e->formats;
-    uint64_t table = e->regs.cr3 & PTE_ADDRESS, entry = 0, all = ~0ull, any = 0, wrong = 0;
-    if (!e->plain || (va + (1ull << 47)) >> 48) /* not canonical */
-        return 0;
-    for (int n = 4; n > 0; n--) {
-        if (table >= e->space.size) /* both are multiples of a page */
-            return 0;
-        memcpy(&entry, e->space.bytes + table + (va >> (3 + 9 * n) & 511) * 8, 8);
-        all &= entry;
-        any |= entry;
-        wrong |= entry & (n > 1 ? f->reserved[n] | PTE_PS : f->reserved[n]);
-        table = entry & PTE_ADDRESS;
-    }
-    uint64_t set = PTE_P | PTE_A;
-    uint32_t access = (uint32_t)(all & (PF_W | PF_U)) | (any & PTE_NX ? 0 : PF_ID);
-    if ((all & set) != set || wrong || table >= e->space.size ||
-        ((kind & PF_W) && !(entry & PTE_D)) || !(e->allowed[access] >> kind & 1))
-        return 0;
-    *out = (payload){.base = table, .access = (uint8_t)access, .dirty = !!(entry & PTE_D),
-                     .pkey = (uint8_t)(entry >> PTE_PKEY_SHIFT & 15),
-                     .global = (entry & PTE_G) && (e->regs.cr4 & CR4_PGE)};
-    out->kinds = kinds_of(e, out);
-    return 1;
-}
-
-/* Walk for an access that the TLB's entry, if there is one, does not grant; return 0 if the access
- * stops, with the reason in *stop. */
-static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                    found *out, uint64_t tag, const payload *entry)
-{
-    uint64_t serial = entry ? entry->serial : 0;
-    hv_trail *trail = hv_last_trail(e->trails, va);
-    const hv_walked *w = &trail->walked;
-    hv_walk_again(&e->space, &e->regs, &e->formats, va, kind, trail);
-    if (w->ok)
-        hv_mark_again(&e->space, &e->formats, trail, kind);
-    e->counts.walk_refs += w->refs;
-    if (!w->ok || w->pa >= e->space.size) {
-        if (entry && !w->ok && !w->general_protection)
-            flush_page(e, va);
-        stop_at(stop, w, va, kind, filter);
-        e->stopped = va >> 12;
-        return 0;
-    }
-    int size = (int)w->level - 1;
-    out->mask = (1ull << SHIFTS[size]) - 1;
-    out->base = w->pa & ~out->mask;
-    payload fresh = {.base = out->base, .access = (uint8_t)w->access, .pkey = w->pkey,
-                     .dirty = w->dirty, .global = w->global};
-    fresh.kinds = kinds_of(e, &fresh);
-    uint64_t new_tag = tag_of(va, size);
-    if (entry && tag == new_tag) {
-        refresh(e, tag, serial, &fresh);
-        return 1;
-    }
-    if (entry)
-        flush_page(e, va); /* the page has changed its size */
-    fill(e, new_tag, &fresh, !!(kind & PF_ID));
-    return 1;
-}
-
-static int look_further(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                        found *out)
-{
-    uint64_t tag = NO_TAG;
-    payload *entry = find(e, va, !!(kind & PF_ID), &tag);
-    if (entry && ((entry->kinds >> kind & 1) ||
-                  ((entry->dirty || !(kind & PF_W)) &&
-                   !hv_permission_fault(&e->regs, entry->access, entry->pkey, kind)))) {
-        *out = (found){entry->base, (1ull << SHIFTS[tag & 3]) - 1};
-        return 1;
-    }
-    return walk_for(e, va, kind, filter, stop, out, tag, entry);
-}
-
-/* An access to a 4 KiB page that the first level does not have: the same, with less to ask. */
-static int look_behind(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                       found *out)
-{
-    int fetch = !!(kind & PF_ID);
-    level *second = &e->tlb[SECOND];
-    if (!is_small(second) || !is_small(&e->tlb[fetch ? INSTRUCTION : DATA]))
-        return look_further(e, va, kind, filter, stop, out);
-    uint64_t tag = va >> 12 << 2;
-    size_t set = set_of(second, tag), slot = slot_of(second, set, tag);
-    payload fresh, *entry = &fresh;
-    if (slot != NOWHERE) {
-        entry = second->entries + slot;
-        if (!(entry->kinds >> kind & 1))
-            return look_further(e, va, kind, filter, stop, out);
-        touch(second, set, slot, ++e->now);
-        put_first(e, tag, entry, fetch);
-    } else {
-        int stopped = e->stopped == va >> 12; /* the new entry has no A yet */
-        if (stopped || !walk_plainly(e, va, kind, &fresh))
-            return walk_for(e, va, kind, filter, stop, out, NO_TAG, NULL);
-        e->counts.walk_refs += 4;
-        fill(e, tag, &fresh, fetch);
-    }
-    *out = (found){entry->base, 0xfff};
-    return 1;
-}
-
-/* Any access; most hit a 4 KiB entry of the first level. */
-static inline int look(hv_engine *e, uint64_t va, uint32_t kind, uint64_t filter, hv_stop *stop,
-                       found *out)
-{
-    uint64_t tag = va >> 12 << 2;
-    level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
-    size_t set = set_of(l, tag), slot = slot_of(l, set, tag);
-    if (slot == NOWHERE) {
-        const front *large = l->fronts + (va >> 21 & l->mask);
-        if (large->tag != (va >> 21 << 2 | 1) || !(large->kinds >> kind & 1))
-            return look_behind(e, va, kind, filter, stop, out);
-        *out = (found){l->entries[large->slot].base, (1ull << 21) - 1};
-        return 1;
-    }
-    if (!(l->entries[slot].kinds >> kind & 1))
-        return look_further(e, va, kind, filter, stop, out);
-    touch(l, set, slot, ++e->now);
-    *out = (found){l->entries[slot].base, 0xfff};
-    return 1;
-}
-
 static int may_run(const hv_engine *e, uint64_t start, uint64_t count, hv_stop *stop)
 {
     stop->event = e->paging || start >= count ? HV_END : HV_NOT_PAGING;
     return stop->event == HV_END;
 }
 
+/* Run accesses from at on that are of what their sets show, as most are, which changes nothing;
+ * return the index of the first that is not. It is a function of its own: the loop's values stay in
+ * registers. Fetches and others interleave in no pattern that a branch predictor could learn: the
+ * side is chosen without a branch. */
+static __attribute__((noinline)) uint64_t run_shown(const shows *s, const uint64_t *gva,
+                                                    const uint8_t *kind, uint64_t at,
+                                                    uint64_t count)
+{
+    for (; at < count; at++) {
+        uint64_t page = gva[at] >> 12, shown;
+        uint32_t k = kind[at] & (KINDS - 1);
+        memcpy(&shown, s->shown[k] + (page & s->masks[k]) * s->sizes[k], 8);
+        if (shown != key_of(page << 2, k))
+            break;
+    }
+    return at;
+}
+
+static uint64_t run_landing(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                            uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop)
+{
+    while (at < count && hv_run_one(e, gva[at], kind[at], landed + at, exit_filter, stop))
+        at++;
+    return at;
+}
+
 uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t start,
                 uint64_t count, uint64_t *landed, uint64_t exit_filter, hv_stop *stop)
 {
-    /* Fetches and others interleave in no pattern that a branch predictor could learn: no branch. */
-    const level *const levels[2] = {&e->tlb[DATA], &e->tlb[INSTRUCTION]};
-    const uint64_t masks[2] = {levels[0]->mask, levels[1]->mask};
-    const front *const fronts[2] = {levels[0]->fronts, levels[1]->fronts};
     if (!may_run(e, start, count, stop))
         return start;
-    /* Most accesses hit their set's most recent 4 KiB entry: that case alone is written out. */
-    for (uint64_t at = start; at < count; at++) {
-        uint64_t va = gva[at], page = va >> 12;
-        uint32_t k = kind[at] & (KINDS - 1);
-        uint32_t fetch = k / PF_ID;
-        const front *first = fronts[fetch] + (page & masks[fetch]);
-        if ((first->tag == page << 2) & (first->kinds >> k)) {
-            if (landed)
-                landed[at] = levels[fetch]->entries[first->slot].base | (va & 0xfff);
-            continue;
-        }
-        found page_found;
-        if (!look(e, va, k, exit_filter, stop, &page_found))
+    if (landed)
+        return run_landing(e, gva, kind, start, count, landed, exit_filter, stop);
+    outcome out = {.filter = exit_filter, .stop = stop};
+    for (uint64_t at = start;; at++) {
+        at = run_shown(&e->shown, gva, kind, at, count);
+        if (at == count || !look(e, gva[at], kind[at] & (KINDS - 1), &out))
             return at;
-        if (landed)
-            landed[at] = page_found.base | (va & page_found.mask);
     }
-    return count;
 }
 
 int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
                    hv_stop *stop)
 {
-    const level *l = &e->tlb[kind & PF_ID ? INSTRUCTION : DATA];
-    const front *first = l->fronts + (va >> 12 & l->mask);
     if (!may_run(e, 0, 1, stop))
         return 0;
-    if (first->tag == va >> 12 << 2 && (first->kinds >> kind & 1)) {
-        *hpa = l->entries[first->slot].base | (va & 0xfff);
+    kind &= KINDS - 1;
+    tlb_set *set = first_set(&e->first, va >> 12, kind / PF_ID);
+    const tlb_shape *one = &e->tlb[kind / PF_ID].shape;
+    if (shown_of(set, one)[kind / PF_W & 1] == key_of(tag_of(va, 0), kind)) {
+        *hpa = base_of(entries_of(set, one) + set->way) | (va & 0xfff);
         return 1;
     }
-    found page;
-    if (!look(e, va, kind, exit_filter, stop, &page))
+    outcome out = {.filter = exit_filter, .stop = stop};
+    if (!look(e, va, kind, &out))
         return 0;
-    *hpa = page.base | (va & page.mask);
+    *hpa = out.base | (va & out.mask);
     return 1;
 }
 
-/* The first level's arrays, side by side: an access chooses without a branch. */
-typedef struct {
-    uint64_t masks[2];
-    uint32_t *marks[2];
-    uint64_t *tags[2], *stamps[2];
-    payload *entries[2];
-    front *fronts[2];
-} sides;
-
-static sides sides_of(const hv_engine *e)
+/* Use the entry that a set of four ways has for a 4 KiB page; 0 if there is none. */
+static inline int use_of_four(tlb_set *set, uint64_t tag, uint32_t kind, uint64_t *now)
 {
-    sides made;
-    for (int fetch = 0; fetch < 2; fetch++) {
-        const level *l = &e->tlb[fetch ? INSTRUCTION : DATA];
-        made.masks[fetch] = l->mask;
-        made.marks[fetch] = l->marks;
-        made.tags[fetch] = l->tags;
-        made.stamps[fetch] = l->stamps;
-        made.entries[fetch] = l->entries;
-        made.fronts[fetch] = l->fronts;
-    }
-    return made;
+    uint32_t way = lowest(group_of(set->marks, tag) | 1u << (GROUP - 1));
+    const payload *entry = entries_of(set, &FOUR) + way;
+    if (entry->tag != tag || !(entry->kinds >> kind & 1))
+        return 0;
+    touch(set, &FOUR, way, ++*now);
+    hide(set, &FOUR);
+    return 1;
 }
 
 uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_gva,
                       const uint8_t *site_kind, uint64_t start, uint64_t count,
                       uint64_t exit_filter, hv_stop *stop)
 {
-    const sides s = sides_of(e);
-    const int grouped = e->tlb[DATA].stride == GROUP && e->tlb[INSTRUCTION].stride == GROUP;
+    const sides s = e->first;
+    const int usual = e->usual;
     uint64_t now = e->now;
+    outcome out = {.filter = exit_filter, .stop = stop};
     if (!may_run(e, start, count, stop))
         return start;
     for (uint64_t at = start; at < count; at++) {
-        uint64_t va = site_gva[kept[at]], tag = va >> 12 << 2;
-        uint32_t k = site_kind[kept[at]] & (KINDS - 1), fetch = k / PF_ID;
-        if (grouped) {
-            size_t nth = va >> 12 & s.masks[fetch], set = nth * GROUP;
-            size_t way = lowest(group_of(s.marks[fetch] + set, tag) | 1u << (GROUP - 1));
-            size_t slot = set + way;
-            if (s.tags[fetch][slot] == tag && (s.entries[fetch][slot].kinds >> k & 1)) {
-                s.stamps[fetch][slot] = ++now << WAY_BITS | way;
-                s.fronts[fetch][nth] = (front){tag, s.entries[fetch][slot].kinds, (uint32_t)slot};
-                continue;
-            }
-        }
-        found ignored;
+        uint64_t va = site_gva[kept[at]], page = va >> 12;
+        uint32_t k = site_kind[kept[at]] & (KINDS - 1);
+        if (usual && use_of_four(first_set(&s, page, k / PF_ID), page << 2, k, &now))
+            continue;
         e->now = now;
-        if (!look(e, va, k, exit_filter, stop, &ignored))
+        if (!look(e, va, k, &out))
             return at;
         now = e->now;
     }
@@ -375,6 +133,21 @@ uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_g
 }
 
 /* Making and reading an engine. */
+
+/* Registers have changed that say what a set's entries grant. */
+static void grant_again(const hv_engine *e, const level *l, tlb_set *set)
+{
+    payload *entries = entries_of(set, &l->shape);
+    for (uint32_t way = 0; way < l->shape.ways; way++)
+        entries[way].kinds = kinds_of(e, entries[way].leaf);
+    if (l->shape.is_first)
+        hide(set, &l->shape);
+}
+
+static int is_shaped(const level *l, const tlb_shape *shape)
+{
+    return !memcmp(&l->shape, shape, sizeof *shape);
+}
 
 void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
 {
@@ -387,7 +160,11 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     hv_forget_trails(e->trails);
     if (formats)
         e->formats = *formats;
+    e->global = regs->cr4 & CR4_PGE ? PTE_G : 0;
+    hv_forget_uppers(e->uppers);
     e->plain = formats && formats->depth == 4 && formats->entry_size == 8;
+    e->plain_link = e->formats.reserved[2] | PTE_PS | PTE_P | PTE_A;
+    e->plain_entry = e->formats.reserved[1] | PTE_P | PTE_A;
     /* With protection keys on, data accesses to user pages are left to the full check. */
     for (uint32_t access = 0; access < KINDS; access++) {
         e->allowed[access] = 0;
@@ -399,11 +176,21 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     }
     for (int l = 0; l < LEVELS; l++) {
         level *each = &e->tlb[l];
-        for (size_t slot = 0; slot < slots_in(each); slot++) {
-            each->entries[slot].kinds = kinds_of(e, each->entries + slot);
-            if (each->tags[slot] != NO_TAG)
-                show_again(each, slot - slot % each->stride, slot);
-        }
+        for (uint32_t nth = 0; nth < each->filled; nth++)
+            grant_again(e, each, nth_set(each, &each->shape, each->filled_sets[nth]));
+    }
+}
+
+static void set_side(hv_engine *e, int fetch)
+{
+    const level *l = &e->tlb[fetch];
+    e->first.masks[fetch] = l->mask;
+    e->first.sizes[fetch] = l->shape.size;
+    e->first.sets[fetch] = l->sets;
+    for (uint32_t kind = fetch ? PF_ID : 0; kind < (fetch ? KINDS : PF_ID); kind++) {
+        e->shown.masks[kind] = l->mask;
+        e->shown.sizes[kind] = l->shape.size;
+        e->shown.shown[kind] = l->sets + l->shape.shown + (kind & PF_W ? sizeof(uint64_t) : 0);
     }
 }
 
@@ -416,12 +203,17 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
     e->space.bytes = memory;
     e->space.size = size;
     hv_forget_trails(e->trails);
+    hv_forget_uppers(e->uppers);
     if (!make_level(&e->tlb[INSTRUCTION], instruction.sets, instruction.ways, 1) ||
         !make_level(&e->tlb[DATA], data.sets, data.ways, 1) ||
         !make_level(&e->tlb[SECOND], second.sets, second.ways, 0)) {
         hv_free(e);
         return NULL;
     }
+    for (int fetch = 0; fetch < 2; fetch++)
+        set_side(e, fetch);
+    e->usual = is_shaped(&e->tlb[DATA], &FOUR) && is_shaped(&e->tlb[INSTRUCTION], &FOUR) &&
+               is_shaped(&e->tlb[SECOND], &TWELVE);
     return e;
 }
 
