@@ -435,7 +435,9 @@ def test_a_window_can_be_had_back(stream: list[tuple[int, int, int, bool]]) -> N
     assert list(columns.near_ends) == [0, near]
     places = []
     for first, site in enumerate(columns.near):
-        back = python_expand(columns.tokens, columns.near, sites, len(gva), first=first, mark=SECOND)
+        back = python_expand(
+            columns.tokens, columns.near, sites, len(gva), first=first, mark=SECOND
+        )
         back_gva, back_kind, place = back
         assert [va >> 12 for va in back_gva] == [va >> 12 for va in gva]
         assert back_kind == kind
@@ -475,7 +477,9 @@ def test_damaged_tokens(tokens: bytes, kept: int, room: int) -> None:
     assert set(back) <= {4096}
 
 
-@pytest.mark.parametrize("limit", [1, WINDOW, WINDOW + 1, SPAN, SPAN + 1, 3 * SPAN - 1, 3 * SPAN, 1 << 30])
+@pytest.mark.parametrize(
+    "limit", [1, WINDOW, WINDOW + 1, SPAN, SPAN + 1, 3 * SPAN - 1, 3 * SPAN, 1 << 30]
+)
 def test_a_limited_workload_may_be_reduced(tmp_path: Path, limit: int) -> None:
     """A limit is ignored where a plugin's workload gives reduced steps."""
     steps = quiet()
