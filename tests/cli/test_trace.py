@@ -36,7 +36,8 @@ def test_there_and_back(hvmmu: Command, made: Path, tmp_path: Path) -> None:
         "pages       3 of 4 KiB\n",
         "reduced     4 accesses, 11.11%\n",
         "by windows  4 accesses, 11.11%\n",
-        "filters     16 sets of 4 ways, anew after 32,768 accesses; of the latest page, after 4,096\n",
+        "filters     16 sets of 4 ways, anew after 32,768 accesses; ",
+        "accesses; of the latest page, after 4,096\n",
         "from        format=lackey\n",
         "from        command=/bin/x\n",
     ):
