@@ -133,7 +133,8 @@ def near_of(frame: bytes, accesses: int, nth: int) -> int:
 
 def _expanded(span: Span, window: int, first: int, mark: int) -> Window:
     if compiled is not None:
-        return compiled.expanded(span, window, first, mark)
+        made: Window = compiled.expanded(span, window, first, mark)
+        return made
     columns = span.columns
     start, end = columns.near_ends[window : window + 2]
     return tokens.python_expand(
