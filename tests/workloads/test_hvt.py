@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,8 @@ from hvmmu.errors import InputError, TraceError
 from hvmmu.guest import spans
 from hvmmu.guest.steps import SITES, Accesses, Reduced
 from hvmmu.guest.tokens import KINDS, SECOND, SPAN_WINDOWS, WINDOW
+from hvmmu.hw.compiled import CompiledEngine
+from hvmmu.hw.readable import ReadableEngine
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.mmu.params import MmuParams
 from hvmmu.workloads import codec, open_workload
@@ -48,6 +51,7 @@ SHIPPED = Path(open_workload().path)  # type: ignore[attr-defined]
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 PART = None if NIGHTLY else 60_000
 """References of the longer traces."""
+ENGINES = [ReadableEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
 CRC = 40
 """Where in a chunk's head its CRC is; before it are ten numbers, from 4 on."""
 
@@ -416,6 +420,11 @@ def test_hostile_frames(
     path, (change, said) = tmp_path / "x.hvt", FRAME_CHANGES[name]
     path.write_bytes(reframed(small(path, WINDOWS), change))
     assert said in read_within(path)
+    config = next(configs()).values[0]
+    for engine in ENGINES:
+        with pytest.raises(TraceError, match=said) as caught:
+            result(attrs.evolve(config, engine=engine), path, None)
+        assert "chunk 1" in str(caught.value)
 
 
 def test_a_damaged_frame_never_changes_a_result(tmp_path: Path) -> None:

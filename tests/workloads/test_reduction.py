@@ -257,9 +257,41 @@ def test_every_tlb(
     tmp_path: Path,
 ) -> None:
     """A TLB with fewer sets or ways than a filter has is run from what that filter keeps."""
-    for config, steps in itertools.product(CONFIGS[:2], (program(0), quiet())):
+    for config, steps in itertools.product(CONFIGS[:2], (program(0), quiet(), seldom(0))):
         machine = attrs.evolve(config.values[0], engine=with_tlb(*levels, engine))
         assert outcome(machine, reduced(steps, tmp_path / "x")) == outcome(machine, steps)
+
+
+@pytest.mark.skipif(bool(CompiledEngine.why_not), reason="no compiler where this was installed")
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_lane_runs_spans_as_python_does(
+    config: MachineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lane goes on elsewhere after a stop than the code that explains it, or never runs one."""
+    from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
+
+    stops: list[int] = []
+    run = Lane.run_spans
+
+    def counting(lane: Lane, step: Reduced) -> bool:
+        def rest(at: int) -> InSpan:
+            stops.append(at)
+            return step.rest(at)  # type: ignore[return-value]
+
+        return run(lane, attrs.evolve(step, rest=rest))
+
+    monkeypatch.setattr(Lane, "run_spans", counting)
+    machine = attrs.evolve(config, engine=CompiledEngine)
+    for steps in (seldom(1), program(1), program(2)):
+        made = reduced(steps, tmp_path / "x")
+        stops.clear()
+        found = outcome(machine, made)
+        in_spans = len(stops)
+        with monkeypatch.context() as patch:
+            patch.setattr(Lane, "run_spans", lambda lane, step: not (lane or step))
+            assert outcome(machine, made) == found
+        assert in_spans
+        assert len(stops) == in_spans
 
 
 def differs(steps: list[Step], changed: list[Step], **config: Any) -> bool:  # noqa: ANN401
