@@ -35,7 +35,9 @@ def test_there_and_back(hvmmu: Command, made: Path, tmp_path: Path) -> None:
         "kinds       18 fetches, 9 reads, 9 writes\n",
         "pages       3 of 4 KiB\n",
         "reduced     4 accesses, 11.11%\n",
-        "filter      16 sets, anew after 4,096 accesses\n",
+        "by windows  4 accesses, 11.11%\n",
+        "filters     16 sets of 4 ways, anew after 32,768 accesses; ",
+        "accesses; of the latest page, after 4,096\n",
         "from        format=lackey\n",
         "from        command=/bin/x\n",
     ):

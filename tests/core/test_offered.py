@@ -379,12 +379,19 @@ def test_a_workload_that_breaks(
 
 
 REDUCED = """
+        @attrs.frozen
+        class Rest:
+            at: int
+            following: int
+            def parts(self):
+                yield Accesses(gva[self.at:], array("B", [6] * (len(gva) - self.at)))
         def rest(at):
-            return gva[at:], array("B", [6] * (len(gva) - at)), len(gva)
+            return Rest(at, len(gva))
         site_gva = gva + array("Q", bytes(8 * (SITES - len(gva))))
         kept = array("H", range(len(gva)))
-        yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, rest)
+        yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, 1, rest)
 """
+NESTED = "yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, 1, lambda at: 1 / 0); yield "
 
 
 @pytest.mark.parametrize(
@@ -395,9 +402,14 @@ REDUCED = """
         ('"H"', '"B"', "a Reduced keeps indices (format H), no more than it has accesses"),
         (" 9,", " 1,", "a Reduced keeps indices (format H), no more than it has accesses"),
         ("return ", "1 / 0; return ", "ZeroDivisionError: division by zero"),
-        ("[6]", "[6, 6]", "a Reduced's rest is gva, kind, the next window's first"),
-        ("at)), len(gva)", "at)), at", "a Reduced's rest is gva, kind, the next window's"),
-        ("at)), len(gva)", "at)), 99", "a Reduced's rest is gva, kind, the next window's"),
+        ("yield ", "1 / 0; yield ", "ZeroDivisionError: division by zero"),
+        ("return Rest", "return ", "AttributeError: 'tuple' object has no attribute 'following'"),
+        ("[6]", "[6, 6]", "a Reduced's rest is Accesses, of gva and kind, and Reduced"),
+        ("yield Accesses", "yield ", "a Reduced's rest is Accesses, of gva and kind, and Reduced"),
+        ("yield ", NESTED.replace("6]", "6, 6]"), "a Reduced's sites are gva (format Q) and kind"),
+        ("yield ", NESTED, "ZeroDivisionError: division by zero"),
+        ("at, len(gva)", "at, at", "a Reduced's rest is followed by a kept access, or the end"),
+        ("at, len(gva)", "at, 99", "a Reduced's rest is followed by a kept access, or the end"),
         ("", "", ""),
     ],
 )

@@ -25,24 +25,27 @@ import attrs
 
 from hvmmu.costs import cost_model
 from hvmmu.errors import HvmmuError
+from hvmmu.guest import spans
 from hvmmu.guest.steps import Accesses, Reduced
-from hvmmu.hw.compiled import CompiledEngine
+from hvmmu.guest.tokens import (
+    KINDS,
+    SECOND,
+    SPAN_WINDOWS,
+    WINDOW,
+    Columns,
+    DamagedError,
+    Sites,
+    near_of,
+    no_sites,
+)
 from hvmmu.hw.readable import ReadableEngine
 from hvmmu.workloads import codec
 from hvmmu.workloads.hvt import HvtTrace, fastest
 from hvmmu.workloads.hvt.exporting import export
-from hvmmu.workloads.hvt.layout import CHUNK_SIZE
+from hvmmu.workloads.hvt.layout import CHUNK_SIZE, MOST_FRAME, SPAN
 from hvmmu.workloads.hvt.making import import_trace
 from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.hvt.reduction import (
-    KINDS,
-    SECOND,
-    WINDOW,
-    DamagedError,
-    PythonReducer,
-    Sites,
-    python_expand,
-)
+from hvmmu.workloads.hvt.reduction import PythonReducer
 from hvmmu.workloads.hvt.writing import HvtWriter
 from hvmmu.workloads.lackey import USER_END, USER_START
 
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parents[1]
 MODEL = cost_model("nehalem")
 STEPS = 40
-IN_C = fastest.compiled is not None and not CompiledEngine.why_not
+IN_C = fastest.compiled is not None and spans.compiled is not None
 
 
 class Drawn(random.Random):
@@ -140,53 +143,148 @@ def lane(content: bytes) -> None:
 @cache
 def known() -> Sites:
     """Return sites to write to: of the thousands, few are used."""
-    return Sites()
+    return no_sites()
+
+
+@contextlib.contextmanager
+def without_c() -> Iterator[None]:
+    """Have Python do what C does otherwise."""
+    with (
+        mock.patch.object(fastest, "compiled", None),
+        mock.patch.object(spans, "compiled", None),
+        mock.patch("hvmmu.workloads.lackey.plain_lines", None),
+    ):
+        yield
+
+
+def agreed(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it makes
+    """Return what is made in C and in Python: the same, or the same DamagedError's message."""
+
+    def made() -> object:
+        try:
+            return make()
+        except DamagedError as error:
+            return str(error)
+
+    came = made()
+    with without_c():
+        assert made() == came
+    return came
+
+
+def written(draw: Drawn) -> Sites:
+    """Return sites of which eight are used, as chance will have it."""
+    sites = known()
+    for site in range(8):
+        sites.gva[site] = USER_START + draw.getrandbits(46)
+        sites.kind[site] = draw.choice(KINDS)
+    return sites
 
 
 def tokens(content: bytes) -> None:
     """Put back a window of tokens that nobody wrote, in C and in Python."""
-    draw, sites = Drawn(content), known()
-    for site in range(8):
-        sites.gva[site] = USER_START + draw.getrandbits(46)
-        sites.kind[site] = draw.choice(KINDS)
-    kept = array("H", (draw.randrange(8) for _ in range(draw.randrange(9))))
-    room, first = draw.choice((1, 7, 60, WINDOW)), draw.randrange(max(1, len(kept)))
+    draw = Drawn(content)
+    sites = written(draw)
+    near = array("H", (draw.randrange(8) for _ in range(draw.randrange(9))))
+    room, first = draw.choice((1, 7, 60, WINDOW)), draw.randrange(max(1, len(near)))
     rest, mark = draw.take(max(draw.left, 0)), draw.choice((0, SECOND))
+    ends = array("I", (0, len(near))), array("I", (0, len(rest)))
+    span = spans.Span(Columns(near, *ends, rest), sites, room, DamagedError)
+    agreed(lambda: span.expanded(0, first, mark))
+    listed = bytearray(sites.kind)
+    listed[draw.randrange(8)] = 0
+    assert fastest.listed(near, listed) == sum(listed[site] != 0 for site in near)
 
-    def made(expand: Callable[..., Any]) -> object:
-        try:
-            return expand(memoryview(rest), kept, sites, room, first=first, mark=mark)
-        except DamagedError as error:
-            return str(error)
 
-    assert made(python_expand) == made(fastest.expand)
-    assert fastest.most(kept) == max(kept, default=0)
+def frames(content: bytes) -> None:
+    """Open a frame that nobody packed, or nearly nobody, and put all of it back."""
+    draw = Drawn(content)
+    sites = written(draw)
+    windows, counts = 1 + draw.randrange(SPAN_WINDOWS), []
+    for _ in range(windows):
+        counts += [draw.choice((1, 1, 2, 5, 9, 0, 4096, 4097)), draw.choice((0, 1, 3, 9, 65535))]
+    total, mask = sum(counts[::2]), draw.getrandbits(64)
+    kept = array(
+        "H", (draw.randrange(8) for _ in range((mask & (1 << min(total, 64)) - 1).bit_count()))
+    )
+    frame = struct.pack(f"<{2 * windows}H", *counts) + mask.to_bytes(8, "little")[: -(-total // 8)]
+    for _ in range(total - len(kept)):
+        frame += bytes((draw.randrange(8), draw.choice((0, 0, 0, 0, 1))))
+    frame += draw.take(sum(counts[1::2]))
+    for _ in range(draw.randrange(3)):
+        at = draw.randrange(len(frame) + 1)
+        frame = frame[:at] + draw.take(draw.randrange(3)) + frame[at + draw.randrange(3) :]
+    accesses = (windows - 1) * WINDOW + draw.choice((1, 9, 80, WINDOW))
+    whole = spans.Frame(frame, kept, sites, accesses, DamagedError)
+    span = agreed(whole.opened)
+    if isinstance(span, str):
+        return
+    for window in range(windows):
+        agreed(lambda w=window: span.expanded(w, span.columns.near_ends[w], SECOND))
+    for nth in range(len(kept)):
+        at = agreed(lambda n=nth: whole.near_of(n))
+        assert span.columns.near[at] == kept[nth]
+        assert at == near_of(frame, windows, nth)
+
+
+def drawn(draw: Drawn) -> tuple[array[int], array[int]]:
+    """Return accesses, of which many are to few pages."""
+    gva, kind = array("Q"), array("B")
+    while draw.left > 0:
+        how = draw.randrange(256)
+        page = how >> 3 & 15 if how & 128 else draw.randrange(1 << 34)
+        page = page << 4 if how & 32 else page  # of one set
+        again = draw.choice((1, 1, 1, 9, 800)) if how & 64 else 1
+        gva.extend([(page + 1 << 12) + draw.randrange(4096)] * again)
+        kind.extend([KINDS[how % 3] | (SECOND if how & 4 else 0)] * again)
+    return gva[:WINDOW], kind[:WINDOW]
 
 
 def reduce(content: bytes) -> None:
     """Reduce accesses in C and in Python, and put them back."""
-    draw, gva, kind = Drawn(content), array("Q"), array("B")
-    while draw.left > 0:
-        how = draw.randrange(256)
-        page = how >> 3 & 15 if how & 128 else draw.randrange(1 << 34)
-        again = draw.choice((1, 1, 1, 9, 800)) if how & 64 else 1
-        gva.extend([(page + 1 << 12) + draw.randrange(4096)] * again)
-        kind.extend([KINDS[how % 3] | (SECOND if how & 4 else 0)] * again)
-    gva, kind = gva[:WINDOW], kind[:WINDOW]
+    draw = Drawn(content)
+    size, chunks = 1 + draw.randrange(WINDOW), 1 + draw.randrange(3)
+    gva, kind = drawn(draw)
     one, two = PythonReducer(), fastest.make_reducer()
-    for part in range(2):
-        for made in (one, two):
-            made.next(anew=not part)
-            made.window(gva, kind)
-        assert (one.site_gva, one.site_kind) == (two.site_gva, two.site_kind)
-        assert (one.kept, one.tokens, one.tally) == (two.kept, two.tokens, two.tally)
-    sites = Sites()
-    sites.gva[: len(one.site_gva)] = one.site_gva
-    sites.kind[: len(one.site_kind)] = one.site_kind
-    packed = memoryview(bytes(one.tokens))
-    back, kinds, _ = fastest.expand(packed, one.kept, sites, len(gva), first=0, mark=SECOND)
-    assert [va >> 12 for va in back] == [va >> 12 for va in gva]
-    assert kinds == kind
+    sites = no_sites()
+    for _ in range(chunks):
+        made = []
+        for reducer in (one, two):
+            for start in range(0, len(gva), size)[:SPAN_WINDOWS]:
+                reducer.window(gva[start : start + size], kind[start : start + size])
+            made.append((reducer.end_span(), reducer.listed, reducer.tally, reducer.has_room))
+            reducer.next_chunk()
+        assert made[0] == made[1]
+        (kept, near, frame), listed, tally, _ = made[0]
+        assert len(kept) <= near
+        assert len(frame) <= MOST_FRAME
+        for slot, va, k in zip(*listed, strict=True):
+            sites.gva[slot], sites.kind[slot] = va, k
+        back_gva, back_kind = put_back(frame, kept, sites, len(gva), size)
+        assert [va >> 12 for va in back_gva] == [va >> 12 for va in gva[: len(back_gva)]]
+        assert back_kind == kind[: len(back_kind)]
+        assert tally[0] == sum(k & ~SECOND == KINDS[2] for k in back_kind)
+
+
+def put_back(
+    frame: bytes, kept: array[int], sites: Sites, accesses: int, size: int
+) -> tuple[array[int], array[int]]:
+    """Return all accesses of a frame whose windows are of another size, each as a span's only."""
+    windows = min(-(-accesses // size), SPAN_WINDOWS)
+    gva, kind = array("Q"), array("B")
+    if not windows:
+        return gva, kind
+    opened_ = spans.Frame(frame, kept, sites, windows * WINDOW, DamagedError).opened().columns
+    for window in range(windows):
+        near = opened_.near[slice(*opened_.near_ends[window : window + 2])]
+        some = opened_.tokens[slice(*opened_.token_ends[window : window + 2])]
+        ends = array("I", (0, len(near))), array("I", (0, len(some)))
+        room = min(accesses - window * size, size)
+        span = spans.Span(Columns(near, *ends, some), sites, room, DamagedError)
+        back, kinds, _ = agreed(lambda s=span: s.expanded(0, 0, SECOND))
+        gva += back
+        kind += kinds
+    return gva, kind
 
 
 # Files.
@@ -230,33 +328,42 @@ def damaged(content: bytes, draw: Drawn) -> bytes:
 
 
 def resealed(content: bytes) -> bytes:
-    """Make the first chunk's CRC right again, as an attacker would, over what its head tells."""
+    """Make the first chunk's CRCs right again, as an attacker would, over what its head tells."""
     start = content.find(b"HVTC")
     head = content[start : start + CHUNK_SIZE]
     if start < 0 or len(head) < CHUNK_SIZE:
         return content
-    accesses, sites, kept, packed = (
-        struct.unpack_from("<I", head, 4 + 4 * at)[0] for at in (0, 4, 5, 7)
-    )
-    ends = 4 * -(-accesses // WINDOW)
-    size = sum(n + 7 & -8 for n in (8 * sites, sites, ends, ends, 2 * kept, packed))
-    crc = zlib.crc32(content[start + CHUNK_SIZE : start + CHUNK_SIZE + min(size, len(content))])
-    return content[: start + 36] + struct.pack("<I", crc) + content[start + 40 :]
+    accesses, sites, kept = (struct.unpack_from("<I", head, 4 + 4 * at)[0] for at in (0, 4, 7))
+    ends = 4 * -(-accesses // SPAN)
+    size = sum(n + 7 & -8 for n in (2 * sites, 8 * sites, sites, ends, ends, ends, 2 * kept))
+    body = content[start + CHUNK_SIZE :]
+    (packed,) = struct.unpack_from("<I", head, 36)
+    seals = zlib.crc32(body[: min(size, len(body))]), zlib.crc32(body[size:][:packed])
+    return content[: start + 40] + struct.pack("<II", *seals) + content[start + 48 :]
 
 
 def repacked(content: bytes, draw: Drawn) -> bytes:
-    """Put other tokens into the one chunk of a good file, packed as they should be."""
+    """Put another frame into the one chunk of a good file of one span, packed as it should be."""
     start = content.index(b"HVTC")
-    head = list(struct.unpack_from("<11I", content, start + 4))
-    raw = draw.take(max(1, draw.left))
-    packed = codec.zstd_pack(raw)
-    body = content[start + CHUNK_SIZE : len(content) - (head[7] + 7 & -8)]
-    sites = head[4]
-    at = (8 * sites + 7 & -8) + (sites + 7 & -8) + 8  # of the one window's end among tokens
-    body = body[:at] + struct.pack("<I", len(raw)) + body[at + 4 :]
-    head[6], head[7] = len(raw), len(packed)
-    whole = content[: start + 4] + struct.pack("<11I", *head) + content[start + 48 : start + 64]
-    return resealed(whole + body + packed.ljust(len(packed) + 7 & -8, b"\0"))
+    head = list(struct.unpack_from("<10I", content, start + 4))
+    sites, kept, packed = head[4], head[7], head[8]
+    frames_at = len(content) - (packed + 7 & -8)
+    frame = codec.zstd_unpack(content[frames_at : frames_at + packed], MOST_FRAME)
+    assert frame is not None
+    if draw.random() < 0.3:
+        frame = draw.take(max(1, draw.left))
+    else:
+        at = draw.randrange(len(frame) + 1)
+        raw = draw.take(min(max(1, draw.left), draw.choice((1, 2, 8, 400))))
+        frame = frame[:at] + raw + frame[at + draw.choice((0, len(raw), len(raw))) :]
+    made = codec.zstd_pack(frame)
+    head[8] = len(made)
+    body = content[start + CHUNK_SIZE : frames_at]
+    at = sum(n + 7 & -8 for n in (2 * sites, 8 * sites, sites, 4, 4))  # of the one frame's end
+    body = body[:at] + struct.pack("<I", len(made)) + body[at + 4 :]
+    whole = content[: start + 4] + struct.pack("<10I", *head) + content[start + 44 : start + 64]
+    assert len(body) == at + 8 + (2 * kept + 7 & -8)
+    return resealed(whole + body + made.ljust(len(made) + 7 & -8, b"\0"))
 
 
 def problem(error: HvmmuError) -> str:
@@ -274,6 +381,7 @@ def read(path: Path) -> object:
             if not isinstance(step, Reduced):
                 continue
             assert max(step.kept) < len(step.site_gva) == len(step.site_kind)
+            assert all(step.site_kind[site] in KINDS for site in step.kept)
             for part in step.whole():
                 assert isinstance(part, Accesses)
                 assert len(part.gva) == len(part.kind)
@@ -301,13 +409,13 @@ def hvt(content: bytes) -> None:
     if how == 0:
         made = draw.take(max(draw.left, 0))
     elif how == 1:
-        made = repacked(good(1), draw)
+        made = repacked(good(draw.choice((1, 1, 1, 1, 1, 1, 1, 3))), draw)
     else:
         made = damaged(good(draw.choice((1, 1, 1, 1, 1, 1, 1, 2))), draw)
         made = made if how == 2 else resealed(made)
     path.write_bytes(made)
     came = read(path)
-    with mock.patch.object(fastest, "compiled", None):
+    with without_c():
         assert read(path) == came
 
 
@@ -365,16 +473,6 @@ def imported(path: Path, name: str | None) -> object:
     return came
 
 
-@contextlib.contextmanager
-def without_c() -> Iterator[None]:
-    """Have Python do what C does otherwise."""
-    with (
-        mock.patch.object(fastest, "compiled", None),
-        mock.patch("hvmmu.workloads.lackey.plain_lines", None),
-    ):
-        yield
-
-
 def imports(content: bytes) -> None:
     """Import nearly a trace, packed or not, by name or as it is recognised, in C and in Python."""
     draw, path = Drawn(content), folder() / "foreign"
@@ -390,5 +488,5 @@ def imports(content: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (engines, lane, tokens, reduce, hvt, imports)
+    target.__name__: target for target in (engines, lane, tokens, frames, reduce, hvt, imports)
 }

@@ -14,13 +14,16 @@ import io
 import lzma
 import sys
 from array import array
+from itertools import chain
 
 import pluggy
 
 from hvmmu import hookspecs
 from hvmmu.arch import pfec as pf
 from hvmmu.guest.params import GuestParams
+from hvmmu.guest.spans import Frame
 from hvmmu.guest.steps import Accesses, Backing, Mmap, Reduced
+from hvmmu.guest.tokens import SECOND, SETS, SPAN_WINDOWS, WINDOW, no_sites
 from hvmmu.hooks import RunHooks
 from hvmmu.hookspecs import PROJECT, hookimpl
 from hvmmu.hw.compiled import CompiledEngine
@@ -29,7 +32,7 @@ from hvmmu.plugins import load
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.workloads import SHIPPED
 from hvmmu.workloads.compiled import CompiledReducer, plain_lines
-from hvmmu.workloads.hvt.reduction import SECOND, WINDOW, Sites
+from hvmmu.workloads.hvt.reduction import WAYS
 
 BASE = Gva(0x40_0000_0000)
 REFERENCES, FAULTS, SPREAD = 40_000, 600, 5_000
@@ -120,7 +123,7 @@ def unheard(backend: str) -> None:
 
 
 def compact() -> None:
-    """Read lackey's lines, reduce them, and run what is left as a file's chunk would be."""
+    """Read lackey's lines, reduce them, run what is left as a file's chunk would be; undo it."""
     with lzma.open(SHIPPED) as file:
         lines = io.BytesIO(file.read(1 << 20)).readlines()
     starts = (b"I  ", b" L ", b" S ", b" M ")
@@ -128,21 +131,32 @@ def compact() -> None:
     part()
     _, read, gva, kind = plain_lines(memoryview(text), REFERENCES, SECOND)
     part("lackey_line", read)
-    reducer = CompiledReducer()
-    for at in range(0, len(gva), WINDOW):
-        reducer.window(gva[at : at + WINDOW], kind[at : at + WINDOW])
+    reducer, spans = CompiledReducer(), []
+    for start in range(0, len(gva), SPAN_WINDOWS * WINDOW):
+        end = min(start + SPAN_WINDOWS * WINDOW, len(gva))
+        for at in range(start, end, WINDOW):
+            reducer.window(gva[at : min(at + WINDOW, end)], kind[at : min(at + WINDOW, end)])
+        spans.append(reducer.end_span())
     part("reduce", len(gva))
     booted = machine("native")
     booted.step(Mmap(Gva(PAGE_SIZE), (BASE >> 12) - 2, 7, Backing.INFERRED))
     booted.step(Accesses(gva, array("B", bytes(k & ~SECOND for k in kind))))
-    sites, count = Sites(), len(reducer.site_gva)
-    sites.gva[:count], sites.kind[:count] = reducer.site_gva, reducer.site_kind
+    sites = no_sites()
+    for slot, va, k in zip(*reducer.listed, strict=True):
+        sites.gva[slot], sites.kind[slot] = va, k
+    kept = array("H", chain.from_iterable(kept for kept, _, _ in spans))
     stopped = sys.exit  # it may not, as all pages have been touched
-    made = Reduced(reducer.kept, sites.gva, sites.kind, len(gva), 16, stopped)
+    made = Reduced(kept, sites.gva, sites.kind, len(gva), SETS, WAYS, stopped)
     part()
     booted.step(made)
     part("reduced", len(gva))
     booted.close()
+    own, _, frame = spans[0]
+    part()
+    span = Frame(frame, own, sites, SPAN_WINDOWS * WINDOW, ValueError).opened()
+    for window in range(span.windows):
+        span.expanded(window)
+    part("put_back", SPAN_WINDOWS * WINDOW)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Program:
     def run(self) -> None:
         """Access what is mapped."""
         if starts := self.mapped[self.current]:
-            count = self.random.choice((1, 30, 900, 5000))
+            (count,) = self.random.choices((1, 30, 900, 5000, 40_000), (8, 8, 8, 8, 1))
             self.accesses(starts, (FETCH, FETCH, READ, READ, WRITE), count)
 
     def map(self) -> None:
@@ -219,6 +219,18 @@ def reduced(steps: list[Step], path: Path) -> Iterator[Step]:
         yield from (made for made in HvtTrace(path).steps() if isinstance(made, Reduced))
 
 
+def by_parts(steps: list[Step]) -> list[Step]:
+    """Return the steps so that no lane runs a reduced one on its own, as it does a file's."""
+    return [
+        Reduced(
+            step.kept, step.site_gva, step.site_kind, step.accesses, step.sets, step.ways, step.rest
+        )
+        if isinstance(step, Reduced)
+        else step
+        for step in steps
+    ]
+
+
 def printed(config: MachineConfig, steps: list[Step]) -> str:
     """Run a program; return the document, without the engine's name, or what was wrong."""
     machine = Machine(config)
@@ -260,9 +272,10 @@ def test_every_way_to_run_a_program(tmp_path: Path) -> None:
         draw = random.Random(seed)  # noqa: S311 - not for secrets
         config, steps = machine_of(draw), Program(draw).make()
         parts = list(reduced(steps, tmp_path / "x.hvt"))
+        forms = ("unreduced", steps), ("reduced", parts), ("run by parts", by_parts(parts))
         expected = ""
         for name, way in ways(config, tlb):
-            for form, form_steps in (("unreduced", steps), ("reduced", parts)):
+            for form, form_steps in forms:
                 found = printed(way, form_steps)
                 expected = expected or found
                 assert found == expected, f"{name}, {form}, on {config.backend.name}"

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(
 BEYOND_THE_END = """
 from array import array
 from hvmmu.workloads.compiled import ffi, lib
-lib.hvt_most(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4)
+kinds = ffi.from_buffer("uint8_t[]", bytes([4]) * 65536)
+lib.hvt_listed(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4, kinds)
 """
 TOO_FAR_A_SHIFT = """
 from hvmmu.hw.compiled import ffi, lib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from array import array
 from bisect import bisect_right
 from itertools import islice
@@ -141,7 +142,9 @@ class Chunk:
             yield gva, kind
 
     def add_to(self, digest: hashlib._Hash) -> None:
-        """Add what the header's sha256 is of."""
+        """Add what the header's sha256 is of; raise TraceError for frames that were changed."""
+        if zlib.crc32(self._frames) != self.head.frames_crc:
+            raise self._damaged("the CRC of its frames is wrong")
         for nth in range(self.head.spans):
             digest.update(self._frame(nth).content)
         digest.update(COUNTS.pack(self.head.accesses, self.head.references, self.head.known))

@@ -24,7 +24,7 @@ VERSION = 2
 _BYTE_ORDER = 0x0102
 """Reads as 0x0201 where bytes are swapped."""
 _HEADER = struct.Struct("<8sHHIIIHHI9Q32s")
-_CHUNK = struct.Struct("<4s10I20x")
+_CHUNK = struct.Struct("<4s11I16x")
 _CHUNK_MAGIC = b"HVTC"
 CHUNK_SIZE = _CHUNK.size
 SPAN = SPAN_WINDOWS * WINDOW
@@ -133,7 +133,9 @@ class ChunkHead(NamedTuple):
     packed: int
     """Bytes of frames as they are packed."""
     crc: int
-    """CRC-32 of the columns before the frames, as they lie there; frames have checksums."""
+    """CRC-32 of the columns before the frames, as they lie there."""
+    frames_crc: int
+    """CRC-32 of the frames, for who reads all of them; each has a checksum of what it holds."""
 
     @property
     def spans(self) -> int:

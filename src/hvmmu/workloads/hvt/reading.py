@@ -50,13 +50,20 @@ class HvtFile:
     def __init__(self, path: Path) -> None:
         self._name = plain(str(path))
         self._bytes = _opened(path)
+        try:
+            self.header = self._header()
+        except TraceError:
+            self.close()
+            raise
+
+    def _header(self) -> Header:
         with self._blamed(None):
             head = bytes(self._bytes.read(HEADER_SIZE))
             if not is_hvt_head(head):
                 todo = "make one of it with `hvmmu trace import`"
                 raise TraceError(self._name, None, "is no compact trace", todo)
             words, _, _ = header_start(head)
-            self.header: Header = read_header(head, bytes(self._read(padded(words))[:words]))
+            return read_header(head, bytes(self._read(padded(words))[:words]))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -115,6 +115,7 @@ class HvtWriter:
             len(self._kept),
             len(self._frames),
             zlib.crc32(b"".join(columns)),
+            zlib.crc32(self._frames),
         )
         chunk = b"".join((head.pack(), *columns, column(array("B", self._frames))))
         self._file.write(chunk)
