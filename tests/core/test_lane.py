@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from hvmmu import hookspecs
 from hvmmu.arch import pfec as pf
+from hvmmu.arch import pte
 from hvmmu.backend import Caps, Paging
 from hvmmu.costs import CostModel
 from hvmmu.errors import HvmmuError, InputError, InvariantError
@@ -473,6 +474,26 @@ def test_a_case(case: str, backend: str) -> None:
     """If wrong, it is at a limit that random steps seldom come to."""
     memory = 4 * RAM if "large page" in case else RAM
     agree(small(backend, memory), CASES[case])
+
+
+@pytest.mark.parametrize("backend", VENDORS or ["plain"])
+def test_tables_that_nobody_tells_of(backend: str) -> None:
+    """A store into a page table goes by what the guest's entries were at the one before it."""
+    config, pages = small(backend), 8
+    made = machines(config)
+    steps = [touch(pages, pf.W), touch(2 * pages, pf.W), touch(3 * pages, pf.W)]
+    for machine in made:
+        machine.step(mapped(3 * pages, Backing.ANONYMOUS))
+    for step in steps:
+        for machine in made:
+            machine.step(step)
+            slot = machine.guest.current.root + 8 * (KERNEL_BASE >> 39 & 511)
+            link = machine.vcpu.peek(slot)
+            assert link & pte.A, "the walk for a store was to set it"
+            machine.vcpu.boot_store(slot, link & ~pte.A)
+        compare(*made, state_of, step)
+    for machine in made:
+        machine.close()
 
 
 @pytest.mark.parametrize("backend", ["native", "plain"])
