@@ -80,7 +80,8 @@ class CompiledEngine:
     def counts(self) -> TlbCounts:
         """Return the TLB's counters since the start."""
         made = self._counts
-        return TlbCounts(made.instruction_misses, made.data_misses, made.misses)
+        data, instruction = made.first_misses
+        return TlbCounts(instruction, data, made.misses)
 
     def run(
         self, core: Core, gva: Buffer, kind: Buffer, start: int, landed: Buffer | None = None

@@ -32,7 +32,8 @@ typedef struct {
 } hv_stop;
 
 typedef struct {
-    uint64_t instruction_misses, data_misses, misses, walk_refs;
+    uint64_t first_misses[2]; /* data, instructions */
+    uint64_t misses, walk_refs;
 } hv_counts;
 
 typedef struct hv_engine hv_engine;

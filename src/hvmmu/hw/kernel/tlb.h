@@ -1,10 +1,10 @@
 /* The TLB of hw/tlb.py: a first level for instructions, one for data, and a second behind both.
  *
- * What belongs to a set lies together, and ways stay where they are. When each was last used is told
- * by stamps in the first level, where nearly every access is a use; in the second, where most uses
- * fill the oldest way, by a word that lists the ways in order. Instructions and data interleave in
- * no pattern that a branch predictor could learn, and neither does the way that hits: looking up and
- * choosing the least recent way have no branch in them.
+ * What belongs to a set lies together, and ways stay where they are. When each was last used is
+ * told by stamps in the first level, where nearly every access is a use; in the second, where most
+ * uses fill the oldest way, by a word that lists the ways in order. Instructions and data interleave
+ * in no pattern that a branch predictor could learn, and neither does the way that hits: looking up
+ * and choosing the least recent way have no branch in them. It comes after bits.h.
  */
 
 #include <stdint.h>
@@ -16,8 +16,9 @@
 #endif
 
 #define NO_TAG (~0ull)
+#define NO_KEY (~0ull)
 #define NO_MARK (~0u) /* no tag ends like that, as there are only three page sizes */
-#define GROUP 4u      /* ways are looked at four at a time; those that fill up the last are no ways */
+#define GROUP 4u      /* ways are looked at four at a time; what fills up the last four is no way */
 #define WAY_BITS 16
 #define MOST_WAYS (1u << WAY_BITS)
 #define MOST_ORDERED 16u /* ways that one word can list */
@@ -31,15 +32,12 @@ typedef struct {
     uint32_t kinds;    /* bit k: an access of kind k needs no second look */
 } payload;
 
-/* A set. Its stamps, if it has any, follow the marks, and then its entries come. */
+/* A set. Its stamps follow the marks, then comes what it shows, and then its entries; sets of the
+ * second level show nothing, and have no stamps as a rule. */
 typedef struct {
-    union {
-        uint64_t tag;   /* first level: of the most recent way; NO_TAG if that is not known */
-        uint64_t order; /* second level: four bits a way, the most recent one lowest */
-    };
-    uint32_t kinds;     /* first level: of that way */
-    uint16_t way;
-    uint16_t filled;    /* something was, since the level was emptied */
+    uint64_t order;     /* second level: four bits a way, the most recent one lowest */
+    uint32_t filled;    /* something was, since the level was emptied */
+    uint32_t way;       /* first level: the one that is shown */
     uint32_t marks[];   /* by way: the tag's low half, which is what is looked for */
 } tlb_set;
 
@@ -47,10 +45,11 @@ typedef struct {
 typedef struct {
     uint32_t ways, stride; /* stride: ways, rounded up to groups */
     uint32_t is_first, is_ordered;
-    uint32_t entries, size; /* bytes from the set to its entries, and to the next set */
+    uint32_t shown, entries; /* bytes from the set to these */
+    uint32_t size;           /* and to the next set */
 } tlb_shape;
 
-static const tlb_shape FOUR = {4, 4, 1, 0, 64, 192}, TWELVE = {12, 12, 0, 1, 64, 448};
+static const tlb_shape FOUR = {4, 4, 1, 0, 64, 96, 256}, TWELVE = {12, 12, 0, 1, 0, 64, 448};
 
 typedef struct {
     uint8_t *sets;
@@ -80,6 +79,13 @@ static inline tlb_set *set_of(const level *l, const tlb_shape *shape, uint64_t t
 static inline payload *entries_of(tlb_set *set, const tlb_shape *shape)
 {
     return (payload *)((uint8_t *)set + shape->entries);
+}
+
+/* What a set of the first level shows is what nearly every access needs to know of it: the keys of
+ * its most recent entry, if it grants that kind; a read's first, then a write's. */
+static inline uint64_t *shown_of(tlb_set *set, const tlb_shape *shape)
+{
+    return (uint64_t *)((uint8_t *)set + shape->shown);
 }
 
 static inline uint64_t *stamps_of(tlb_set *set, const tlb_shape *shape)
@@ -176,23 +182,38 @@ static inline uint64_t made_last(uint64_t order, uint32_t way, uint32_t ways)
     return (order & below) | above | (uint64_t)way << 4 * (ways - 1);
 }
 
-/* Show at the head of a set of the first level what nearly every access needs to know of it. */
-static inline void show(tlb_set *set, uint32_t way, const payload *entry)
+static inline uint64_t key_of(uint64_t tag, uint32_t kind)
 {
-    set->tag = entry->tag;
-    set->kinds = entry->kinds;
-    set->way = (uint16_t)way;
+    return tag << 62 | tag >> 2 << 5 | kind;
 }
 
-/* Make a way the most recent one of its set, at this time. */
+/* Show the most recent way, for this kind of access and its like that reads or writes. */
+static inline void show(tlb_set *set, const tlb_shape *shape, uint32_t way, uint64_t tag,
+                        uint32_t kinds, uint32_t kind)
+{
+    uint32_t reads = kind & ~PF_W;
+    uint64_t key = key_of(tag, reads), granted = kinds >> reads;
+    uint64_t *shown = shown_of(set, shape);
+    shown[0] = key | ((granted & 1) - 1); /* or NO_KEY */
+    shown[1] = key | PF_W | ((granted >> PF_W & 1) - 1);
+    set->way = way;
+}
+
+/* Show nothing, which is right at any time. */
+static inline void hide(tlb_set *set, const tlb_shape *shape)
+{
+    uint64_t *shown = shown_of(set, shape);
+    shown[0] = shown[1] = NO_KEY;
+}
+
+/* Make a way the most recent one of its set, at this time. In the first level, the caller shows it
+ * or hides what was shown. */
 static inline void touch(tlb_set *set, const tlb_shape *shape, uint32_t way, uint64_t now)
 {
     if (shape->is_ordered)
         set->order = made_first(set->order, way);
     else
         stamps_of(set, shape)[way] = now << WAY_BITS | way;
-    if (shape->is_first)
-        show(set, way, entries_of(set, shape) + way);
 }
 
 static inline uint64_t earlier(uint64_t one, uint64_t other) { return one < other ? one : other; }
@@ -236,6 +257,8 @@ static inline payload *take(level *l, uint64_t tag, uint64_t now)
     if (way == NOWHERE)
         return NULL;
     touch(set, &l->shape, way, now);
+    if (l->shape.is_first)
+        hide(set, &l->shape);
     return entries_of(set, &l->shape) + way;
 }
 
@@ -245,26 +268,28 @@ static __attribute__((noinline)) void note_filled(level *l, tlb_set *set)
     l->filled_sets[l->filled++] = (uint32_t)(((uint8_t *)set - l->sets) / l->shape.size);
 }
 
-/* Put an entry that the set does not hold in place of its least recent one. */
+/* Put an entry that the set does not hold in place of its least recent one, and show it. */
 static inline void insert(level *l, const tlb_shape *shape, tlb_set *set, const payload *entry,
-                          uint64_t now)
+                          uint32_t kind, uint64_t now)
 {
     uint32_t way = take_oldest(set, shape, now);
     if (!set->filled)
         note_filled(l, set);
-    l->held[set->marks[way] & 3]--;
-    l->held[entry->tag & 3]++;
+    if ((set->marks[way] + 1) & 2) /* of a larger page */
+        l->held[set->marks[way] & 3]--;
+    if (entry->tag & 3)
+        l->held[entry->tag & 3]++;
     set->marks[way] = (uint32_t)entry->tag;
     entries_of(set, shape)[way] = *entry;
     if (shape->is_first)
-        show(set, way, entry);
+        show(set, shape, way, entry->tag, entry->kinds, kind);
 }
 
 static inline void drop_way(level *l, const tlb_shape *shape, tlb_set *set, uint32_t way)
 {
     payload *entry = entries_of(set, shape) + way;
-    if (shape->is_first && set->tag == entry->tag)
-        set->tag = NO_TAG;
+    if (shape->is_first)
+        hide(set, shape);
     if (shape->is_ordered)
         set->order = made_last(set->order, way, shape->ways);
     else
@@ -282,14 +307,6 @@ static inline void drop(level *l, const tlb_shape *shape, uint64_t tag)
         drop_way(l, shape, set, way);
 }
 
-/* An entry's kinds have changed, not when it was used. */
-static inline void show_again(const level *l, tlb_set *set, uint32_t way)
-{
-    const payload *entry = entries_of(set, &l->shape) + way;
-    if (l->shape.is_first && set->tag == entry->tag)
-        show(set, way, entry);
-}
-
 /* The order of the ways may stay: all of them are free, and any use is later. Entries need no tag
  * where there is no mark, but for the first level, whose marks not everybody asks. */
 static inline void empty_set(tlb_set *set, const tlb_shape *shape)
@@ -298,7 +315,7 @@ static inline void empty_set(tlb_set *set, const tlb_shape *shape)
     set->filled = 0;
     if (!shape->is_first)
         return;
-    set->tag = NO_TAG;
+    hide(set, shape);
     for (uint32_t way = 0; way < shape->stride; way++)
         entries_of(set, shape)[way].tag = NO_TAG;
 }
@@ -332,7 +349,9 @@ static tlb_shape shape_of(uint32_t ways, int is_first)
     tlb_shape made = {.ways = ways, .stride = rounded(ways, GROUP), .is_first = !!is_first};
     made.is_ordered = !is_first && ways <= MOST_ORDERED;
     uint32_t each = (uint32_t)(sizeof(uint32_t) + (made.is_ordered ? 0 : sizeof(uint64_t)));
-    made.entries = rounded((uint32_t)sizeof(tlb_set) + each * made.stride, LINE);
+    uint32_t used = (uint32_t)sizeof(tlb_set) + each * made.stride;
+    made.shown = is_first ? used : 0;
+    made.entries = rounded(used + (is_first ? 2 * (uint32_t)sizeof(uint64_t) : 0), LINE / 2);
     made.size = rounded(made.entries + (uint32_t)sizeof(payload) * made.stride, LINE);
     return made;
 }

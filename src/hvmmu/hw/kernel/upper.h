@@ -1,5 +1,6 @@
-/* The upper half of plain walks, four levels of 8-byte entries: what it came to is kept by region of
- * 1 GiB, and seen to be so still, by two loads that do not wait for each other.
+/* The upper half of plain walks, four levels of 8-byte entries: what it came to is kept by region
+ * of 1 GiB, and seen to be so still, by two loads that do not wait for each other. It comes after
+ * bits.h, kernel.h and walk.h.
  */
 
 #include <stdint.h>
@@ -27,9 +28,10 @@ static inline void hv_forget_uppers(hv_upper *uppers)
         uppers[at] = (hv_upper){.region = ~0ull};
 }
 
-static inline uint64_t hv_grants(uint64_t entry)
+/* Return what entries grant together: the bits that all of them have, and that any has. */
+static inline uint64_t hv_grants(uint64_t all, uint64_t any)
 {
-    return (entry & (PF_W | PF_U)) | (~entry >> 59 & PF_ID);
+    return (all & (PF_W | PF_U)) | (~any >> 59 & PF_ID);
 }
 
 /* Say whether a walk to va goes there, and finds it as it was. */
@@ -60,7 +62,7 @@ static __attribute__((noinline)) int hv_find_upper(const hv_space *space, const 
         memcpy(&entry, at, 8);
         if ((entry ^ set) & (f->reserved[n] | PTE_PS | set))
             return 0;
-        grants &= hv_grants(entry);
+        grants &= hv_grants(entry, entry);
         table = entry & PTE_ADDRESS;
         out->at[4 - n] = at;
         out->entry[4 - n] = entry;
