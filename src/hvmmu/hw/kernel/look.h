@@ -189,15 +189,16 @@ static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, const o
         return -1; /* both are multiples of a page */
     uint8_t *at = e->space.bytes + table + (va >> 9 & 0xff8);
     memcpy(&entry, at, 8);
-    uint64_t page = entry & PTE_ADDRESS, grants = upper->grants & hv_grants(link, link);
+    uint64_t page = entry & PTE_ADDRESS, grants = upper->grants;
     if (!(entry & PTE_P)) {
+        grants &= hv_grants(link, link);
         e->counts.walk_refs += 4;
         return stop_by(at_stop, va, kind, kind & e->told, 1, (uint32_t)grants);
     }
     if ((entry & e->plain_entry) || page >= e->space.size)
         return -1;
-    uint64_t marked = entry | PTE_A | (kind & PF_W ? PTE_D : 0);
-    grants &= hv_grants(entry, entry);
+    uint64_t marked = entry | PTE_A | (kind & PF_W) * (PTE_D / PF_W);
+    grants &= hv_grants(link & entry, link | entry);
     out->tag = tag_of(va, 0);
     out->leaf = page | (marked & (PTE_D | e->global | PTE_PKEY)) | grants;
     out->kinds = kinds_of(e, out->leaf);
