@@ -92,16 +92,17 @@ static __attribute__((noinline)) int32_t run_one_slowly(hv_engine *e, uint64_t v
     return 1;
 }
 
-/* Say where an access lands that its set shows, which changes nothing. A large page is what a kernel's
- * direct map comes to, where no 4 KiB page of it is apart. */
+/* Say where an access lands that hits the most recent entry of its set in the first level: such a
+ * hit changes nothing. A large page is what a kernel's direct map comes to, where no 4 KiB page of
+ * it is apart. */
 static inline int hit_first(const hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa)
 {
-    uint32_t fetch = kind / PF_ID, write = kind / PF_W & 1;
+    uint32_t fetch = kind / PF_ID, writes = kind / PF_W & 1;
     tlb_set *set = first_set(&e->first, va >> 12, fetch);
-    tlb_set *large = first_set(&e->first, va >> SHIFTS[1], fetch);
-    if (shown_of(set, &FOUR)[write] == key_of(tag_of(va, 0), kind))
+    tlb_set *large = first_set(&e->first, va >> 21, fetch);
+    if (shown_of(set, &FOUR)[writes] == key_of(tag_of(va, 0), kind))
         *hpa = base_of(entries_of(set, &FOUR) + set->way) | (va & 0xfff);
-    else if (shown_of(large, &FOUR)[write] == key_of(tag_of(va, 1), kind) &&
+    else if (shown_of(large, &FOUR)[writes] == key_of(tag_of(va, 1), kind) &&
              !group_of(set->marks, tag_of(va, 0)))
         *hpa = base_of(entries_of(large, &FOUR) + large->way) | (va & ((1ull << SHIFTS[1]) - 1));
     else

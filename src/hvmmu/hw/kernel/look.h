@@ -39,9 +39,9 @@ struct hv_engine {
     uint64_t now; /* uses of the TLB so far: a clock */
     uint64_t global; /* G, if entries may have it */
     int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
-    uint64_t plain_link, plain_entry; /* the bits of its last two entries that must be as in such */
+    uint64_t plain_link, plain_entry; /* of its last two, the bits that may not be other than usual */
     hv_counts counts;
-    uint32_t told;  /* of a plain walk's kind: what an error code has of it */
+    uint32_t told; /* of a plain walk's kind: what an error code has of it */
     hv_trail trails[HV_TRAILS];
     hv_upper uppers[HV_UPPERS];
 };
@@ -173,10 +173,10 @@ static void fill(hv_engine *e, payload *fresh, uint32_t kind)
 }
 
 /* What nearly every walk is: four levels of 8-byte entries to where one of a 4 KiB page is, A set in
- * those before. Return 1 if it translates, and 0 if it stops, with the reason in out->stop; -1, with
- * no effect, where anything is otherwise. */
-static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, const outcome *out,
-                               payload *fresh)
+ * those before. Return 1 if it translates, and 0 if it stops, with the reason in its hv_stop; -1, with no
+ * effect, where anything is otherwise. */
+static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, const outcome *at_stop,
+                               payload *out)
 {
     hv_upper *upper = hv_upper_of(e->uppers, va);
     if (!hv_leads_on(upper, va, e->regs.cr3) &&
@@ -189,24 +189,24 @@ static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, const o
         return -1; /* both are multiples of a page */
     uint8_t *at = e->space.bytes + table + (va >> 9 & 0xff8);
     memcpy(&entry, at, 8);
-    uint64_t page = entry & PTE_ADDRESS;
+    uint64_t page = entry & PTE_ADDRESS, grants = upper->grants;
     if (!(entry & PTE_P)) {
-        uint64_t grants = upper->grants & hv_grants(link, link);
+        grants &= hv_grants(link, link);
         e->counts.walk_refs += 4;
-        return stop_by(out, va, kind, kind & e->told, 1, (uint32_t)grants);
+        return stop_by(at_stop, va, kind, kind & e->told, 1, (uint32_t)grants);
     }
     if ((entry & e->plain_entry) || page >= e->space.size)
         return -1;
-    uint64_t marked = entry | PTE_A | (kind & PF_W ? PTE_D : 0);
-    uint64_t grants = upper->grants & hv_grants(link & entry, link | entry);
-    fresh->tag = tag_of(va, 0);
-    fresh->leaf = page | (marked & (PTE_D | e->global | PTE_PKEY)) | grants;
-    fresh->kinds = kinds_of(e, fresh->leaf);
-    if (!(fresh->kinds >> kind & 1)) {
+    uint64_t marked = entry | PTE_A | (kind & PF_W) * (PTE_D / PF_W);
+    grants &= hv_grants(link & entry, link | entry);
+    out->tag = tag_of(va, 0);
+    out->leaf = page | (marked & (PTE_D | e->global | PTE_PKEY)) | grants;
+    out->kinds = kinds_of(e, out->leaf);
+    if (!(out->kinds >> kind & 1)) {
         if (e->regs.cr4 & CR4_PKE)
             return -1;
         e->counts.walk_refs += 4;
-        return stop_by(out, va, kind, (kind & e->told) | PF_P, 1, (uint32_t)grants);
+        return stop_by(at_stop, va, kind, (kind & e->told) | PF_P, 1, (uint32_t)grants);
     }
     e->counts.walk_refs += 4;
     if (marked != entry)
@@ -215,8 +215,8 @@ static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, const o
 }
 
 /* Any other walk. */
-static int walk_at_length(hv_engine *e, uint64_t va, uint32_t kind, const outcome *out,
-                          payload *fresh)
+static int walk_at_length(hv_engine *e, uint64_t va, uint32_t kind, const outcome *at_stop,
+                          payload *out)
 {
     hv_trail *trail = hv_last_trail(e->trails, va);
     const hv_walked *w = &trail->walked;
@@ -225,15 +225,14 @@ static int walk_at_length(hv_engine *e, uint64_t va, uint32_t kind, const outcom
         hv_mark_again(&e->space, &e->formats, trail, kind);
     e->counts.walk_refs += w->refs;
     if (!w->ok || w->pa >= e->space.size) {
-        stop_at(out, w, va, kind);
+        stop_at(at_stop, w, va, kind);
         return 0;
     }
     int size = (int)w->level - 1;
-    fresh->tag = tag_of(va, size);
-    fresh->leaf = (w->pa & -(1ull << SHIFTS[size])) | w->access |
-                  (uint64_t)w->pkey << PTE_PKEY_SHIFT | (w->dirty ? PTE_D : 0) |
-                  (w->global ? PTE_G : 0);
-    fresh->kinds = kinds_of(e, fresh->leaf);
+    out->tag = tag_of(va, size);
+    out->leaf = (w->pa & -(1ull << SHIFTS[size])) | w->access | (uint64_t)w->pkey << PTE_PKEY_SHIFT |
+                (w->dirty ? PTE_D : 0) | (w->global ? PTE_G : 0);
+    out->kinds = kinds_of(e, out->leaf);
     return 1;
 }
 
@@ -243,7 +242,7 @@ static inline void land_in(outcome *out, const payload *entry)
 }
 
 /* Walk for an access that the TLB's entry, if there is one, does not grant; return 0 if the access
- * stops, with the reason in out->stop. */
+ * stops, with the reason in its hv_stop. */
 static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, outcome *out, const payload *entry)
 {
     payload fresh;
@@ -320,9 +319,11 @@ static inline __attribute__((always_inline)) int look_behind(hv_engine *e, const
         if (went <= 0)
             return went ? walk_for(e, va, kind, out, NULL) : 0;
         entry.serial = ++e->counts.misses;
+        entry.tag = tag;
         insert(second, two, behind, &entry, kind, e->now + 1);
     }
     e->counts.first_misses[kind / PF_ID]++;
+    entry.tag = tag;
     insert(first, one, set, &entry, kind, ++e->now);
     land(out, base_of(&entry), 0xfff);
     return 1;
@@ -381,8 +382,8 @@ static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb
     uint64_t tag = tag_of(va, 0);
     tlb_set *set = first_set(&e->first, va >> 12, kind / PF_ID);
     uint32_t way = way_of(set, one, tag);
-    if (way == NOWHERE && !is_small(&e->tlb[kind / PF_ID]) &&
-        may_have_larger(&e->tlb[kind / PF_ID], one, va))
+    const level *first = &e->tlb[kind / PF_ID];
+    if (way == NOWHERE && !is_small(first) && may_have_larger(first, one, va))
         return look_larger(e, set, va, kind, out);
     if (way == NOWHERE)
         return (one == &FOUR ? look_behind_usual : look_behind_other)(e, set, va, kind, out);
