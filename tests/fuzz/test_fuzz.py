@@ -87,10 +87,11 @@ def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def other(*_: object, **__: object) -> object:
         raise targets.DamagedError("wrong in another way")
 
-    for name, target in (("python_expand", targets.tokens), ("python_open", targets.frames)):
-        monkeypatch.setattr(f"hvmmu.guest.tokens.{name}", other)
-        with pytest.raises(AssertionError):
-            target(b"")
+    if targets.IN_C:  # else Python is held against itself
+        for name, target in (("python_expand", targets.tokens), ("python_open", targets.frames)):
+            monkeypatch.setattr(f"hvmmu.guest.tokens.{name}", other)
+            with pytest.raises(AssertionError):
+                target(b"")
     monkeypatch.setattr(targets, "import_trace", lambda *_, **__: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         targets.imports(b"")
