@@ -139,7 +139,7 @@ class Lane:
             if became == lib.HV_FAILED or self._at[0] == count:
                 return
             done, rest = became == lib.HV_DONE, step.rest(self._at[0])
-            frame, alive = c_frame(rest.frame)
+            frame, alive = c_frame(rest.frame, listed[1:])
             became = lib.hv_lane_rest(self._lane, frame, rest.nth, done, wrong)
             del alive
             if wrong[0]:

@@ -19,34 +19,36 @@ from hvmmu.hw.compiled import ffi, lib
 
 if TYPE_CHECKING:
     from hvmmu.guest.spans import Frame, Span
-    from hvmmu.guest.tokens import Window
+    from hvmmu.guest.tokens import Sites, Window
 
 assert (lib.HV_WINDOW, lib.HV_SPAN_WINDOWS) == (WINDOW, SPAN_WINDOWS)
 _SLACK = lib.HV_SLACK
 """Accesses behind a window that the expansion may write over."""
 
 
-def c_frame(frame: Frame) -> tuple[Any, Any]:
-    """Return a frame as C has it, and what must live as long."""
+def c_frame(frame: Frame, sites: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return a frame as C has it, of sites that C has too, and what must live as long."""
     made = ffi.new("hv_frame *")
-    alive = (
-        ffi.from_buffer("uint8_t[]", frame.content),
-        ffi.from_buffer("uint16_t[]", frame.kept),
-        ffi.from_buffer("uint64_t[]", frame.sites.gva),
-        ffi.from_buffer("uint8_t[]", frame.sites.kind),
-    )
-    made.bytes, made.kept, made.site_gva, made.site_kind = alive
+    alive = ffi.from_buffer("uint8_t[]", frame.content), ffi.from_buffer("uint16_t[]", frame.kept)
+    made.bytes, made.kept = alive
+    made.site_gva, made.site_kind = sites
     made.size, made.count = len(frame.content), len(frame.kept)
     made.windows, made.accesses = frame.windows, frame.accesses
     return made, alive
 
 
+def c_sites(sites: Sites) -> tuple[Any, Any]:
+    """Return sites as C has them."""
+    return ffi.from_buffer("uint64_t[]", sites.gva), ffi.from_buffer("uint8_t[]", sites.kind)
+
+
 def opened(frame: Frame) -> Columns:
     """Return what a span's frame holds, as `python_open` does; raise DamagedError."""
-    made, alive = c_frame(frame)
+    sites = c_sites(frame.sites)
+    made, alive = c_frame(frame, sites)
     span, near = ffi.new("hv_span *"), _zeros("H", frame.windows * WINDOW)
     wrong = lib.hv_open_span(made, span, ffi.from_buffer("uint16_t[]", near))
-    del alive
+    del alive, sites
     if wrong:
         raise DamagedError(MESSAGES[wrong])
     ends = frame.windows + 1
@@ -61,9 +63,10 @@ def opened(frame: Frame) -> Columns:
 
 def near_of(frame: Frame, nth: int) -> int:
     """Return which of the near accesses the *nth* is that the span's filter keeps."""
-    made, alive = c_frame(frame)
+    sites = c_sites(frame.sites)
+    made, alive = c_frame(frame, sites)
     found: int = lib.hv_near_of(made, nth)
-    del alive
+    del alive, sites
     return found
 
 
@@ -75,8 +78,7 @@ def expanded(span: Span, window: int, first: int, mark: int) -> Window:
     alive = (
         ffi.from_buffer("uint16_t[]", columns.near),
         ffi.from_buffer("uint8_t[]", columns.tokens),
-        ffi.from_buffer("uint64_t[]", span.sites.gva),
-        ffi.from_buffer("uint8_t[]", span.sites.kind),
+        *c_sites(span.sites),
     )
     made.near, made.tokens, made.site_gva, made.site_kind = alive
     made.near_ends, made.token_ends = list(columns.near_ends), list(columns.token_ends)

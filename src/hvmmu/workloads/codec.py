@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from hvmmu.types import Buffer
 
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 BLOCK = 1 << 18
 """Bytes of text in one block, at most."""
 
@@ -130,7 +131,7 @@ _FORMATS = (
     _Format(
         "zstd",
         ".zst",
-        b"\x28\xb5\x2f\xfd",
+        ZSTD_MAGIC,
         _unzstd,
         lambda: cast("type[Exception]", _zstd().ZstdError),
         _zstd_writer,

@@ -52,6 +52,11 @@ class CompiledReducer:
         return slots, _copied("Q", chunk.gva, count), _copied("B", chunk.kind, count)
 
     @property
+    def count(self) -> int:
+        """Return how many sites that is."""
+        return int(self._chunk.listed)
+
+    @property
     def tally(self) -> tuple[int, int, int]:
         """Return the number of fetches, writes and second pages, left out or not."""
         return self._chunk.fetches, self._chunk.writes, self._chunk.seconds

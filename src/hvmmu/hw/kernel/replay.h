@@ -6,9 +6,9 @@
 typedef struct {
     const hv_span *span;
     const uint8_t *token, *end;
-    uint64_t recent[32], fetched; /* by set, the address of its latest page; 0: there is none */
-    uint8_t sure[32];             /* what that page has been granted since the last stop */
-    uint32_t fetching;            /* the set last fetched from */
+    uint64_t recent[32]; /* by set, the address of its latest page; 0: there is none */
+    uint8_t lacks[33];   /* what that page has not been granted since the last stop; 0 where no set is */
+    uint32_t fetching;   /* the set last fetched from */
     uint32_t next, last, made, room;
     uint32_t left; /* fetches of the token that are still to be made */
     int32_t open;  /* there is more to make of it */

@@ -80,14 +80,14 @@ int32_t hv_expand(const hv_span *s, uint32_t window, uint32_t first, uint8_t mar
     uint32_t room = hv_window_size(s, window);
     uint8_t second = 0;
     for (; token < end; token++) {
-        uint32_t run = run_of(*token);
+        uint32_t run = MEANINGS[*token].run;
         if (*token == SECOND_NEXT) {
             second = mark;
             continue;
         }
         if (*token > SECOND_NEXT)
             fetched = recent[SETS + *token - FETCH_TOKEN];
-        if (run + (*token < RUN) > room - made)
+        if (MEANINGS[*token].makes > room - made)
             return TOO_MANY;
         if ((run != 0) & !fetched)
             return NO_FETCH;
@@ -101,7 +101,7 @@ int32_t hv_expand(const hv_span *s, uint32_t window, uint32_t first, uint8_t mar
             if (!again)
                 return NO_DATA;
             gva[made] = again;
-            kind[made++] = (*token & SETS ? WRITE : READ) | second;
+            kind[made++] = MEANINGS[*token].kind | second;
             second = 0;
         } else if (*token < RUN) {
             if (next == last)

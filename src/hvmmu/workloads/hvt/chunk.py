@@ -14,9 +14,8 @@ from hvmmu.errors import TraceError
 from hvmmu.guest.spans import Compact, Frame, InSpan, Span
 from hvmmu.guest.steps import SITES, Accesses
 from hvmmu.guest.tokens import KINDS, SECOND, SETS, DamagedError, Sites, no_sites
-from hvmmu.workloads.codec import zstd_unpack
 from hvmmu.workloads.hvt.fastest import list_sites, listed, within
-from hvmmu.workloads.hvt.layout import COUNTS, DIGESTED, MOST_FRAME, SPAN, ChunkHead, padded
+from hvmmu.workloads.hvt.layout import COUNTS, DIGESTED, SPAN, ChunkHead, padded, unpacked_frame
 from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.tracefile import USER_END, USER_START
 
@@ -158,9 +157,8 @@ class Chunk:
         return InSpan(self._frame(nth), at - self._kept_ends[nth], self._kept_ends[nth + 1])
 
     def _frame(self, nth: int) -> Frame:
-        content = zstd_unpack(
-            self._frames[self._frame_ends[nth] : self._frame_ends[nth + 1]], MOST_FRAME
-        )
+        start, end = self._frame_ends[nth : nth + 2]
+        content = unpacked_frame(self._frames[start:end])
         if content is None:
             raise self._damaged("a frame does not unpack")
         kept = self._kept[self._kept_ends[nth] : self._kept_ends[nth + 1]]

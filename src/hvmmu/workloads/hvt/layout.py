@@ -2,17 +2,20 @@
 
 A chunk's columns, each on a multiple of eight bytes: of new sites the slot (u16), address (u64)
 and kind (u8); by span, the number of references, of kept accesses and of bytes of frames up to its
-end (u32 each); the kept accesses (u16, a site each); the spans' frames, each packed with zstd.
+end (u32 each); the kept accesses (u16, a site each); the spans' frames, each packed with zstd or
+plain with a CRC-32 behind it.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvmmu.guest.steps import SITES
 from hvmmu.guest.tokens import SETS, SPAN_WINDOWS, WINDOW, DamagedError
+from hvmmu.workloads.codec import ZSTD_MAGIC, zstd_unpack
 from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
 from hvmmu.workloads.magic import is_hvt_head
@@ -34,6 +37,9 @@ SPANS = 256
 MOST_ACCESSES = SPANS * SPAN
 MOST_FRAME = 4 * SPAN_WINDOWS + SPAN // 8 + 4 * SPAN
 """Bytes of a frame before it is packed, at most."""
+PLAIN_SHARE = 8
+"""Accesses of a chunk for each byte of frames that are not packed, at least."""
+MOST_PLAIN = MOST_ACCESSES // PLAIN_SHARE
 MOST_WORDS = 4096
 """Bytes of provenance, at most."""
 HEADER_SIZE = _HEADER.size
@@ -176,6 +182,24 @@ def read_chunk_head(head: bytes) -> ChunkHead:
     if not possible:
         raise DamagedError("its head is damaged")
     return made
+
+
+def plain_frame(frame: bytes) -> bytes:
+    """Return a frame that is not packed as it lies in a file.
+
+    It is never taken for a packed one: no window has as many accesses as zstd's magic would tell.
+    """
+    return frame + struct.pack("<I", zlib.crc32(frame))
+
+
+def unpacked_frame(stored: memoryview) -> bytes | None:
+    """Return the frame in what a file has of it, or None if it is damaged."""
+    if stored[:4] == ZSTD_MAGIC:
+        return zstd_unpack(stored, MOST_FRAME)
+    frame, crc = stored[:-4], stored[-4:]
+    if len(crc) < 4 or zlib.crc32(frame) != int.from_bytes(crc, "little"):
+        return None
+    return bytes(frame)
 
 
 def padded(size: int) -> int:

@@ -61,6 +61,11 @@ class Reducer(Protocol):
         ...
 
     @property
+    def count(self) -> int:
+        """How many sites this chunk lists."""
+        ...
+
+    @property
     def tally(self) -> tuple[int, int, int]:
         """Return the number of fetches, writes and second pages of this chunk, left out or not."""
         ...
@@ -135,6 +140,11 @@ class PythonReducer:
     def listed(self) -> Listed:
         """Return what this chunk lists."""
         return self._ring.listed
+
+    @property
+    def count(self) -> int:
+        """Return how many sites that is."""
+        return len(self._ring.listed[0])
 
     @property
     def tally(self) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from array import array
+from itertools import accumulate
 from typing import IO, TYPE_CHECKING
 
 from hvmmu.guest.tokens import SETS, WINDOW
@@ -14,12 +15,15 @@ from hvmmu.workloads.hvt.fastest import make_reducer
 from hvmmu.workloads.hvt.layout import (
     COUNTS,
     DIGESTED,
+    MOST_PLAIN,
     MOST_WORDS,
+    PLAIN_SHARE,
     SPAN,
     SPANS,
     ChunkHead,
     Header,
     column,
+    plain_frame,
 )
 from hvmmu.workloads.hvt.reduction import WAYS
 
@@ -48,9 +52,11 @@ class HvtWriter:
 
     def _start(self) -> None:
         """Begin a chunk; it goes on with the sites of those before."""
-        self._kept, self._frames = array("H"), bytearray()
-        self._reference_ends, self._kept_ends, self._frame_ends = array("I"), array("I"), array("I")
+        self._kept, self._packed = array("H"), list[bytes]()
+        self._plain: dict[int, bytes] = {}
+        self._reference_ends, self._kept_ends = array("I"), array("I")
         self._in_chunk = self._in_span = self._near_in_chunk = 0
+        self._known = self._plain_size = 0
 
     def add(self, gva: Words, kind: Words | bytes) -> None:
         """Add accesses in order; a kind has SECOND set where a reference goes on in a next page."""
@@ -88,12 +94,29 @@ class HvtWriter:
         self._kept += kept
         self._near_in_chunk += near
         self._digest.update(frame)
-        self._frames += zstd_pack(frame)
+        if self._reducer.count > self._known and self._plain_size < MOST_PLAIN:
+            self._plain[len(self._packed)] = frame
+            self._plain_size += len(frame)
+        self._known = self._reducer.count
+        self._packed.append(zstd_pack(frame))
         self._in_chunk += self._in_span
         self._in_span = 0
         self._reference_ends.append(self._in_chunk - self._reducer.tally[2])
         self._kept_ends.append(len(self._kept))
-        self._frame_ends.append(len(self._frames))
+
+    def _frames(self) -> list[bytes]:
+        """Return the chunk's frames as they are stored.
+
+        Where pages are met for the first time, most runs will stop and look: such a frame is not
+        packed, as long as there is room.
+        """
+        frames, room = self._packed, self._in_chunk // PLAIN_SHARE
+        for nth, frame in self._plain.items():
+            room -= len(frame)
+            if room < 0:
+                break
+            frames[nth] = plain_frame(frame)
+        return frames
 
     def _end_chunk(self) -> None:
         if self._in_span:
@@ -102,7 +125,10 @@ class HvtWriter:
             return
         listed, (fetches, writes, seconds) = self._reducer.listed, self._reducer.tally
         references = self._in_chunk - seconds
-        ends = self._reference_ends, self._kept_ends, self._frame_ends
+        frames = self._frames()
+        stored = b"".join(frames)
+        frame_ends = array("I", accumulate(map(len, frames)))
+        ends = self._reference_ends, self._kept_ends, frame_ends
         columns = [column(each) for each in (*listed, *ends, self._kept)]
         head = ChunkHead(
             self._in_chunk,
@@ -113,11 +139,11 @@ class HvtWriter:
             self._listed,
             self._near_in_chunk,
             len(self._kept),
-            len(self._frames),
+            len(stored),
             zlib.crc32(b"".join(columns)),
-            zlib.crc32(self._frames),
+            zlib.crc32(stored),
         )
-        chunk = b"".join((head.pack(), *columns, column(array("B", self._frames))))
+        chunk = b"".join((head.pack(), *columns, column(array("B", stored))))
         self._file.write(chunk)
         self._digest.update(COUNTS.pack(self._in_chunk, references, self._listed))
         for nth in DIGESTED:
