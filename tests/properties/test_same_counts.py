@@ -212,6 +212,7 @@ def reduced(steps: list[Step], path: Path) -> Iterator[Step]:
         if not isinstance(step, Accesses):
             yield step
             continue
+        path.unlink(missing_ok=True)  # steps before this one still read the old file
         with path.open("wb") as file:
             writer = HvtWriter(file, "")
             writer.add(array("Q", step.gva), bytes(step.kind))

@@ -180,6 +180,7 @@ def seldom(seed: int) -> list[Step]:
 
 def packed(step: Accesses, path: Path) -> list[Reduced]:
     """Return the accesses as they come out of an .hvt file."""
+    path.unlink(missing_ok=True)  # steps before these still read the old file
     with path.open("wb") as file:
         writer = HvtWriter(file, "")
         writer.add(array("Q", step.gva), bytes(step.kind))

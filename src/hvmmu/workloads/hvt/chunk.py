@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from hvmmu.guest.steps import Words
+    from hvmmu.workloads.hvt.stored import Stored
 
 AGAIN = "import it, or copy it, again"
 _ANY_KIND = bytes(KINDS)
@@ -65,12 +66,16 @@ class Chunk:
     """
 
     def __init__(
-        self, head: ChunkHead, columns: Sequence[memoryview], known: KnownSites, where: str
+        self,
+        head: ChunkHead,
+        columns: Sequence[memoryview],
+        frames: Stored,
+        known: KnownSites,
+        where: str,
     ) -> None:
         self.head = head
-        self._columns, self._where = columns, where
-        slots, site_gva, site_kind, reference_ends, kept_ends, frame_ends, kept, frames = columns
-        self._frames = frames
+        self._columns, self._frames, self._where = columns, frames, where
+        slots, site_gva, site_kind, reference_ends, kept_ends, frame_ends, kept = columns
         known.add(head.known, slots, site_gva, site_kind)
         self._sites = known.now
         self._reference_ends = _ends(reference_ends, head.references)
@@ -142,7 +147,7 @@ class Chunk:
 
     def add_to(self, digest: hashlib._Hash) -> None:
         """Add what the header's sha256 is of; raise TraceError for frames that were changed."""
-        if zlib.crc32(self._frames) != self.head.frames_crc:
+        if zlib.crc32(self._frames[: self.head.packed]) != self.head.frames_crc:
             raise self._damaged("the CRC of its frames is wrong")
         for nth in range(self.head.spans):
             digest.update(self._frame(nth).content)

@@ -23,6 +23,8 @@ from hvmmu.workloads.magic import is_hvt_head
 if TYPE_CHECKING:
     from array import array
 
+    from hvmmu.types import Buffer
+
 VERSION = 2
 _BYTE_ORDER = 0x0102
 """Reads as 0x0201 where bytes are swapped."""
@@ -150,15 +152,10 @@ class ChunkHead(NamedTuple):
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """Return the size of each column in bytes, before padding."""
+        """Return the size of each column before the frames in bytes, before padding."""
         ends = 4 * self.spans
         sites = 2 * self.sites, 8 * self.sites, self.sites
-        return *sites, ends, ends, ends, 2 * self.kept, self.packed
-
-    @property
-    def size(self) -> int:
-        """Return the size of all columns in bytes."""
-        return sum(map(padded, self.columns))
+        return *sites, ends, ends, ends, 2 * self.kept
 
     def pack(self) -> bytes:
         """Return it as CHUNK_SIZE bytes."""
@@ -192,8 +189,9 @@ def plain_frame(frame: bytes) -> bytes:
     return frame + struct.pack("<I", zlib.crc32(frame))
 
 
-def unpacked_frame(stored: memoryview) -> bytes | None:
+def unpacked_frame(stored: Buffer) -> bytes | None:
     """Return the frame in what a file has of it, or None if it is damaged."""
+    stored = memoryview(stored)
     if stored[:4] == ZSTD_MAGIC:
         return zstd_unpack(stored, MOST_FRAME)
     frame, crc = stored[:-4], stored[-4:]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import stat
 import zlib
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from hvmmu.errors import TraceError
 from hvmmu.guest.tokens import SECOND, DamagedError
 from hvmmu.params import plain
 from hvmmu.types import PAGE_SHIFT
-from hvmmu.workloads.codec import blocks
 from hvmmu.workloads.hvt.chunk import AGAIN, Chunk, KnownSites
 from hvmmu.workloads.hvt.layout import (
     CHUNK_SIZE,
@@ -25,6 +23,7 @@ from hvmmu.workloads.hvt.layout import (
     read_chunk_head,
     read_header,
 )
+from hvmmu.workloads.hvt.stored import opened_file
 from hvmmu.workloads.magic import is_hvt_head
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_CUT_SHORT = "the file is cut short"
 _SECONDS = re.compile(rb"[\x80-\xff]")
 
 
@@ -49,7 +49,7 @@ class HvtFile:
 
     def __init__(self, path: Path) -> None:
         self._name = plain(str(path))
-        self._bytes = _opened(path)
+        self._bytes = opened_file(path)
         try:
             self.header = self._header()
         except TraceError:
@@ -115,21 +115,23 @@ class HvtFile:
     def _chunk(self, number: int, sites: KnownSites) -> Chunk:
         with self._blamed(number):
             head = read_chunk_head(bytes(self._read(CHUNK_SIZE)))
-            body = self._read(head.size)
-            frames = padded(head.packed)
-            if zlib.crc32(body[: len(body) - frames]) != head.crc:
+            body = self._read(sum(map(padded, head.columns)))
+            if zlib.crc32(body) != head.crc:
                 raise DamagedError("its CRC is wrong")
             columns, at = [], 0
             for size in head.columns:
                 columns.append(body[at : at + size])
                 at += padded(size)
+            frames = self._bytes.later(padded(head.packed))
+            if frames is None:
+                raise DamagedError(_CUT_SHORT)
             where = f"{self._name}: chunk {number}"
-            return Chunk(head, columns, sites, where)
+            return Chunk(head, columns, frames, sites, where)
 
     def _read(self, size: int) -> memoryview:
         found = self._bytes.read(size)
         if len(found) < size:
-            raise DamagedError("the file is cut short")
+            raise DamagedError(_CUT_SHORT)
         return found
 
     @contextlib.contextmanager
@@ -149,62 +151,3 @@ def _counts(told: ChunkHead | Header) -> tuple[int, ...]:
 def _second(gva: int, kind: int) -> tuple[int, int]:
     """Return page and kind of what goes on from an access; from a second page nothing does."""
     return (gva >> PAGE_SHIFT) + 1, kind ^ SECOND
-
-
-def _opened(path: Path) -> _Plain | _Packed:
-    """Return a file to be read; `_Packed` says what is wrong with one that cannot be."""
-    with contextlib.suppress(OSError, ValueError):
-        if stat.S_ISREG(path.stat().st_mode):
-            file = path.open("rb", buffering=0)
-            if is_hvt_head(file.read(HEADER_SIZE)):
-                return _Plain(file)
-            file.close()
-    return _Packed(path)
-
-
-class _Plain:
-    """The bytes of a file that is not packed, so many at a time."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._left = file, file.seek(0, 2)
-        file.seek(0)
-
-    def read(self, size: int) -> memoryview:
-        """Return *size* bytes, fewer at the end."""
-        try:
-            found = self._file.read(min(size, self._left))
-        except OSError as error:
-            raise DamagedError(f"cannot be read: {error.strerror}") from None
-        self._left -= len(found)
-        return memoryview(found)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-
-class _Packed:
-    """A file's bytes, unpacked, so many at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._blocks = blocks(path)
-        self._block = memoryview(b"")
-
-    def read(self, size: int) -> memoryview:
-        """Return *size* bytes, fewer at the end; copied only where they lie in two blocks.
-
-        They start on a multiple of eight if all that were read are multiples of eight.
-        """
-        pieces, missing = [self._block[:size]], size - len(self._block)
-        while missing > 0 and (block := next(self._blocks, b"")):
-            self._block = memoryview(block)
-            pieces.append(self._block[:missing])
-            missing -= len(block)
-        self._block = self._block[len(pieces[-1]) :]
-        if len(pieces) > 1:
-            self._block = memoryview(bytes(self._block))  # columns of numbers must be aligned
-        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._blocks.close()
