@@ -123,21 +123,23 @@ class Lane:
         listed = _listed(step.kept, step.site_gva, step.site_kind)
         self._give()
         try:
-            self._run_spans(step, listed)
+            went = self._run_spans(step, listed)
         finally:
             self._take()
-        if self._error is not None:
+        if not went:
             self._fail()
         return True
 
-    def _run_spans(self, step: Compact, listed: tuple[Any, Any, Any]) -> None:
-        """Run until the end, or a failure."""
+    def _run_spans(self, step: Compact, listed: tuple[Any, Any, Any]) -> bool:
+        """Run to the end and return True, or to what has failed in Python."""
         at, count, wrong = 0, len(step.kept), ffi.new("int32_t *")
         while at < count:
             self._at[0] = at
             became = lib.hv_lane_to_stop(self._lane, *listed, self._at, count)
-            if became == lib.HV_FAILED or self._at[0] == count:
-                return
+            if became == lib.HV_FAILED:
+                return False
+            if self._at[0] == count:
+                break
             done, rest = became == lib.HV_DONE, step.rest(self._at[0])
             frame, alive = c_frame(rest.frame, listed[1:])
             became = lib.hv_lane_rest(self._lane, frame, rest.nth, done, wrong)
@@ -145,8 +147,9 @@ class Lane:
             if wrong[0]:
                 raise rest.frame.damaged(MESSAGES[wrong[0]])
             if became == lib.HV_FAILED:
-                return
+                return False
             at = rest.following
+        return True
 
     def _fail(self) -> NoReturn:
         error, self._error = self._error, None
