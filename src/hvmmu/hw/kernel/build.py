@@ -31,6 +31,7 @@ ffibuilder.set_source(
             "tokens.c",
             "replay.c",
             "lane.c",
+            "runs.c",
         )
     ],
     include_dirs=[str(_HERE)],
