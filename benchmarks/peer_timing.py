@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+import sys
 import tempfile
 from typing import IO, TYPE_CHECKING
 
@@ -48,25 +48,41 @@ class Measured:
     """How far the least of every other run is from that of the rest: what a floor is worth."""
 
 
+_LAUNCH = """
+import json, os, sys
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, used = os.wait4(child, 0)
+told = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss
+os.write(int(sys.argv[1]), json.dumps(told).encode())
+"""
+"""Starts a command from a small process: peak memory includes what its parent had when it began."""
+
+
 def measure(case: Case) -> Measured:
     """Run it once; raise SystemExit with its last words if it fails."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(  # noqa: S603
-            case.command,
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        tempfile.TemporaryFile() as used,
+    ):
+        launch = sys.executable, "-I", "-S", "-c", _LAUNCH, str(used.fileno())
+        subprocess.run(  # noqa: S603
+            (*launch, *case.command),
             cwd=case.folder,
             env=None if case.environment is None else dict(case.environment),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
+            pass_fds=(used.fileno(),),
+            check=False,
         )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"{case.name}: exit code {process.returncode}: {_text(err)[-500:]}")
+        told = _text(used)
+        code, seconds, kibibytes = json.loads(told) if told else (None, 0.0, 0)
+        if code != 0:
+            raise SystemExit(f"{case.name}: exit code {code}: {_text(err)[-500:]}")
         said = json.loads(_text(out)) if case.says else {}
-    seconds = said.get("seconds", used.ru_utime + used.ru_stime)
     references = said.get("references", case.references)
-    return Measured(seconds, references, used.ru_maxrss / 1024)
+    return Measured(said.get("seconds", seconds), references, kibibytes / 1024)
 
 
 def least(cases: Sequence[Case], rounds: int) -> dict[str, Measured]:
