@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from hvmmu.plugins import load
 from hvmmu.workloads import SHIPPED
 from hvmmu.workloads.hvt.making import import_trace
 
@@ -256,6 +257,10 @@ def test_unreduced(trace: Path) -> None:
     assert said["seconds"] > 0
 
 
+vmx = pytest.mark.skipif("vmx" not in load().backends, reason="the backend vmx is not installed")
+
+
+@vmx
 def test_ours(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start would contain Python's compiler, or be subtracted from another backend's run."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -357,6 +362,7 @@ def test_packages(peer: str, trace: Path, tmp_path: Path) -> None:
         assert measured.seconds > 0
 
 
+@vmx
 def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--long` would measure the usual run again, or peers that are fed with a part of a trace."""
     script(tmp_path / "dynamorio" / "bin64" / "drrun", "true")
