@@ -12,6 +12,7 @@ _NEEDED = (
     "hvmmu.hearing",
     "hvmmu.lane",
     "hvmmu.mmu.compiled",
+    "hvmmu.workloads.synthetic",
     "importlib.metadata",
     "email.parser",
 )
