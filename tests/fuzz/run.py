@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CORPUS, FAILED = HERE / "corpus", HERE / "failed"
-WEIGHTS = {"engines": 3, "lane": 4, "tokens": 1, "reduce": 1, "hvt": 3, "imports": 3}
+WEIGHTS = {
+    "engines": 3,
+    "lane": 4,
+    "tokens": 1,
+    "frames": 1,
+    "reduce": 1,
+    "hvt": 3,
+    "imports": 3,
+}
 READERS = ("hvt", "imports")
 """Guided by what of the Python has run, too; the others are about the C, and it makes them slow."""
 MOST_BYTES = 2000
