@@ -132,24 +132,23 @@ class Lane:
 
     def _run_spans(self, step: Compact, listed: tuple[Any, Any, Any]) -> bool:
         """Run to the end and return True, or to what has failed in Python."""
-        at, count, wrong = 0, len(step.kept), ffi.new("int32_t *")
+        at, count, became, wrong = 0, len(step.kept), lib.HV_RETRY, ffi.new("int32_t *")
         while at < count:
             self._at[0] = at
             became = lib.hv_lane_to_stop(self._lane, *listed, self._at, count)
-            if became == lib.HV_FAILED:
-                return False
-            if self._at[0] == count:
+            if became == lib.HV_FAILED or self._at[0] == count:
                 break
             done, rest = became == lib.HV_DONE, step.rest(self._at[0])
-            frame, alive = c_frame(rest.frame, listed[1:])
+            content, kept, _, accesses, damaged = rest.frame
+            frame, alive = c_frame(content, kept, accesses, listed[1:])
             became = lib.hv_lane_rest(self._lane, frame, rest.nth, done, wrong)
             del alive
             if wrong[0]:
-                raise rest.frame.damaged(MESSAGES[wrong[0]])
+                raise damaged(MESSAGES[wrong[0]])
             if became == lib.HV_FAILED:
-                return False
+                break
             at = rest.following
-        return True
+        return bool(became != lib.HV_FAILED)
 
     def _fail(self) -> NoReturn:
         error, self._error = self._error, None

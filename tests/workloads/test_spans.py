@@ -389,8 +389,9 @@ def test_compiled_expands_as_python(
     """C believes tokens that Python refuses, writes past its arrays, or makes other accesses."""
     sites, near = listed(pages), array("H", range(len(pages)))
     columns = Columns(near, array("I", (0, len(near))), array("I", (0, len(tokens))), tokens)
-    span = spans.Span(columns, sites, room, DamagedError)
-    one = told(lambda: spans.compiled.expanded(span, 0, first, SECOND))  # type: ignore[union-attr]
+    one = told(
+        lambda: spans.compiled.expanded(columns, sites, room, 0, first=first, mark=SECOND)  # type: ignore[union-attr]
+    )
     two = told(lambda: python_expand(tokens, near, sites, room, first=first, mark=SECOND))
     assert one == two
 
@@ -408,14 +409,13 @@ def test_compiled_expands_as_python(
 def test_compiled_opens_as_python(windows: int, frame: bytes, own: list[int]) -> None:
     """C reads past a frame that tells of more than it holds, or believes what Python does not."""
     sites, sites_kept = listed([(n, READ) for n in range(1, 5)]), array("H", own)
-    whole = spans.Frame(frame, sites_kept, sites, windows * WINDOW, DamagedError)
-    one = told(lambda: spans.compiled.opened(whole))  # type: ignore[union-attr]
+    one = told(lambda: spans.compiled.opened(frame, windows, sites_kept, sites))  # type: ignore[union-attr]
     two = told(lambda: python_open(frame, windows, sites_kept, sites))
     assert one == two
     if not isinstance(two, str):
         for nth in range(len(own)):
             at = near_of(frame, windows, nth)
-            assert spans.compiled.near_of(whole, nth) == at  # type: ignore[union-attr]
+            assert spans.compiled.near_of(frame, windows, nth) == at  # type: ignore[union-attr]
             assert two.near[at] == own[nth]
 
 

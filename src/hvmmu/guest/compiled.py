@@ -18,7 +18,7 @@ from hvmmu.guest.tokens import (
 from hvmmu.hw.compiled import ffi, lib
 
 if TYPE_CHECKING:
-    from hvmmu.guest.spans import Frame, Span
+    from hvmmu.guest.steps import Words
     from hvmmu.guest.tokens import Sites, Window
 
 assert (lib.HV_WINDOW, lib.HV_SPAN_WINDOWS) == (WINDOW, SPAN_WINDOWS)
@@ -26,14 +26,14 @@ _SLACK = lib.HV_SLACK
 """Accesses behind a window that the expansion may write over."""
 
 
-def c_frame(frame: Frame, sites: tuple[Any, Any]) -> tuple[Any, Any]:
+def c_frame(frame: bytes, kept: Words, accesses: int, sites: tuple[Any, Any]) -> tuple[Any, Any]:
     """Return a frame as C has it, of sites that C has too, and what must live as long."""
     made = ffi.new("hv_frame *")
-    alive = ffi.from_buffer("uint8_t[]", frame.content), ffi.from_buffer("uint16_t[]", frame.kept)
+    alive = ffi.from_buffer("uint8_t[]", frame), ffi.from_buffer("uint16_t[]", kept)
     made.bytes, made.kept = alive
     made.site_gva, made.site_kind = sites
-    made.size, made.count = len(frame.content), len(frame.kept)
-    made.windows, made.accesses = frame.windows, frame.accesses
+    made.size, made.count = len(frame), len(kept)
+    made.windows, made.accesses = -(-accesses // WINDOW), accesses
     return made, alive
 
 
@@ -42,47 +42,48 @@ def c_sites(sites: Sites) -> tuple[Any, Any]:
     return ffi.from_buffer("uint64_t[]", sites.gva), ffi.from_buffer("uint8_t[]", sites.kind)
 
 
-def opened(frame: Frame) -> Columns:
+def opened(frame: bytes, windows: int, kept: Words, sites: Sites) -> Columns:
     """Return what a span's frame holds, as `python_open` does; raise DamagedError."""
-    sites = c_sites(frame.sites)
-    made, alive = c_frame(frame, sites)
-    span, near = ffi.new("hv_span *"), _zeros("H", frame.windows * WINDOW)
+    known = c_sites(sites)
+    made, alive = c_frame(frame, kept, windows * WINDOW, known)
+    span, near = ffi.new("hv_span *"), _zeros("H", windows * WINDOW)
     wrong = lib.hv_open_span(made, span, ffi.from_buffer("uint16_t[]", near))
-    del alive, sites
+    del alive, known
     if wrong:
         raise DamagedError(MESSAGES[wrong])
-    ends = frame.windows + 1
+    ends = windows + 1
     near_ends, token_ends = array("I", span.near_ends[0:ends]), array("I", span.token_ends[0:ends])
     return Columns(
         near[: near_ends[-1]],
         near_ends,
         token_ends,
-        frame.content[len(frame.content) - token_ends[-1] :],
+        frame[len(frame) - token_ends[-1] :],
     )
 
 
-def near_of(frame: Frame, nth: int) -> int:
+def near_of(frame: bytes, windows: int, nth: int) -> int:
     """Return which of the near accesses the *nth* is that the span's filter keeps."""
-    sites = c_sites(frame.sites)
-    made, alive = c_frame(frame, sites)
+    made, alive = c_frame(frame, array("H"), windows * WINDOW, (ffi.NULL, ffi.NULL))
     found: int = lib.hv_near_of(made, nth)
-    del alive, sites
+    del alive
     return found
 
 
-def expanded(span: Span, window: int, first: int, mark: int) -> Window:
+def expanded(
+    columns: Columns, sites: Sites, accesses: int, window: int, *, first: int, mark: int
+) -> Window:
     """Return a window as `python_expand` does; *first* counts from the span's start."""
-    size = min(span.accesses - window * WINDOW, WINDOW) + _SLACK
+    size = min(accesses - window * WINDOW, WINDOW) + _SLACK
     gva, kind, where = _zeros("Q", size), _zeros("B", size), ffi.new("uint32_t *")
-    columns, made = span.columns, ffi.new("hv_span *")
+    made = ffi.new("hv_span *")
     alive = (
         ffi.from_buffer("uint16_t[]", columns.near),
         ffi.from_buffer("uint8_t[]", columns.tokens),
-        *c_sites(span.sites),
+        *c_sites(sites),
     )
     made.near, made.tokens, made.site_gva, made.site_kind = alive
     made.near_ends, made.token_ends = list(columns.near_ends), list(columns.token_ends)
-    made.windows, made.accesses = span.windows, span.accesses
+    made.windows, made.accesses = len(columns.near_ends) - 1, accesses
     vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
     wrong = lib.hv_expand(made, window, first, mark, vas, kinds, where)
     if wrong:

@@ -50,9 +50,8 @@ class Frame(NamedTuple):
 
     def near_of(self, nth: int) -> int:
         """Return which near access the *nth* is that is kept."""
-        if compiled is None:
-            return tokens.near_of(self.content, self.windows, nth)
-        near: int = compiled.near_of(self, nth)
+        found = tokens.near_of if compiled is None else compiled.near_of
+        near: int = found(self.content, self.windows, nth)
         return near
 
 
@@ -135,23 +134,22 @@ class _Windows(NamedTuple):
 
 
 def _opened(frame: Frame) -> Columns:
-    if compiled is None:
-        return tokens.python_open(frame.content, frame.windows, frame.kept, frame.sites)
-    made: Columns = compiled.opened(frame)
+    opened = tokens.python_open if compiled is None else compiled.opened
+    made: Columns = opened(frame.content, frame.windows, frame.kept, frame.sites)
     return made
 
 
 def _expanded(span: Span, window: int, first: int, mark: int) -> Window:
+    columns, sites, accesses, _ = span
     if compiled is not None:
-        made: Window = compiled.expanded(span, window, first, mark)
+        made: Window = compiled.expanded(columns, sites, accesses, window, first=first, mark=mark)
         return made
-    columns = span.columns
     start, end = columns.near_ends[window : window + 2]
     return tokens.python_expand(
         columns.tokens[slice(*columns.token_ends[window : window + 2])],
         columns.near[start:end],
-        span.sites,
-        min(span.accesses - window * WINDOW, WINDOW),
+        sites,
+        min(accesses - window * WINDOW, WINDOW),
         first=first - start,
         mark=mark,
     )
