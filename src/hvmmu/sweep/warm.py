@@ -15,6 +15,10 @@ _NEEDED = (
     "hvmmu.workloads.synthetic",
     "importlib.metadata",
     "email.parser",
+    # What newer Pythons leave until a version is read.
+    "importlib.metadata._adapters",
+    "email.iterators",
+    "email._encoded_words",
 )
 
 
