@@ -27,6 +27,8 @@ WINDOW = 4096
 """Accesses in a window: its filter knows nothing of those before it."""
 SPAN_WINDOWS = 8
 """Windows in a span, at most."""
+MOST_FRAME = 4 * SPAN_WINDOWS + SPAN_WINDOWS * WINDOW // 8 + 4 * SPAN_WINDOWS * WINDOW
+"""Bytes of a frame, at most: all accesses near, and two tokens for each."""
 SETS = 16
 """Sets of the windows' filter, for instructions and for data."""
 

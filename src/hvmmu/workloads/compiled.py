@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hvmmu.guest.steps import SITES
-from hvmmu.guest.tokens import SPAN_WINDOWS, WINDOW
+from hvmmu.guest.tokens import MOST_FRAME, SPAN_WINDOWS, WINDOW
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
@@ -23,7 +23,6 @@ ffi, lib = _kernel.ffi, _kernel.lib
 
 _LINE = 7
 """Bytes of the shortest line."""
-_MOST_FRAME = 4 * SPAN_WINDOWS + SPAN_WINDOWS * WINDOW // 8 + 4 * SPAN_WINDOWS * WINDOW
 
 
 class CompiledReducer:
@@ -33,7 +32,7 @@ class CompiledReducer:
         self._chunk = ffi.new("hvt_chunk *")
         self._kept, self._frame = (
             ffi.new("uint16_t[]", SPAN_WINDOWS * WINDOW),
-            bytearray(_MOST_FRAME),
+            bytearray(MOST_FRAME),
         )
         self._size = ffi.new("uint32_t *")
         self.next_chunk()

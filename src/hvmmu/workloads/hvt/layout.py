@@ -14,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvmmu.guest.steps import SITES
-from hvmmu.guest.tokens import SETS, SPAN_WINDOWS, WINDOW, DamagedError
+from hvmmu.guest.tokens import MOST_FRAME, SETS, SPAN_WINDOWS, WINDOW, DamagedError
 from hvmmu.workloads.codec import ZSTD_MAGIC, zstd_unpack
 from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
@@ -37,8 +37,6 @@ SPAN = SPAN_WINDOWS * WINDOW
 SPANS = 256
 """Spans in a chunk, at most."""
 MOST_ACCESSES = SPANS * SPAN
-MOST_FRAME = 4 * SPAN_WINDOWS + SPAN // 8 + 4 * SPAN
-"""Bytes of a frame before it is packed, at most."""
 PLAIN_SHARE = 8
 """Accesses of a chunk for each byte of frames that are not packed, at least."""
 MOST_PLAIN = MOST_ACCESSES // PLAIN_SHARE

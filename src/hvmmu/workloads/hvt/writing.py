@@ -97,8 +97,10 @@ class HvtWriter:
         if self._reducer.count > self._known and self._plain_size < MOST_PLAIN:
             self._plain[len(self._packed)] = frame
             self._plain_size += len(frame)
+            self._packed.append(b"")  # whether it stays plain is known when the chunk ends
+        else:
+            self._packed.append(zstd_pack(frame))
         self._known = self._reducer.count
-        self._packed.append(zstd_pack(frame))
         self._in_chunk += self._in_span
         self._in_span = 0
         self._reference_ends.append(self._in_chunk - self._reducer.tally[2])
@@ -113,9 +115,7 @@ class HvtWriter:
         frames, room = self._packed, self._in_chunk // PLAIN_SHARE
         for nth, frame in self._plain.items():
             room -= len(frame)
-            if room < 0:
-                break
-            frames[nth] = plain_frame(frame)
+            frames[nth] = zstd_pack(frame) if room < 0 else plain_frame(frame)
         return frames
 
     def _end_chunk(self) -> None:
