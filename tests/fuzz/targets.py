@@ -152,7 +152,7 @@ def without_c() -> Iterator[None]:
     with (
         mock.patch.object(fastest, "compiled", None),
         mock.patch.object(spans, "compiled", None),
-        mock.patch("hvmmu.workloads.lackey.plain_lines", None),
+        mock.patch("hvmmu.workloads.lackey.PlainLines", None),
     ):
         yield
 

@@ -31,7 +31,7 @@ from hvmmu.machine import Machine, MachineConfig
 from hvmmu.plugins import load
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.workloads import SHIPPED
-from hvmmu.workloads.compiled import CompiledReducer, plain_lines
+from hvmmu.workloads.compiled import CompiledReducer, PlainLines
 from hvmmu.workloads.hvt.reduction import WAYS
 
 BASE = Gva(0x40_0000_0000)
@@ -129,7 +129,7 @@ def compact() -> None:
     starts = (b"I  ", b" L ", b" S ", b" M ")
     text = b"".join([line for line in lines if line.startswith(starts)][:REFERENCES])
     part()
-    _, read, gva, kind = plain_lines(memoryview(text), REFERENCES, SECOND)
+    _, read, gva, kind = PlainLines(SECOND).read(memoryview(text), REFERENCES)
     part("lackey_line", read)
     reducer, spans = CompiledReducer(), []
     for start in range(0, len(gva), SPAN_WINDOWS * WINDOW):

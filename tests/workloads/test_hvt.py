@@ -184,7 +184,7 @@ def test_python_makes_the_same_bytes(
     """A file made where there is no compiler is another, or reads otherwise."""
     monkeypatch.setattr(fastest, "compiled", None)
     monkeypatch.setattr(spans, "compiled", None)
-    monkeypatch.setattr("hvmmu.workloads.lackey.plain_lines", None)
+    monkeypatch.setattr("hvmmu.workloads.lackey.PlainLines", None)
     again = tmp_path / "again.hvt"
     import_trace(SHIPPED, None, again)
     assert again.read_bytes() == shipped.read_bytes()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import re
 import tracemalloc
 from array import array
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +29,13 @@ READ, WRITE, FETCH = 4, 6, 0x14
 @pytest.fixture(
     scope="module",
     autouse=True,
-    params=["python"] + ["compiled"] * (lackey.plain_lines is not None),
+    params=["python"] + ["compiled"] * (lackey.PlainLines is not None),
 )
 def parser(request: pytest.FixtureRequest) -> Iterator[None]:
     """Read plain lines in Python, and in C where that was built."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "python":
-            patch.setattr(lackey, "plain_lines", None)
+            patch.setattr(lackey, "PlainLines", None)
         yield
 
 
@@ -211,6 +213,22 @@ def test_lines_lackey_never_prints(
     assert todo in error.todo
     assert error.line == TEXT.count(b"\n") + 1
     assert str(error).startswith(f"{path}:{error.line}: ")
+
+
+@pytest.mark.parametrize("digits", [b"4a0f9", b"0401ab7f", b"1fff09fdf8", b"00007fff12345678"])
+def test_any_byte_in_a_line(digits: bytes) -> None:
+    """What is no digit is told from one wherever it stands, and a digit has its value."""
+    line = b" L " + digits + b",8\n"
+    for at, byte in product(range(len(digits)), range(256)):
+        text = line[: 3 + at] + bytes([byte]) + line[4 + at :]
+        address = text[3 : 3 + len(digits)]
+        value = int(address, 16) if re.fullmatch(rb"[0-9a-f]+", address) else 0
+        try:
+            ((gva, kind),) = lackey.references([text], "t")
+        except TraceError:
+            assert not USER_START <= value <= USER_END - 8, text
+        else:
+            assert (gva[0], kind[0]) == (value, READ), text
 
 
 def test_line_number_counts_every_block(trace_file: Callable[[bytes], Path]) -> None:

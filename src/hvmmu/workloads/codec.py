@@ -150,7 +150,7 @@ _RECORD = "record a trace with `hvmmu record -o FILE -- COMMAND`"
 _AGAIN = "copy or record the file again"
 
 
-_ZSTD_COLUMN_LEVEL = 9
+_ZSTD_COLUMN_LEVEL = 6
 
 
 def zstd_pack(plain_bytes: bytes) -> bytes:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _kernel: Any = import_module("hvmmu.workloads._kernel")
 ffi, lib = _kernel.ffi, _kernel.lib
 
-_LINE = 7
-"""Bytes of the shortest line."""
+_LINES = 1 << 13
+"""Lines read at a time."""
 
 
 class CompiledReducer:
@@ -109,19 +109,30 @@ def list_sites(slots: Words, gva: Words, kind: Buffer, sites: Sites) -> None:
     )
 
 
-def plain_lines(
-    text: memoryview, limit: int, second: int
-) -> tuple[int, int, array[int], array[int]]:
-    """Read plain references from the start of *text*: bytes and lines read, addresses, kinds."""
-    most = min(limit, len(text) // _LINE)
-    gva, kind = array("Q", bytes(16 * most)), array("B", bytes(2 * most))
-    done = lib.hvt_lackey(
-        ffi.from_buffer("char[]", text),
-        len(text),
-        most,
-        second,
-        ffi.from_buffer("uint64_t[]", gva),
-        ffi.from_buffer("uint8_t[]", kind),
-    )
-    del gva[done.accesses :], kind[done.accesses :]
-    return done.read, done.lines, gva, kind
+class PlainLines:
+    """Reads plain references into room that is used again: large new arrays cost page faults.
+
+    *second* is set in the kind of a reference's second page.
+    """
+
+    def __init__(self, second: int) -> None:
+        self._second = second
+        self._gva, self._kind = ffi.new("uint64_t[]", 2 * _LINES), ffi.new("uint8_t[]", 2 * _LINES)
+
+    def read(self, text: memoryview, limit: int) -> tuple[int, int, array[int], array[int]]:
+        """Read from the start of *text*, at most *limit* references.
+
+        Return how many bytes and lines that is, addresses, kinds.
+        """
+        start, size = ffi.from_buffer("char[]", text), len(text)
+        gva, kind, read, lines = array("Q"), array("B"), 0, 0
+        while True:
+            most = min(limit - lines, _LINES)
+            done = lib.hvt_lackey(
+                start + read, size - read, most, self._second, self._gva, self._kind
+            )
+            gva.frombytes(ffi.buffer(self._gva, 8 * done.accesses))
+            kind.frombytes(ffi.buffer(self._kind, done.accesses))
+            read, lines = read + done.read, lines + done.lines
+            if done.lines < _LINES:
+                return read, lines, gva, kind

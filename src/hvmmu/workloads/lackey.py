@@ -22,9 +22,9 @@ from hvmmu.workloads.codec import blocks
 from hvmmu.workloads.tracefile import USER_END, USER_START, WHOLE, TraceFile
 
 try:
-    from hvmmu.workloads.compiled import plain_lines
+    from hvmmu.workloads.compiled import PlainLines
 except ImportError:  # no compiler where this was installed
-    plain_lines = None  # type: ignore[assignment]
+    PlainLines = None  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -176,15 +176,16 @@ class Parser:
         self.references = 0
         self._name, self._second = name, second
         self._seen, self._number = _Lines(), 1
+        self._plain = None if PlainLines is None else PlainLines(second)
 
     def parse(self, text: bytes, limit: int | None = None) -> tuple[array[int], array[int]]:
         """Return the accesses in whole lines, at most *limit* references; raise TraceError."""
-        if plain_lines is None:
+        if self._plain is None:
             return self._parse_lines(text, limit)
         left = len(text) if limit is None else limit
         rest, whole_gva, whole_kind = memoryview(text), array("Q"), array("B")
         while True:
-            read, lines, gva, kind = plain_lines(rest, left, self._second)
+            read, lines, gva, kind = self._plain.read(rest, left)
             whole_gva += gva
             whole_kind += kind
             rest, left = rest[read:], left - lines

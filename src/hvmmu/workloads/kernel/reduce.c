@@ -245,6 +245,24 @@ static const uint8_t DIGIT[256] = {
     ['8'] = 9, ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
 };
 
+/* Put the value of eight hexadecimal digits, all of them looked at together, in *value; return
+ * whether that is what stands at *text*. */
+static int eight_digits(const char *text, uint64_t *value) {
+    static const uint64_t EACH = UINT64_C(0x0101010101010101);
+    uint64_t read = 0, letters, digits, tens;
+    for (int i = 0; i < 8; i++) /* one load: the first character is the lowest byte */
+        read |= (uint64_t)(uint8_t)text[i] << 8 * i;
+    letters = read >> 6 & EACH;
+    digits = (read & EACH * 0x0F) + letters * 9;
+    tens = digits + EACH * 6 >> 4 & EACH; /* 1 for what is written as a letter */
+    if ((digits & EACH * 0xF0) || digits + EACH * '0' + tens * ('a' - '0' - 10) != read)
+        return 0;
+    digits = (digits << 4 | digits >> 8) & UINT64_C(0x00FF00FF00FF00FF);
+    digits = (digits << 8 | digits >> 16) & UINT64_C(0x0000FFFF0000FFFF);
+    *value = (digits << 16 | digits >> 32) & UINT64_C(0xFFFFFFFF);
+    return 1;
+}
+
 /* Return the kind of a line by its first three characters, or 0. */
 static uint8_t kind_of(const char *line) {
     if (line[0] == 'I')
@@ -265,6 +283,8 @@ hvt_parsed hvt_lackey(const char *text, uint64_t size, uint32_t limit, uint8_t s
         uint32_t d;
         if (!k)
             break;
+        if (end - p >= 8 && eight_digits(p, &va))
+            p += 8;
         while (p < end && p - digits < 16 && (d = DIGIT[(uint8_t)*p]))
             va = va << 4 | (d - 1), p++;
         if (p == digits || end - p < 3 || *p++ != ',')
