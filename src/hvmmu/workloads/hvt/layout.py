@@ -37,7 +37,7 @@ SPAN = SPAN_WINDOWS * WINDOW
 SPANS = 256
 """Spans in a chunk, at most."""
 MOST_ACCESSES = SPANS * SPAN
-PLAIN_SHARE = 8
+PLAIN_SHARE = 5
 """Accesses of a chunk for each byte of frames that are not packed, at least."""
 MOST_PLAIN = MOST_ACCESSES // PLAIN_SHARE
 MOST_WORDS = 4096
