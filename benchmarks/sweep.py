@@ -1,6 +1,6 @@
 """What a sweep gains from two workers: 24 cells of equal work, with one and with two.
 
-Both are whole commands of an installed hvmmu, start-up included; a cell takes about a second. Two
+Both are whole commands of an installed hvmmu, start-up included; a cell takes about half a second. Two
 CPUs are seldom wholly free, and two of one core are not two: so busy loops, which share nothing,
 show in the same rounds what two processes gain here by running at once. A sweep can hardly gain
 more, and what part of that it gains means something where the gain alone does not. All take turns,
@@ -20,7 +20,7 @@ from installed import environment
 
 GRID = """\
 workload = [{workloads}]
-backend = "native"
+backend = "svm"
 guest.memory = "4G"
 """
 CELLS = 24
@@ -93,7 +93,7 @@ def told(sweeps: dict[int, float], loops: dict[int, float]) -> str:
     )
 
 
-def main(pages: str = "200000", rounds: str = "3") -> None:
+def main(pages: str = "262144", rounds: str = "3") -> None:
     """Measure, and print."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
