@@ -1,10 +1,10 @@
 """What a sweep gains from two workers: 24 cells of equal work, with one and with two.
 
-Both are whole commands of an installed hvmmu, start-up included; a cell takes about half a second. Two
-CPUs are seldom wholly free, and two of one core are not two: so busy loops, which share nothing,
-show in the same rounds what two processes gain here by running at once. A sweep can hardly gain
-more, and what part of that it gains means something where the gain alone does not. All take turns,
-and of each the fastest round counts: what else the machine does only makes a round slower.
+Both are whole commands of an installed hvmmu, start-up included; a cell takes about half a second.
+Two CPUs are seldom wholly free, and two of one core are not two: so busy loops, which share
+nothing, show in the same rounds what two processes gain here by running at once. A sweep can hardly
+gain more, and what part of that it gains means something where the gain alone does not. All take
+turns, and of each the fastest round counts: what else the machine does only makes a round slower.
 
     python benchmarks/sweep.py [PAGES] [ROUNDS]
 """
