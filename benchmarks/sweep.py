@@ -20,7 +20,7 @@ from installed import environment
 
 GRID = """\
 workload = [{workloads}]
-backend = "svm"
+backend = "native"
 guest.memory = "4G"
 """
 CELLS = 24
