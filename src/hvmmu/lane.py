@@ -1,6 +1,6 @@
 """The fast lane: accesses and the whole faults they cause in C, Python where a plugin listens.
 
-`hw/kernel/lane.c` handles a stop whole or asks here, and then the readable code handles it. What C
+`hw/kernel/stops.c` handles a stop whole or asks here, and then the readable code handles it. What C
 has done to the guest's books is noted there, and taken over here before anybody can look.
 """
 
@@ -152,6 +152,10 @@ class Lane:
 
     def _fail(self) -> NoReturn:
         error, self._error = self._error, None
+        for cache in self._caches:
+            if cache is not None:
+                cache.is_ahead = True
+        self._regions = None
         try:
             raise error or InvariantError("the fast lane stopped without a reason")
         finally:
@@ -260,7 +264,7 @@ class Lane:
             made.start, made.end, made.prot = region.start, region.end, region.prot
             made.inferred = region.backing is Backing.INFERRED
             made.file = region.backing is Backing.FILE
-            made.own_file = region.cache is not None and not region.cache.forked
+            made.own_file = region.cache is not None and not region.cache.is_ahead
         self._lane.regions, self._lane.region_count = self._c_regions, len(regions)
 
     # What C has done.

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hvmmu import hookspecs
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
+from hvmmu.arch.regs import CR0_PG
 from hvmmu.backend import Caps, Paging
 from hvmmu.costs import CostModel
 from hvmmu.errors import HvmmuError, InputError, InvariantError
@@ -290,6 +291,8 @@ class Ears:
     def _hear(self, vcpu: Vcpu, *told: object, exited: bool = True) -> float:
         self.heard.append(told)
         chance = self.random.random()
+        if not vcpu.regs.cr0 & CR0_PG:
+            return chance  # the guest boots: there is nothing to look at, and nobody to fail
         if chance < 0.05:
             core, ledger = vcpu.core, vcpu.ledger
             self.heard.append((attrs.asdict(core, recurse=False), repr(ledger), vcpu.cr2))
@@ -357,6 +360,59 @@ def test_plugins_hear_the_same(backend: str, ears: type[Ears]) -> None:
         assert one.heard == other.heard
 
     run()
+
+
+class Fails:
+    """Fails when it hears of something for the *nth* time."""
+
+    def __init__(self, nth: int) -> None:
+        """Begin to count."""
+        self.left = nth
+
+    def _hear(self, vcpu: Vcpu) -> None:
+        self.left -= bool(vcpu.regs.cr0 & CR0_PG)
+        if not self.left:
+            raise InputError("that will do")
+
+    @hookspecs.hookimpl
+    def hvmmu_handle_exit(self, vcpu: Vcpu) -> None:
+        """Hear of an exit."""
+        self._hear(vcpu)
+
+    @hookspecs.hookimpl
+    def hvmmu_fault_handled(self, vcpu: Vcpu, handled: Handled) -> None:
+        """Hear that a fault was the guest's own: after others, a flush may be owed."""
+        if handled.route is Route.BYPASS:
+            self._hear(vcpu)
+
+
+@pytest.mark.parametrize("backing", Backing)
+@pytest.mark.parametrize("backend", TRIED)
+def test_after_a_plugin_has_failed(backend: str, backing: Backing) -> None:
+    """If wrong, the guest's books are others after a fault that came to nothing half-way."""
+    made = BACKENDS[backend]
+    engine: Any = compiled.CompiledEngine
+    config = MachineConfig(made, made.params(), guest=GuestParams(memory=RAM), engine=engine)
+    kinds = [pf.U | how for how in (pf.READ, pf.WRITE, pf.WRITE, pf.FETCH)]
+    pages = array("Q", [BORDER + at * PAGE_SIZE for at in range(len(kinds))])
+    touch = Accesses(pages, array("B", kinds))
+    steps = [
+        Mmap(Gva(BORDER), len(kinds), ALL, backing),
+        *[touch] * 3,
+        Fork(2),
+        touch,
+        Switch(2),
+        touch,
+    ]
+    for nth in range(1, 60):
+
+        def hooks(nth: int = nth) -> RunHooks:
+            plugins = pluggy.PluginManager(hookspecs.PROJECT)
+            plugins.add_hookspecs(hookspecs)
+            plugins.register(Fails(nth), name="fails")
+            return RunHooks(plugins)
+
+        agree(config, steps, hooks)
 
 
 WORKLOADS = (

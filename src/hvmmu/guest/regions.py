@@ -28,8 +28,9 @@ class PageCache:
 
     pages: int
     frames: dict[Gva, Gpa] = attrs.Factory(dict)
-    forked: bool = False
-    """Two processes have mapped it: it may hold pages that one of them has yet to touch."""
+    is_ahead: bool = False
+    """It may hold pages that a process has mapped and yet to touch: two processes have it mapped,
+    or a fault came to nothing half-way."""
 
 
 @frozen(eq=False)

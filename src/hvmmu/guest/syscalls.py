@@ -78,7 +78,7 @@ class Syscalls:
         for region in parent.regions:
             if region.cache is not None:
                 region.cache.pages += region.pages
-                region.cache.forked = True
+                region.cache.is_ahead = True
             self._copy_pages(parent, child, region, flush)
         flush.perform()
         return child

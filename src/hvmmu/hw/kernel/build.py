@@ -30,7 +30,8 @@ ffibuilder.set_source(
             "shadow.c",
             "tokens.c",
             "replay.c",
-            "lane.c",
+            "pager.c",
+            "stops.c",
             "runs.c",
         )
     ],

@@ -1,5 +1,5 @@
 /* The fast lane's loops: accesses one after the other, those that a compact trace keeps, and the rest
- * of a span once something has stopped. Each stop is lane.c's.
+ * of a span once something has stopped. Each stop is stops.c's.
  */
 
 #include <stddef.h>
@@ -11,9 +11,8 @@
 #include "tokens.h"
 #include "replay.h"
 #include "lane.h"
-#include "stops.h"
-
 #include "ask.h"
+#include "stops.h"
 
 #define NOT_LANDED (~0ull)
 
@@ -35,7 +34,7 @@ uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint6
             return count;
         tries = at == last ? tries + 1 : 0;
         last = at;
-        if (tries > l->most_tries && hv_ask(l->self, HV_ASK_HANG, tries, 0) == HV_FAILED)
+        if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
             return at;
         int32_t became = hv_stopped(l, NULL);
         if (became == HV_FAILED)
@@ -54,7 +53,7 @@ static int32_t run_window(hv_lane *l, hv_replay *r, int32_t done)
         uint64_t at = r->made - r->left;
         tries = at == last ? tries + 1 : 0;
         last = at;
-        if (tries > l->most_tries && hv_ask(l->self, HV_ASK_HANG, tries, 0) == HV_FAILED)
+        if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
             return HV_FAILED;
         int32_t became = hv_stopped(l, NULL);
         if (became == HV_FAILED)
