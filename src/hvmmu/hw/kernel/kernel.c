@@ -14,6 +14,8 @@
 #include "walk.h"
 #include "trail.h"
 #include "upper.h"
+#include "engine.h"
+#include "fill.h"
 #include "look.h"
 
 void hv_flush(hv_engine *e, int32_t scope, uint64_t va)
