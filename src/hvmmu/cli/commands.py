@@ -9,30 +9,11 @@ import click
 
 from hvmmu import __version__
 from hvmmu.cli import NO_READER, drop_stdout, options
+from hvmmu.cli.built_in import MODULES
 from hvmmu.errors import HvmmuError, PluginError
 
 if TYPE_CHECKING:
     from hvmmu.plugins import Registry
-
-_MODULES = {
-    "compare": "compare",
-    "run": "run",
-    "sweep": "sweep",
-    "collect": "collect",
-    "backends": "show",
-    "engines": "show",
-    "plugins": "show",
-    "params": "show",
-    "config": "show",
-    "check": "check",
-    "record": "record",
-    "new-backend": "scaffold",
-    "trace": "trace",
-}
-
-
-BUILT_IN = frozenset(_MODULES)
-"""Names that no command of a plugin's may have."""
 
 
 class _OnDemand(click.Group):
@@ -50,13 +31,13 @@ class _OnDemand(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which a person meets them, the plugins' last."""
-        return [*_MODULES, *_registry(ctx).commands]
+        return [*MODULES, *_registry(ctx).commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of this name, or None."""
-        if cmd_name not in _MODULES:
+        if cmd_name not in MODULES:
             return _of_plugins(ctx, cmd_name)
-        module: Any = import_module(f"hvmmu.cli.{_MODULES[cmd_name]}")
+        module: Any = import_module(f"hvmmu.cli.{MODULES[cmd_name]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
@@ -80,7 +61,7 @@ class _OnDemand(click.Group):
             raise
         except Exception as error:
             name = ctx.invoked_subcommand or ""
-            if name in _MODULES:
+            if name in MODULES:
                 raise
             plugin = _registry(ctx).plugin("command", name)
             who, what = plugin.name if plugin else "", f"{type(error).__name__}: {error}"

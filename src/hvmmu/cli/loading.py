@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hvmmu.cli import logs
-from hvmmu.cli.commands import BUILT_IN
+from hvmmu.cli.built_in import BUILT_IN
 from hvmmu.errors import ConfigError
 from hvmmu.log import get_logger
 from hvmmu.params import Param, parse, plain

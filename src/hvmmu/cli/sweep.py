@@ -80,7 +80,7 @@ def sweep(
     if executor == "process":
         warm_up()
     from hvmmu.cli.ahead import Ahead  # noqa: PLC0415 - as above
-    from hvmmu.cli.commands import BUILT_IN  # noqa: PLC0415 - as above
+    from hvmmu.cli.built_in import BUILT_IN  # noqa: PLC0415 - as above
     from hvmmu.cli.loading import choice, warn  # noqa: PLC0415 - as above
     from hvmmu.cli.session import open_registry  # noqa: PLC0415 - as above
     from hvmmu.sweep import run  # noqa: PLC0415 - as above
