@@ -19,7 +19,8 @@ typedef struct {
 } landing;
 
 /* Guest-physical memory behind the second dimension, for one walk. */
-struct hv_through {
+typedef struct {
+    hv_way way; /* to it, from the walk of the guest's dimension */
     hv_space host;
     const hv_tdp *tdp;
     uint64_t root;
@@ -27,7 +28,7 @@ struct hv_through {
     int32_t first;       /* what the first load is */
     uint32_t count;
     landing entries[5];  /* those of the guest's that were read */
-};
+} through;
 
 static int is_leaf(const hv_tdp *t, uint64_t entry, int n)
 {
@@ -57,7 +58,7 @@ static uint64_t code_of(const hv_tdp *t, int cause, int use, uint64_t path, uint
     return use >= HV_USE_READ ? code ^ t->turned[access & 31] : code;
 }
 
-static int stop(struct hv_through *s, int cause, int use, uint64_t gpa, uint64_t path, int n,
+static int stop(through *s, int cause, int use, uint64_t gpa, uint64_t path, int n,
                 uint32_t access)
 {
     hv_nested *out = s->out;
@@ -77,7 +78,7 @@ static void mark(const hv_space *host, uint64_t where, uint64_t entry, uint64_t 
 }
 
 /* Walk for gpa, setting accessed and dirty bits if it succeeds; 0 if it stops the whole walk. */
-static int translate(struct hv_through *s, uint64_t gpa, int use, uint32_t access, landing *out)
+static int translate(through *s, uint64_t gpa, int use, uint32_t access, landing *out)
 {
     const hv_tdp *t = s->tdp;
     uint64_t table = s->root, path = ~0ull, entry, where[6], used[6];
@@ -112,8 +113,9 @@ static int translate(struct hv_through *s, uint64_t gpa, int use, uint32_t acces
 }
 
 /* Read an entry of the guest's tables; one that cannot be read is not present. */
-uint64_t hv_load_through(struct hv_through *s, uint64_t pa, int32_t size)
+static uint64_t load(hv_way *way, uint64_t pa, int32_t size)
 {
+    through *s = (through *)way;
     landing *to = &s->entries[s->count];
     if (!translate(s, pa, s->count ? HV_USE_TABLE : s->first, 0, to))
         return 0;
@@ -122,8 +124,9 @@ uint64_t hv_load_through(struct hv_through *s, uint64_t pa, int32_t size)
 }
 
 /* Set bits in an entry that was read, if the path to it allows that. */
-void hv_store_through(struct hv_through *s, uint64_t pa, uint64_t value, int32_t size)
+static void store(hv_way *way, uint64_t pa, uint64_t value, int32_t size)
 {
+    through *s = (through *)way;
     uint32_t i = s->count - 1;
     if (s->out->faulted)
         return;
@@ -161,15 +164,16 @@ static void compose(const hv_tdp *t, const landing *to, hv_nested *out)
 void hv_nested_walk(uint8_t *memory, uint64_t size, const hv_regs *regs, const hv_formats *formats,
                     const hv_tdp *tdp, uint64_t root, uint64_t gva, uint32_t kind, hv_nested *out)
 {
-    struct hv_through through;
-    hv_space guest = {.through = &through};
+    through s;
+    hv_space guest = {.through = &s.way};
     landing to;
-    through.host = (hv_space){.bytes = memory, .size = size};
-    through.tdp = tdp;
-    through.root = root;
-    through.out = out;
-    through.first = formats->is_pae ? HV_USE_POINTER : HV_USE_TABLE;
-    through.count = 0;
+    s.way = (hv_way){load, store};
+    s.host = (hv_space){.bytes = memory, .size = size};
+    s.tdp = tdp;
+    s.root = root;
+    s.out = out;
+    s.first = formats->is_pae ? HV_USE_POINTER : HV_USE_TABLE;
+    s.count = 0;
     memset(out, 0, offsetof(hv_nested, guest));
     hv_walk(&guest, regs, formats, gva, kind, &out->guest);
     if (out->faulted) {
@@ -182,7 +186,7 @@ void hv_nested_walk(uint8_t *memory, uint64_t size, const hv_regs *regs, const h
     if (out->faulted)
         return;
     uint32_t access = out->guest.access;
-    if (translate(&through, out->guest.pa, use_of(kind, access), access, &to))
+    if (translate(&s, out->guest.pa, use_of(kind, access), access, &to))
         compose(tdp, &to, out);
 }
 

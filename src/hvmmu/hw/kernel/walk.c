@@ -1,6 +1,6 @@
 /* Walks over real entries, and what they grant: hw/walk.py says it in words.
  *
- * A space may be physical memory, or lie behind a second dimension, nested.c's.
+ * A space may be physical memory, or lie behind a second dimension.
  */
 
 #include <stddef.h>
@@ -17,7 +17,7 @@
 static inline uint64_t load(const hv_space *space, uint64_t pa, int32_t size)
 {
     if (space->through)
-        return hv_load_through(space->through, pa, size);
+        return space->through->load(space->through, pa, size);
     if (pa > space->size || space->size - pa < (uint64_t)size)
         return size == 8 ? ~0ull : 0xffffffffull;
     if (size == 8) {
@@ -33,7 +33,7 @@ static inline uint64_t load(const hv_space *space, uint64_t pa, int32_t size)
 static inline void store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size)
 {
     if (space->through) {
-        hv_store_through(space->through, pa, value, size);
+        space->through->store(space->through, pa, value, size);
         return;
     }
     if (pa > space->size || space->size - pa < (uint64_t)size)

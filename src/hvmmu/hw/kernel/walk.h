@@ -3,13 +3,17 @@
  * It comes after kernel.h. cffi reads this file too, so it has no directives.
  */
 
-typedef struct hv_through hv_through;
+/* How memory is reached that lies behind a second dimension. */
+typedef struct hv_way {
+    uint64_t (*load)(struct hv_way *way, uint64_t pa, int32_t size);
+    void (*store)(struct hv_way *way, uint64_t pa, uint64_t value, int32_t size);
+} hv_way;
 
 /* A physical address space: all ones come from beyond its end, and stores there are lost. */
 typedef struct {
     uint8_t *bytes;
     uint64_t size;
-    hv_through *through; /* else it lies behind a second dimension, see nested.c; NULL as a rule */
+    hv_way *through; /* else that is the way there; NULL as a rule */
 } hv_space;
 
 typedef struct {
@@ -28,8 +32,6 @@ typedef struct {
 
 uint64_t hv_load(const hv_space *space, uint64_t pa, int32_t size);
 void hv_store(const hv_space *space, uint64_t pa, uint64_t value, int32_t size);
-uint64_t hv_load_through(hv_through *through, uint64_t pa, int32_t size);
-void hv_store_through(hv_through *through, uint64_t pa, uint64_t value, int32_t size);
 
 /* Walk with no effect; the bits that a walk sets in the entries are set by the second. */
 void hv_walk(const hv_space *space, const hv_regs *regs, const hv_formats *formats, uint64_t va,
