@@ -1,7 +1,8 @@
 /* What the fast lane and Python share. cffi reads this file too, so it has no directives. */
 
-/* What became of a stop, and of a question; HV_GO_ON: nothing, C is to handle it. */
-enum { HV_RETRY, HV_DONE, HV_FAILED, HV_GO_ON };
+/* What became of a stop, and of a question; HV_GO_ON: nothing, C is to handle it; HV_FAULTS: the guest
+   takes a page fault, which somebody else in C is to handle. */
+enum { HV_RETRY, HV_DONE, HV_FAILED, HV_GO_ON, HV_FAULTS };
 
 /* What the lane asks Python for. */
 enum {
@@ -80,6 +81,7 @@ typedef struct {
     /* The guest's, taken over before each run and after each answer. */
     uint64_t root, cr2, last_gva;
     uint32_t last_pfec, repeats;
+    uint32_t pfec; /* of the fault that the guest takes, at cr2 */
     hv_regs regs; /* hardware's */
     int32_t acted_out; /* each stop is Python's, as somebody looks at the control structure */
     const hv_region *regions;

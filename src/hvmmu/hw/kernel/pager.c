@@ -34,6 +34,8 @@ static int single(hv_lane *l, uint64_t gva, uint8_t kind, uint64_t value, uint64
         if (++tries > l->most_tries)
             return ask(l, HV_ASK_HANG, tries, 0) != HV_FAILED;
         int32_t became = hv_stopped(l, &value);
+        if (became == HV_FAULTS) /* in the kernel */
+            became = ask(l, HV_ASK_PAGE_FAULT, l->pfec, 0);
         if (became != HV_RETRY)
             return became == HV_DONE;
     }
@@ -358,8 +360,9 @@ static int is_full(const hv_lane *l)
     return l->log_bytes + RECORD > sizeof l->log || l->cached_count == 256;
 }
 
-int32_t hv_page_fault(hv_lane *l, uint32_t pfec)
+int32_t hv_page_fault(hv_lane *l)
 {
+    uint32_t pfec = l->pfec;
     if (is_full(l) && ask(l, HV_ASK_DRAIN, 0, 0) == HV_FAILED)
         return HV_FAILED;
     fault f;

@@ -2,5 +2,5 @@
 
 #include <stdint.h>
 
-/* Take a page fault at cr2; return HV_RETRY, or HV_FAILED if Python failed. */
-int32_t hv_page_fault(hv_lane *l, uint32_t pfec);
+/* Handle the page fault that the guest takes; return what became of the access. */
+int32_t hv_page_fault(hv_lane *l);

@@ -13,14 +13,21 @@
 #include "lane.h"
 #include "ask.h"
 #include "stops.h"
+#include "pager.h"
 
 #define NOT_LANDED (~0ull)
+
+static int32_t handle(hv_lane *l)
+{
+    int32_t became = hv_stopped(l, NULL);
+    return became == HV_FAULTS ? hv_page_fault(l) : became;
+}
 
 int32_t hv_lane_to_stop(hv_lane *l, const uint16_t *kept, const uint64_t *site_gva,
                         const uint8_t *site_kind, uint64_t *at, uint64_t count)
 {
     *at = hv_run_sites(l->engine, kept, site_gva, site_kind, *at, count, l->exit_filter, l->stop);
-    return *at == count ? HV_RETRY : hv_stopped(l, NULL);
+    return *at == count ? HV_RETRY : handle(l);
 }
 
 uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t at,
@@ -36,7 +43,7 @@ uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint6
         last = at;
         if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
             return at;
-        int32_t became = hv_stopped(l, NULL);
+        int32_t became = handle(l);
         if (became == HV_FAILED)
             return at;
         if (became == HV_DONE)
@@ -55,7 +62,7 @@ static int32_t run_window(hv_lane *l, hv_replay *r, int32_t done)
         last = at;
         if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
             return HV_FAILED;
-        int32_t became = hv_stopped(l, NULL);
+        int32_t became = handle(l);
         if (became == HV_FAILED)
             return HV_FAILED;
         hv_replay_stopped(r, became == HV_DONE);

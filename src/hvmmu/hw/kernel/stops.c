@@ -15,7 +15,6 @@
 #include "lane.h"
 #include "ask.h"
 #include "stops.h"
-#include "pager.h"
 #include "handled.h"
 
 /* The ledger. */
@@ -112,7 +111,8 @@ static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
     enter(l, handled.flush ? HV_FLUSH_ALL : HV_FLUSH_NOTHING, 0);
     if (handled.route == INJECT) {
         l->cr2 = gva;
-        return hv_page_fault(l, handled.pfec);
+        l->pfec = handled.pfec;
+        return HV_FAULTS;
     }
     return handled.route == EMULATE ? HV_DONE : HV_RETRY;
 }
@@ -120,13 +120,14 @@ static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
 /* A page fault that hardware took to the guest. */
 static int32_t delivered(hv_lane *l)
 {
-    hv_stop s = *l->stop;
-    uint32_t cause = hv_guest_cause(s.pfec, s.access, s.kind, &l->regs);
-    uint32_t row = count_row(l, BYPASS, cause, s.pfec, s.level);
+    const hv_stop *s = l->stop; /* who hears of the fault may have the engine run, and stop */
+    uint32_t pfec = s->pfec, cause = hv_guest_cause(pfec, s->access, s->kind, &l->regs);
+    uint32_t row = count_row(l, BYPASS, cause, pfec, s->level);
     if (l->hears & HV_HEARS_FAULTS)
-        if (hv_faulted(l->self, s.gva, s.pfec, row, 0, 0) == HV_FAILED)
+        if (hv_faulted(l->self, s->gva, pfec, row, 0, 0) == HV_FAILED)
             return HV_FAILED;
-    return hv_page_fault(l, s.pfec);
+    l->pfec = pfec;
+    return HV_FAULTS;
 }
 
 int32_t hv_stopped(hv_lane *l, const uint64_t *operand)

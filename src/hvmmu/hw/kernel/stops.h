@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Handle the last stop, of an access that stores *operand or, with NULL, what nobody knows; return what
-   it became. */
+/* Handle the last stop, of an access that stores *operand or, with NULL, what nobody knows, but for a page
+   fault that the guest takes; return what it became. */
 int32_t hv_stopped(hv_lane *l, const uint64_t *operand);
 
 /* Do an INVLPG; return 0 if Python failed. */
