@@ -25,6 +25,20 @@ class Operand(NamedTuple):
     size: int
 
 
+class Batch(Protocol):
+    """Accesses: addresses (format Q) and kinds (format B)."""
+
+    @property
+    def gva(self) -> Buffer:
+        """The addresses."""
+        ...
+
+    @property
+    def kind(self) -> Buffer:
+        """The kinds."""
+        ...
+
+
 class Runner(Protocol):
     """What runs accesses in order, and stops: an engine, or what stands before one."""
 
@@ -32,6 +46,10 @@ class Runner(Protocol):
         self, core: Core, gva: Buffer, kind: Buffer, start: int, landed: Buffer | None = None
     ) -> int:
         """Run accesses from *start* on; return the index of the one that stopped, or len(gva)."""
+        ...
+
+    def touch(self, gva: Buffer, kind: Buffer) -> None:
+        """Make pages the most recent ones of their sets in the TLB, where they are cached."""
         ...
 
 
@@ -49,11 +67,10 @@ class Attempts:
 
     def run_to_stop(
         self, kept: Sequence[int], site_gva: Sequence[int], site_kind: Buffer, start: int
-    ) -> tuple[int, bool]:
-        """Run what *kept* lists from *start* to the first stop, and have it handled.
+    ) -> int:
+        """Run what *kept* lists from *start* to the first stop; return where that is, or the end.
 
-        Each is an index of *site_gva* and *site_kind*. Return where it stopped, or the end, and if
-        the access was completed.
+        Each is an index of *site_gva* and *site_kind*.
         """
         at, kinds = start, memoryview(site_kind)
         while at < len(kept):
@@ -62,8 +79,16 @@ class Attempts:
             ran = self._runner.run(self._core, gva, bytes([kinds[site] for site in some]), 0)
             at += ran
             if ran < len(some):
-                return at, self._stopped(None) is not None
-        return at, False
+                break
+        return at
+
+    def handle_stop(self, before: Batch) -> bool:
+        """Touch what *before* accesses, then have the last stop handled.
+
+        Return if the access was completed.
+        """
+        self._runner.touch(before.gva, before.kind)
+        return self._stopped(None) is not None
 
     def run_spans(self, step: object) -> bool:
         """Return that a reduced step is to be run part by part."""

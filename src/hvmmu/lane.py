@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hvmmu.crossing import Crossing
     from hvmmu.guest.frames import Zone
     from hvmmu.guest.os import GuestOs
-    from hvmmu.guest.steps import Reduced, Words
+    from hvmmu.guest.steps import Accesses, Reduced, Words
     from hvmmu.hooks import RunHooks
     from hvmmu.hw.compiled import CompiledEngine
     from hvmmu.mmu.compiled import CompiledPages
@@ -77,7 +77,6 @@ class Lane:
         lane.kernel_base, lane.user_end = KERNEL_BASE, USER_END
         lane.zero_frame = guest.pager.zero_frame
         lane.most_tries, lane.most_repeats = MOST_TRIES, MOST_REPEATS
-        self._at = ffi.new("uint64_t *")
         lane.nx, lane.set_accessed_dirty = guest.entries.nx, guest.entries.set_accessed_dirty
         lane.hypervised = vcpu.switch.hypervised
         self.hearing = Hearing(vcpu, hooks, lane, self._take, self._give_again)
@@ -103,18 +102,23 @@ class Lane:
         if at < len(vas):
             self._fail()
 
-    def run_to_stop(
-        self, kept: Words, site_gva: Words, site_kind: Buffer, start: int
-    ) -> tuple[int, bool]:
+    def run_to_stop(self, kept: Words, site_gva: Words, site_kind: Buffer, start: int) -> int:
         """Run accesses as `Attempts.run_to_stop` does."""
         listed = _listed(kept, site_gva, site_kind)
         self._give()
-        self._at[0] = start
-        became = lib.hv_lane_to_stop(self._lane, *listed, self._at, len(listed[0]))
+        at: int = lib.hv_lane_to_stop(self._lane, *listed, start, len(listed[0]))
+        self._take()
+        return at
+
+    def handle_stop(self, before: Accesses) -> bool:
+        """Have a stop handled as `Attempts.handle_stop` does."""
+        vas, kinds = _buffers(before.gva, before.kind)
+        self._give()
+        became = lib.hv_lane_handle(self._lane, vas, kinds, len(vas))
         self._take()
         if became == lib.HV_FAILED:
             self._fail()
-        return self._at[0], became == lib.HV_DONE
+        return bool(became == lib.HV_DONE)
 
     def run_spans(self, step: Reduced) -> bool:
         """Run a step of a compact trace with its stops; Python unpacks the spans that have some."""
@@ -132,23 +136,19 @@ class Lane:
 
     def _run_spans(self, step: Compact, listed: tuple[Any, Any, Any]) -> bool:
         """Run to the end and return True, or to what has failed in Python."""
-        at, count, became, wrong = 0, len(step.kept), lib.HV_RETRY, ffi.new("int32_t *")
-        while at < count:
-            self._at[0] = at
-            became = lib.hv_lane_to_stop(self._lane, *listed, self._at, count)
-            if became == lib.HV_FAILED or self._at[0] == count:
-                break
-            done, rest = became == lib.HV_DONE, step.rest(self._at[0])
+        at, count, wrong = 0, len(step.kept), ffi.new("int32_t *")
+        while (at := lib.hv_lane_to_stop(self._lane, *listed, at, count)) < count:
+            rest = step.rest(at)
             content, kept, _, accesses, damaged = rest.frame
             frame, alive = c_frame(content, kept, accesses, listed[1:])
-            became = lib.hv_lane_rest(self._lane, frame, rest.nth, done, wrong)
+            became = lib.hv_lane_rest(self._lane, frame, rest.nth, wrong)
             del alive
             if wrong[0]:
                 raise damaged(MESSAGES[wrong[0]])
             if became == lib.HV_FAILED:
-                break
+                return False
             at = rest.following
-        return bool(became != lib.HV_FAILED)
+        return True
 
     def _fail(self) -> NoReturn:
         error, self._error = self._error, None

@@ -39,6 +39,10 @@ class Stretches:
                 break
         return at
 
+    def touch(self, gva: Buffer, kind: Buffer) -> None:
+        """Make pages the most recent ones of their sets in the TLB, where they are cached."""
+        self._engine.touch(gva, kind)
+
     def _translated(self, kind: Buffer, start: int) -> tuple[bytes, bytes]:
         """Translate a batch where it begins; it is gone on with after each stop.
 

@@ -36,6 +36,10 @@ class Whole(Rest):
         """The next window's first."""
         return STARTS[KEPT[self.at] // WINDOW + 1]
 
+    def before(self) -> Accesses:
+        """Return nothing."""
+        return Accesses(array("Q"), array("B"))
+
     def parts(self) -> Iterator[Accesses]:
         """Yield all from the kept one to the end of its window."""
         gva = EVERY[KEPT[self.at] : KEPT[self.at] // WINDOW * WINDOW + WINDOW]
@@ -51,6 +55,10 @@ class Nested(Rest):
 
     at: int
     following: int = 2
+
+    def before(self) -> Accesses:
+        """Return an access that is told from all others."""
+        return Accesses(array("Q", [100 + self.at]), array("B", [0]))
 
     def parts(self) -> Iterator[Accesses | Reduced]:
         """Yield the rest of the first window, and what the windows' filters keep of the others."""
@@ -80,20 +88,24 @@ class Runner:
 
     stops: dict[int, bool]
     ran: list[int] = attrs.field(factory=list)
+    stopped: int = -1
 
-    def run_to_stop(
-        self, kept: Words, site_gva: Words, site_kind: Buffer, start: int
-    ) -> tuple[int, bool]:
-        """Stop at the addresses in `stops`, completing the access if it says so."""
+    def run_to_stop(self, kept: Words, site_gva: Words, site_kind: Buffer, start: int) -> int:
+        """Stop at the addresses in `stops`."""
         del site_kind
         vas = [site_gva[site] for site in kept]
         for at in range(start, len(vas)):
             if vas[at] in self.stops:
-                done = self.stops[vas[at]]
-                self.ran += [vas[at]] * done
-                return at, done
+                self.stopped = vas[at]
+                return at
             self.ran.append(vas[at])
-        return len(vas), False
+        return len(vas)
+
+    def handle_stop(self, before: Accesses) -> bool:
+        """Complete the access if `stops` says so."""
+        done = self.stops[self.stopped]
+        self.ran += [*before.gva, *[self.stopped] * done]
+        return done
 
     def run_spans(self, step: object) -> bool:
         """Have no way of its own."""
@@ -130,11 +142,11 @@ def test_what_is_run_after_a_stop(stops: list[int], ran: list[int], done: bool) 
     ("stops", "ran"),
     [
         ([], [0, 7]),
-        ([0], [0, 1, 2, 3, 4, 7, 8]),
-        ([7], [0, 7, 8]),
-        ([0, 4], [0, 1, 2, 3, 4, 5, 6, 7, 8]),
-        ([0, 8], [0, 1, 2, 3, 4, 7, 8, 9, 10, 11]),
-        ([7, 8], [0, 7, 8, 9, 10, 11]),
+        ([0], [100, 0, 1, 2, 3, 4, 7, 8]),
+        ([7], [0, 101, 7, 8]),
+        ([0, 4], [100, 0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ([0, 8], [100, 0, 1, 2, 3, 4, 7, 8, 9, 10, 11]),
+        ([7, 8], [0, 101, 7, 8, 9, 10, 11]),
     ],
 )
 def test_what_is_run_of_a_span_after_a_stop(stops: list[int], ran: list[int], done: bool) -> None:

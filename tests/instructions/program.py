@@ -23,7 +23,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.guest.params import GuestParams
 from hvmmu.guest.spans import Frame
 from hvmmu.guest.steps import Accesses, Backing, Mmap, Reduced
-from hvmmu.guest.tokens import SECOND, SETS, SPAN_WINDOWS, WINDOW, no_sites
+from hvmmu.guest.tokens import SECOND, SETS, SPAN_WINDOWS, WAYS, WINDOW, no_sites
 from hvmmu.hooks import RunHooks
 from hvmmu.hookspecs import PROJECT, hookimpl
 from hvmmu.hw.compiled import CompiledEngine
@@ -32,7 +32,6 @@ from hvmmu.plugins import load
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.workloads import SHIPPED
 from hvmmu.workloads.compiled import CompiledReducer, PlainLines
-from hvmmu.workloads.hvt.reduction import WAYS
 
 BASE = Gva(0x40_0000_0000)
 REFERENCES, FAULTS, SPREAD = 40_000, 600, 5_000

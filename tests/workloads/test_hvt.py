@@ -521,8 +521,8 @@ def read_to_the_end(path: Path) -> str:
 HEADERS = [
     (0, b"\x09", "changed on its way"),
     (4, b"\n\x1a\n", "changed on its way"),
-    (8, b"\1\0", "version 1, and this hvmmu reads version 2"),
-    (8, b"\3\0", "version 3"),
+    (8, b"\2\0", "version 2, and this hvmmu reads version 3"),
+    (8, b"\4\0", "version 4"),
     (10, b"\1\2", "order"),
     (12, b"\1", "damaged header"),
     (16, bytes(4), "does not know"),

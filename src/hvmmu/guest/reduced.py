@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from hvmmu.guest.steps import Reduced
 
 if TYPE_CHECKING:
-    from hvmmu.guest.steps import Words
+    from hvmmu.guest.steps import Accesses, Words
     from hvmmu.hw.engine import EngineCaps
     from hvmmu.types import Buffer
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 class Runner(Protocol):
     """What runs a program's accesses, stop by stop; it counts none of them."""
 
-    def run_to_stop(
-        self, kept: Words, site_gva: Words, site_kind: Buffer, start: int
-    ) -> tuple[int, bool]:
-        """Run what *kept* lists from *start* to the first stop, and have it handled.
+    def run_to_stop(self, kept: Words, site_gva: Words, site_kind: Buffer, start: int) -> int:
+        """Run what *kept* lists from *start* to the first stop; return where, or the end."""
+        ...
 
-        Return where that was, or the end, and if the access was completed.
-        """
+    def handle_stop(self, before: Accesses) -> bool:
+        """Touch what *before* accesses, then have the stop handled; return if that completed it."""
         ...
 
     def run_on(self, gva: Buffer, kind: Buffer, start: int) -> object:
@@ -36,8 +35,9 @@ class Runner(Protocol):
 def run_reduced(runner: Runner, step: Reduced, caps: EngineCaps) -> None:
     """Run *step* on an engine of *caps*, as the run of all its accesses would go.
 
-    A stop may change what the TLB holds, so from there to the end of the span more is run; and so
-    it is for all spans by an engine whose TLB has too few sets or ways, or is unknown.
+    Before a stop is handled, what brings the sets in order is made up for. It may change what the
+    TLB holds, so from there to the end of the span more is run; and so it is for all spans by an
+    engine whose TLB has too few sets or ways, or is unknown.
     """
     at, count = 0, len(step.kept)
     exact = caps.lru_sets >= step.sets and caps.lru_ways >= step.ways
@@ -46,10 +46,12 @@ def run_reduced(runner: Runner, step: Reduced, caps: EngineCaps) -> None:
     while at < count:
         done = False
         if exact:
-            at, done = runner.run_to_stop(step.kept, step.site_gva, step.site_kind, at)
+            at = runner.run_to_stop(step.kept, step.site_gva, step.site_kind, at)
             if at == count:
                 return
         rest = step.rest(at)
+        if exact:
+            done = runner.handle_stop(rest.before())
         for part in rest.parts():
             if isinstance(part, Reduced):
                 run_reduced(runner, part, caps)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from hvmmu.arch import pfec as pf
 from hvmmu.guest import tokens
 from hvmmu.guest.steps import Accesses, Reduced
-from hvmmu.guest.tokens import SETS, WINDOW, Columns, DamagedError, Sites, Window
+from hvmmu.guest.tokens import (
+    SET_MASK,
+    SETS,
+    WAYS,
+    WINDOW,
+    Columns,
+    DamagedError,
+    Sites,
+    Window,
+)
 from hvmmu.hw.compiled import CompiledEngine
+from hvmmu.types import PAGE_SHIFT
 
 compiled: ModuleType | None = None
 if not CompiledEngine.why_not:
@@ -78,6 +90,19 @@ class Span(NamedTuple):
         except DamagedError as error:
             raise self.damaged(str(error)) from None
 
+    def order(self, at: int) -> Accesses:
+        """Return accesses that have each set's latest pages in their order before near one *at*."""
+        sets: dict[tuple[int, int], dict[int, int]] = {}
+        kinds = memoryview(self.sites.kind)
+        for site in self.columns.near[:at]:
+            page = self.sites.gva[site] >> PAGE_SHIFT
+            pages = sets.setdefault((page & SET_MASK, kinds[site] & pf.ID), {})
+            pages.pop(page, None)
+            pages[page] = site  # the latest one last
+        sites = [site for pages in sets.values() for site in list(pages.values())[-WAYS:]]
+        gva = array("Q", (self.sites.gva[site] for site in sites))
+        return Accesses(gva, array("B", (kinds[site] for site in sites)))
+
     def parts(self, at: int) -> Iterator[Accesses | Reduced]:
         """Yield the accesses from near one *at* on: the rest of its window whole, then reduced."""
         ends = self.columns.near_ends
@@ -110,6 +135,10 @@ class InSpan(NamedTuple):
     nth: int
     following: int
 
+    def before(self) -> Accesses:
+        """Return what brings all sets in order: the span's filter leaves that out."""
+        return self.frame.opened().order(self.frame.near_of(self.nth))
+
     def parts(self) -> Iterator[Accesses | Reduced]:
         """Yield it."""
         return self.frame.opened().parts(self.frame.near_of(self.nth))
@@ -127,6 +156,10 @@ class _Windows(NamedTuple):
         """The next window's first near access."""
         ends = self.span.columns.near_ends
         return ends[bisect_right(ends, self.start + self.nth)] - self.start
+
+    def before(self) -> Accesses:
+        """Return nothing: what the windows' filter leaves out changes no order."""
+        return Accesses(array("Q"), array("B"))
 
     def parts(self) -> Iterator[Accesses | Reduced]:
         """Yield it."""

@@ -67,6 +67,13 @@ class Rest(Protocol):
         """The first kept access of the next span."""
         ...
 
+    def before(self) -> Accesses:
+        """Return what the TLB's sets are touched by before the stop is handled, if it is cached.
+
+        That brings them in the order that they would be in.
+        """
+        ...
+
     def parts(self) -> Iterable[Accesses | Reduced]:
         """Return the steps that all accesses from the one on come to that stopped."""
         ...
@@ -80,7 +87,7 @@ class Reduced:
     `Accesses`; there are SITES of those, most of them of no use perhaps. What is left out, of
     *accesses* in all, hits one of the *ways* most recent pages of its set, by a kind that was
     granted before, in every LRU TLB of 4 KiB pages with *sets* sets and *ways* ways or more in each
-    first level; and whenever a kept one may do more than that, all sets are in the order that they
+    first level; and whenever a kept one may do more than that, its own set is in the order that it
     would be in. But all this only as long as nothing stops.
     """
 

@@ -30,7 +30,9 @@ SPAN_WINDOWS = 8
 MOST_FRAME = 4 * SPAN_WINDOWS + SPAN_WINDOWS * WINDOW // 8 + 4 * SPAN_WINDOWS * WINDOW
 """Bytes of a frame, at most: all accesses near, and two tokens for each."""
 SETS = 16
-"""Sets of the windows' filter, for instructions and for data."""
+"""Sets of the filters, for instructions and for data."""
+WAYS = 4
+"""Pages in a set of the span's filter: the reduction is exact from so many ways up."""
 
 FETCH, READ, WRITE = pf.U | pf.ID, pf.U, pf.U | pf.W
 KINDS = (READ, WRITE, FETCH)

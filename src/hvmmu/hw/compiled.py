@@ -98,6 +98,12 @@ class CompiledEngine:
         self.ended(core)
         return at
 
+    def touch(self, gva: Buffer, kind: Buffer) -> None:
+        """Make pages the most recent ones of their sets, where they are cached."""
+        vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
+        for va, k in zip(vas, kinds, strict=True):
+            lib.hv_touch(self._engine, va, k)
+
     @property
     def handle(self) -> Any:  # noqa: ANN401 - a pointer of cffi's
         """The engine as C knows it."""

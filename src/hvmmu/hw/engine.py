@@ -149,6 +149,14 @@ class Engine(Protocol):
         """
         ...
 
+    def touch(self, gva: Buffer, kind: Buffer) -> None:
+        """Make 4 KiB pages the most recent ones of their sets in a first level, in order.
+
+        Those that are not there stay away: nothing is walked for, checked, or counted. *gva* and
+        *kind* are as in `run`. Nobody asks this of an engine whose `lru_sets` is 0.
+        """
+        ...
+
     def counts(self) -> TlbCounts:
         """Return the TLB's counters since the start."""
         ...

@@ -101,6 +101,11 @@ class ReadableEngine:
         core.event = None
         return at
 
+    def touch(self, gva: Buffer, kind: Buffer) -> None:
+        """Make pages the most recent ones of their sets, where they are cached."""
+        for va, k in zip(memoryview(gva), memoryview(kind), strict=True):
+            self.tlb.touch(va, fetch=bool(k & pf.ID))
+
     def _look_further(self, core: Core, va: int, kind: int) -> Entry | None:
         """Look in the whole TLB, then walk; None if the access stops, with the reason in *core*.
 

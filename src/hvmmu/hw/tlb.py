@@ -113,6 +113,10 @@ class Tlb:
                 return entry
         return None
 
+    def touch(self, va: int, *, fetch: bool) -> None:
+        """Make the entry of a 4 KiB page the most recent one of its first level, if it is there."""
+        _take(self.instruction if fetch else self.data, tag_of(va, 0))
+
     def fill(self, va: int, entry: Entry, *, fetch: bool) -> None:
         """Cache *entry* for *va* after a walk that found it nowhere."""
         size = entry.tag & 3

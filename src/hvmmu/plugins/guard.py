@@ -149,6 +149,14 @@ class _Checked:
     made: Rest
     following: int
 
+    def before(self) -> Accesses:
+        """Return what brings the sets in order."""
+        with blamed(self.guard.plugin, self.guard.what):
+            made = self.guard.part(self.made.before())
+            if isinstance(made, Reduced):
+                raise self.guard.refused("before a stop a Reduced's rest makes Accesses")
+            return made
+
     def parts(self) -> Iterator[Accesses | Reduced]:
         """Yield its parts."""
         with blamed(self.guard.plugin, self.guard.what):

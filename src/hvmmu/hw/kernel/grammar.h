@@ -5,7 +5,7 @@
 #include "bits.h"
 
 enum {
-    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7,
+    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7, WAYS = 4,
     KEPT = LONGEST * SLOTS, RUN = KEPT + LONGEST, SECOND_NEXT = RUN + LONGEST + 1,
     FETCH_TOKEN = SECOND_NEXT + 1,
     READ = PF_U, WRITE = PF_U | PF_W, FETCH = PF_U | PF_ID

@@ -168,6 +168,12 @@ uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_g
     return count;
 }
 
+void hv_touch(hv_engine *e, uint64_t va, uint32_t kind)
+{
+    level *first = &e->tlb[kind / PF_ID & 1];
+    take(first, tag_of(va, 0), ++e->now);
+}
+
 /* Making and reading an engine. */
 
 /* Registers have changed that say what a set's entries grant. */

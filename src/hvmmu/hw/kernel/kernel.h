@@ -67,5 +67,8 @@ uint64_t hv_run_sites(hv_engine *engine, const uint16_t *kept, const uint64_t *s
                       const uint8_t *site_kind, uint64_t start, uint64_t count,
                       uint64_t exit_filter, hv_stop *stop);
 
+/* Make a 4 KiB page the most recent one of its set in a first level, if it is there. */
+void hv_touch(hv_engine *engine, uint64_t gva, uint32_t kind);
+
 /* Counters since the start; they stay where they are as long as the engine lives. */
 const hv_counts *hv_counts_of(const hv_engine *engine);

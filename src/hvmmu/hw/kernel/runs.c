@@ -9,6 +9,7 @@
 #include "pages.h"
 #include "shadow.h"
 #include "tokens.h"
+#include "grammar.h"
 #include "replay.h"
 #include "lane.h"
 #include "ask.h"
@@ -16,6 +17,7 @@
 #include "pager.h"
 
 #define NOT_LANDED (~0ull)
+#define PAGE 4096ull
 
 static int32_t handle(hv_lane *l)
 {
@@ -23,11 +25,17 @@ static int32_t handle(hv_lane *l)
     return became == HV_FAULTS ? hv_page_fault(l) : became;
 }
 
-int32_t hv_lane_to_stop(hv_lane *l, const uint16_t *kept, const uint64_t *site_gva,
-                        const uint8_t *site_kind, uint64_t *at, uint64_t count)
+uint64_t hv_lane_to_stop(hv_lane *l, const uint16_t *kept, const uint64_t *site_gva,
+                         const uint8_t *site_kind, uint64_t at, uint64_t count)
 {
-    *at = hv_run_sites(l->engine, kept, site_gva, site_kind, *at, count, l->exit_filter, l->stop);
-    return *at == count ? HV_RETRY : handle(l);
+    return hv_run_sites(l->engine, kept, site_gva, site_kind, at, count, l->exit_filter, l->stop);
+}
+
+int32_t hv_lane_handle(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t count)
+{
+    for (uint64_t at = 0; at < count; at++)
+        hv_touch(l->engine, gva[at], kind[at]);
+    return handle(l);
 }
 
 uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t at,
@@ -80,20 +88,46 @@ static int32_t run_rest(hv_lane *l, const hv_span *s, uint32_t at, int32_t done,
         int32_t became = run_window(l, &replay, done);
         *wrong = replay.wrong;
         uint64_t near = s->near_ends[window + 1];
-        if (became == HV_RETRY && near < end)
-            became = hv_lane_to_stop(l, s->near, s->site_gva, s->site_kind, &near, end);
+        if (became == HV_RETRY)
+            near = hv_lane_to_stop(l, s->near, s->site_gva, s->site_kind, near, end);
         if (became == HV_FAILED || near == end)
+            return became;
+        became = handle(l);
+        if (became == HV_FAILED)
             return became;
         done = became == HV_DONE;
         at = (uint32_t)near;
     }
 }
 
-int32_t hv_lane_rest(hv_lane *l, const hv_frame *f, uint32_t nth, int32_t done, int32_t *wrong)
+/* Bring all sets in the order that they are in before a near access: the span's filter leaves that
+ * out. By set, its latest pages are found going back, and then touched, the latest one last. */
+static void make_order(hv_lane *l, const hv_span *s, uint32_t at)
+{
+    uint64_t pages[SLOTS][WAYS];
+    uint32_t found[SLOTS] = {0};
+    while (at--) {
+        uint16_t site = s->near[at];
+        uint64_t page = s->site_gva[site] & -PAGE;
+        uint32_t slot = slot_of_site(page, s->site_kind[site]), way = 0;
+        while (way < found[slot] && pages[slot][way] != page)
+            way++;
+        if (way == found[slot] && way < WAYS)
+            pages[slot][found[slot]++] = page;
+    }
+    for (uint32_t slot = 0; slot < SLOTS; slot++)
+        while (found[slot])
+            hv_touch(l->engine, pages[slot][--found[slot]], slot < SETS ? READ : FETCH);
+}
+
+int32_t hv_lane_rest(hv_lane *l, const hv_frame *f, uint32_t nth, int32_t *wrong)
 {
     hv_span span;
     *wrong = hv_open_span(f, &span, l->near);
     if (*wrong)
         return HV_FAILED;
-    return run_rest(l, &span, hv_near_of(f, nth), done, wrong);
+    uint32_t at = hv_near_of(f, nth);
+    make_order(l, &span, at);
+    int32_t became = handle(l);
+    return became == HV_FAILED ? became : run_rest(l, &span, at, became == HV_DONE, wrong);
 }

@@ -13,10 +13,9 @@ from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
 from hvmmu.guest.spans import Compact, Frame, InSpan, Span
 from hvmmu.guest.steps import SITES, Accesses
-from hvmmu.guest.tokens import KINDS, SECOND, SETS, DamagedError, Sites, no_sites
+from hvmmu.guest.tokens import KINDS, SECOND, SETS, WAYS, DamagedError, Sites, no_sites
 from hvmmu.workloads.hvt.fastest import list_sites, listed, within
 from hvmmu.workloads.hvt.layout import COUNTS, DIGESTED, SPAN, ChunkHead, padded, unpacked_frame
-from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.tracefile import USER_END, USER_START
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvmmu.guest.steps import SITES
-from hvmmu.guest.tokens import MOST_FRAME, SETS, SPAN_WINDOWS, WINDOW, DamagedError
+from hvmmu.guest.tokens import MOST_FRAME, SETS, SPAN_WINDOWS, WAYS, WINDOW, DamagedError
 from hvmmu.workloads.codec import ZSTD_MAGIC, zstd_unpack
-from hvmmu.workloads.hvt.reduction import WAYS
 from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
 from hvmmu.workloads.magic import is_hvt_head
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from hvmmu.types import Buffer
 
-VERSION = 2
+VERSION = 3
 _BYTE_ORDER = 0x0102
 """Reads as 0x0201 where bytes are swapped."""
 _HEADER = struct.Struct("<8sHHIIIHHI9Q32s")

@@ -26,15 +26,12 @@ from hvmmu.guest.tokens import (
     SET_MASK,
     SETS,
     SLOTS,
+    WAYS,
     WINDOW,
 )
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words
-
-WAYS = 4
-"""Pages in a set of the span's filter: the reduction is exact from so many ways up."""
-
 
 Listed: TypeAlias = "tuple[array[int], array[int], array[int]]"
 """Pairs of page and kind not listed before, or not since others took their place, in three columns.
@@ -252,9 +249,8 @@ class SpanFilter:
         found = next((each for each in pages if each.number == page), None)
         granted = found is not None and write <= found.written
         self._kept.append(not granted)
-        if not granted:
-            self._keep_order()  # it may stop, and then all must be as it was
         if found is None:
+            self._keep_order(pages)  # it may take the place of the least recent one
             del pages[WAYS - 1 :]
             found = _Page(page, at, written=write)
         else:
@@ -264,20 +260,20 @@ class SpanFilter:
                 found.written, found.last_kept = True, at
         pages.insert(0, found)
 
-    def _keep_order(self) -> None:
-        """Keep what it takes to have every set's pages in their order by kept accesses alone.
+    def _keep_order(self, pages: list[_Page]) -> None:
+        """Keep what it takes to have a set's pages in their order by kept accesses alone.
 
         The least recent ones that are in order already need nothing, whatever they are touched for.
         """
-        for pages in self._sets:
-            first = max(len(pages) - 1, 0)
-            while first and pages[first - 1].last_kept > pages[first].last_kept:
-                first -= 1
-            for page in pages[:first]:
-                self._kept[page.last] = 1
-                page.last_kept = page.last
+        first = max(len(pages) - 1, 0)
+        while first and pages[first - 1].last_kept > pages[first].last_kept:
+            first -= 1
+        for page in pages[:first]:
+            self._kept[page.last] = 1
+            page.last_kept = page.last
 
     def end(self) -> bytes:
         """Return for each access whether it is kept."""
-        self._keep_order()
+        for pages in self._sets:
+            self._keep_order(pages)
         return bytes(self._kept)

@@ -8,7 +8,7 @@ from array import array
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING
 
-from hvmmu.guest.tokens import SETS, WINDOW
+from hvmmu.guest.tokens import SETS, WAYS, WINDOW
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.workloads.codec import zstd_pack
 from hvmmu.workloads.hvt.fastest import make_reducer
@@ -25,7 +25,6 @@ from hvmmu.workloads.hvt.layout import (
     column,
     plain_frame,
 )
-from hvmmu.workloads.hvt.reduction import WAYS
 
 if TYPE_CHECKING:
     from hvmmu.guest.steps import Words

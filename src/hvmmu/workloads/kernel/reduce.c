@@ -148,16 +148,14 @@ typedef struct {
     uint32_t count;
 } set;
 
-/* Keep what it takes to have every set's pages in their order by kept accesses alone. */
-static void keep_order(set *sets, uint8_t *own) {
-    for (set *s = sets; s < sets + SLOTS; s++) {
-        uint32_t first = s->count ? s->count - 1 : 0;
-        while (first && s->pages[first - 1].last_kept > s->pages[first].last_kept)
-            first--;
-        for (uint32_t n = 0; n < first; n++) {
-            own[s->pages[n].last] = 1;
-            s->pages[n].last_kept = s->pages[n].last;
-        }
+/* Keep what it takes to have a set's pages in their order by kept accesses alone. */
+static void keep_order(set *s, uint8_t *own) {
+    uint32_t first = s->count ? s->count - 1 : 0;
+    while (first && s->pages[first - 1].last_kept > s->pages[first].last_kept)
+        first--;
+    for (uint32_t n = 0; n < first; n++) {
+        own[s->pages[n].last] = 1;
+        s->pages[n].last_kept = s->pages[n].last;
     }
 }
 
@@ -170,9 +168,9 @@ static void add(set *sets, uint64_t key, uint32_t at, uint8_t *own) {
         way++;
     page made = {number, at, at, write};
     own[at] = way == s->count || write > s->pages[way].written;
-    if (own[at]) {
-        keep_order(sets, own);
-    } else {
+    if (way == s->count) {
+        keep_order(s, own);
+    } else if (!own[at]) {
         made.last_kept = s->pages[way].last_kept;
         made.written = s->pages[way].written;
     }
@@ -189,7 +187,8 @@ uint32_t hvt_end_span(hvt_chunk *chunk, uint16_t *kept, uint8_t *frame, uint32_t
     uint32_t keeps = 0, more = 0;
     for (uint32_t n = 0; n < chunk->nears; n++)
         add(sets, chunk->keys[chunk->near[n]], n, chunk->own);
-    keep_order(sets, chunk->own);
+    for (set *s = sets; s < sets + SLOTS; s++)
+        keep_order(s, chunk->own);
     uint8_t *out = frame, *mask = frame + 4 * chunk->windows;
     for (uint32_t n = 0; n < 2 * chunk->windows; n++) {
         *out++ = (uint8_t)chunk->counts[n];
