@@ -25,20 +25,6 @@ class Operand(NamedTuple):
     size: int
 
 
-class Batch(Protocol):
-    """Accesses: addresses (format Q) and kinds (format B)."""
-
-    @property
-    def gva(self) -> Buffer:
-        """The addresses."""
-        ...
-
-    @property
-    def kind(self) -> Buffer:
-        """The kinds."""
-        ...
-
-
 class Runner(Protocol):
     """What runs accesses in order, and stops: an engine, or what stands before one."""
 
@@ -82,12 +68,9 @@ class Attempts:
                 break
         return at
 
-    def handle_stop(self, before: Batch) -> bool:
-        """Touch what *before* accesses, then have the last stop handled.
-
-        Return if the access was completed.
-        """
-        self._runner.touch(before.gva, before.kind)
+    def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
+        """Touch pages, then have the last stop handled; return if the access was completed."""
+        self._runner.touch(gva, kind)
         return self._stopped(None) is not None
 
     def run_spans(self, step: object) -> bool:

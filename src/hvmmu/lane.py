@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hvmmu.crossing import Crossing
     from hvmmu.guest.frames import Zone
     from hvmmu.guest.os import GuestOs
-    from hvmmu.guest.steps import Accesses, Reduced, Words
+    from hvmmu.guest.steps import Reduced, Words
     from hvmmu.hooks import RunHooks
     from hvmmu.hw.compiled import CompiledEngine
     from hvmmu.mmu.compiled import CompiledPages
@@ -110,11 +110,11 @@ class Lane:
         self._take()
         return at
 
-    def handle_stop(self, before: Accesses) -> bool:
+    def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
         """Have a stop handled as `Attempts.handle_stop` does."""
-        vas, kinds = _buffers(before.gva, before.kind)
+        self._engine.touch(gva, kind)
         self._give()
-        became = lib.hv_lane_handle(self._lane, vas, kinds, len(vas))
+        became = lib.hv_lane_handle(self._lane)
         self._take()
         if became == lib.HV_FAILED:
             self._fail()

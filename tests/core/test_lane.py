@@ -278,6 +278,14 @@ def test_the_lane_changes_nothing(backend: str) -> None:
     run()
 
 
+def heard_by(plugin: object) -> RunHooks:
+    """Return the hooks of a run that one plugin listens to."""
+    plugins = pluggy.PluginManager(hookspecs.PROJECT)
+    plugins.add_hookspecs(hookspecs)
+    plugins.register(plugin, name="ears")
+    return RunHooks(plugins)
+
+
 class Ears:
     """Hears of exits and faults and writes all down; at times it looks, answers, or fails."""
 
@@ -349,10 +357,7 @@ def test_plugins_hear_the_same(backend: str, ears: type[Ears]) -> None:
 
         def hooks() -> RunHooks:
             listening.append(ears(seed))
-            plugins = pluggy.PluginManager(hookspecs.PROJECT)
-            plugins.add_hookspecs(hookspecs)
-            plugins.register(listening[-1], name="ears")
-            return RunHooks(plugins)
+            return heard_by(listening[-1])
 
         made = Steps(random.Random(seed))  # noqa: S311 - not for secrets
         agree(config_of(backend, seed), [made.one() for _ in range(30)], hooks)
@@ -405,14 +410,7 @@ def test_after_a_plugin_has_failed(backend: str, backing: Backing) -> None:
         touch,
     ]
     for nth in range(1, 60):
-
-        def hooks(nth: int = nth) -> RunHooks:
-            plugins = pluggy.PluginManager(hookspecs.PROJECT)
-            plugins.add_hookspecs(hookspecs)
-            plugins.register(Fails(nth), name="fails")
-            return RunHooks(plugins)
-
-        agree(config, steps, hooks)
+        agree(config, steps, lambda nth=nth: heard_by(Fails(nth)))  # type: ignore[misc]
 
 
 WORKLOADS = (

@@ -101,10 +101,11 @@ class Runner:
             self.ran.append(vas[at])
         return len(vas)
 
-    def handle_stop(self, before: Accesses) -> bool:
+    def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
         """Complete the access if `stops` says so."""
+        assert len(memoryview(gva)) == len(memoryview(kind))
         done = self.stops[self.stopped]
-        self.ran += [*before.gva, *[self.stopped] * done]
+        self.ran += [*memoryview(gva), *[self.stopped] * done]
         return done
 
     def run_spans(self, step: object) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from hvmmu.guest.steps import Reduced
 
 if TYPE_CHECKING:
-    from hvmmu.guest.steps import Accesses, Words
+    from hvmmu.guest.steps import Words
     from hvmmu.hw.engine import EngineCaps
     from hvmmu.types import Buffer
 
@@ -19,8 +19,8 @@ class Runner(Protocol):
         """Run what *kept* lists from *start* to the first stop; return where, or the end."""
         ...
 
-    def handle_stop(self, before: Accesses) -> bool:
-        """Touch what *before* accesses, then have the stop handled; return if that completed it."""
+    def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
+        """Touch pages, then have that stop handled; return if the access was completed."""
         ...
 
     def run_on(self, gva: Buffer, kind: Buffer, start: int) -> object:
@@ -51,7 +51,8 @@ def run_reduced(runner: Runner, step: Reduced, caps: EngineCaps) -> None:
                 return
         rest = step.rest(at)
         if exact:
-            done = runner.handle_stop(rest.before())
+            before = rest.before()
+            done = runner.handle_stop(before.gva, before.kind)
         for part in rest.parts():
             if isinstance(part, Reduced):
                 run_reduced(runner, part, caps)

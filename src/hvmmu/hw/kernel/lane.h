@@ -117,10 +117,10 @@ uint64_t hv_lane_run(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, ui
 uint64_t hv_lane_to_stop(hv_lane *lane, const uint16_t *kept, const uint64_t *site_gva,
                          const uint8_t *site_kind, uint64_t at, uint64_t count);
 
-/* Touch what brings sets in order, and then handle that stop; return what it became. */
-int32_t hv_lane_handle(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, uint64_t count);
+/* Handle that stop; return what it became. */
+int32_t hv_lane_handle(hv_lane *lane);
 
-/* Do both for a stop at the nth access that a span keeps, and run from there: the rest of its window
-   whole, then what the windows' filters keep, and so on after each stop. Return HV_RETRY; or
-   HV_FAILED, *wrong telling if the frame is damaged. */
+/* The same for a stop at the nth access that a span keeps: bring the sets in order, handle it, and run
+   from there: the rest of its window whole, then what the windows' filters keep, and so on after each
+   stop. Return HV_RETRY; or HV_FAILED, *wrong telling if the frame is damaged. */
 int32_t hv_lane_rest(hv_lane *lane, const hv_frame *frame, uint32_t nth, int32_t *wrong);

@@ -19,7 +19,7 @@
 #define NOT_LANDED (~0ull)
 #define PAGE 4096ull
 
-static int32_t handle(hv_lane *l)
+int32_t hv_lane_handle(hv_lane *l)
 {
     int32_t became = hv_stopped(l, NULL);
     return became == HV_FAULTS ? hv_page_fault(l) : became;
@@ -29,13 +29,6 @@ uint64_t hv_lane_to_stop(hv_lane *l, const uint16_t *kept, const uint64_t *site_
                          const uint8_t *site_kind, uint64_t at, uint64_t count)
 {
     return hv_run_sites(l->engine, kept, site_gva, site_kind, at, count, l->exit_filter, l->stop);
-}
-
-int32_t hv_lane_handle(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t count)
-{
-    for (uint64_t at = 0; at < count; at++)
-        hv_touch(l->engine, gva[at], kind[at]);
-    return handle(l);
 }
 
 uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint64_t at,
@@ -51,7 +44,7 @@ uint64_t hv_lane_run(hv_lane *l, const uint64_t *gva, const uint8_t *kind, uint6
         last = at;
         if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
             return at;
-        int32_t became = handle(l);
+        int32_t became = hv_lane_handle(l);
         if (became == HV_FAILED)
             return at;
         if (became == HV_DONE)
@@ -70,7 +63,7 @@ static int32_t run_window(hv_lane *l, hv_replay *r, int32_t done)
         last = at;
         if (tries > l->most_tries && ask(l, HV_ASK_HANG, tries, 0) == HV_FAILED)
             return HV_FAILED;
-        int32_t became = handle(l);
+        int32_t became = hv_lane_handle(l);
         if (became == HV_FAILED)
             return HV_FAILED;
         hv_replay_stopped(r, became == HV_DONE);
@@ -92,7 +85,7 @@ static int32_t run_rest(hv_lane *l, const hv_span *s, uint32_t at, int32_t done,
             near = hv_lane_to_stop(l, s->near, s->site_gva, s->site_kind, near, end);
         if (became == HV_FAILED || near == end)
             return became;
-        became = handle(l);
+        became = hv_lane_handle(l);
         if (became == HV_FAILED)
             return became;
         done = became == HV_DONE;
@@ -128,6 +121,6 @@ int32_t hv_lane_rest(hv_lane *l, const hv_frame *f, uint32_t nth, int32_t *wrong
         return HV_FAILED;
     uint32_t at = hv_near_of(f, nth);
     make_order(l, &span, at);
-    int32_t became = handle(l);
+    int32_t became = hv_lane_handle(l);
     return became == HV_FAILED ? became : run_rest(l, &span, at, became == HV_DONE, wrong);
 }

@@ -245,7 +245,7 @@ static const uint8_t DIGIT[256] = {
 };
 
 /* Put the value of eight hexadecimal digits, all of them looked at together, in *value; return
- * whether that is what stands at *text*. */
+ * whether that is what stands there. */
 static int eight_digits(const char *text, uint64_t *value) {
     static const uint64_t EACH = UINT64_C(0x0101010101010101);
     uint64_t read = 0, letters, digits, tens;
