@@ -14,7 +14,7 @@ enum { DATA, INSTRUCTION, SECOND, LEVELS }; /* the first two by whether it is a 
 
 /* Where the sets of the first level are, side by side: an access chooses without a branch. */
 typedef struct {
-    uint64_t masks[2], sizes[2];
+    uint64_t masks[2];
     uint8_t *sets[2];
 } sides;
 
@@ -48,9 +48,10 @@ struct hv_engine {
 
 static uint64_t tag_of(uint64_t va, int size) { return va >> SHIFTS[size] << 2 | (uint64_t)size; }
 
-static inline tlb_set *first_set(const sides *first, uint64_t page, uint32_t fetch)
+static inline tlb_set *first_set(const sides *first, const tlb_shape *shape, uint64_t page,
+                                 uint32_t fetch)
 {
-    return (tlb_set *)(first->sets[fetch] + (page & first->masks[fetch]) * first->sizes[fetch]);
+    return (tlb_set *)(first->sets[fetch] + (page & first->masks[fetch]) * shape->size);
 }
 
 static void put_first(hv_engine *e, const payload *entry, uint32_t kind)

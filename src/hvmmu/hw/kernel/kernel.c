@@ -100,8 +100,8 @@ static __attribute__((noinline)) int32_t run_one_slowly(hv_engine *e, uint64_t v
 static inline int hit_first(const hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa)
 {
     uint32_t fetch = kind / PF_ID, writes = kind / PF_W & 1;
-    tlb_set *set = first_set(&e->first, va >> 12, fetch);
-    tlb_set *large = first_set(&e->first, va >> 21, fetch);
+    tlb_set *set = first_set(&e->first, &FOUR, va >> 12, fetch);
+    tlb_set *large = first_set(&e->first, &FOUR, va >> 21, fetch);
     if (shown_of(set, &FOUR)[writes] == key_of(tag_of(va, 0), kind))
         *hpa = base_of(entries_of(set, &FOUR) + set->way) | (va & 0xfff);
     else if (shown_of(large, &FOUR)[writes] == key_of(tag_of(va, 1), kind) &&
@@ -135,7 +135,10 @@ uint32_t hv_read_at_once(const hv_engine *e, const uint64_t *gva, uint64_t *hpa,
 /* Use the entry that a set of four ways has for a 4 KiB page; 0 if there is none. */
 static inline int use_of_four(tlb_set *set, uint64_t tag, uint32_t kind, uint64_t *now)
 {
-    uint32_t way = lowest(group_of(set->marks, tag) | 1u << (GROUP - 1));
+    uint32_t hits = group_of(set->marks, tag);
+    if (!hits) /* that is known before the entry is */
+        return 0;
+    uint32_t way = lowest(hits);
     const payload *entry = entries_of(set, &FOUR) + way;
     if (entry->tag != tag || !(entry->kinds >> kind & 1))
         return 0;
@@ -144,28 +147,67 @@ static inline int use_of_four(tlb_set *set, uint64_t tag, uint32_t kind, uint64_
     return 1;
 }
 
-uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_gva,
-                      const uint8_t *site_kind, uint64_t start, uint64_t count,
-                      uint64_t exit_filter, hv_stop *stop)
+#define STRETCH 64u
+#define AHEAD 6u /* accesses that pass while the CPU loads what one of them will want */
+
+/* Have the CPU load what an access will want that misses, and the site of a later one. Were it not
+ * always inline, GCC would find that its calls do nothing. */
+static inline __attribute__((always_inline)) void load_ahead(hv_engine *e, const uint16_t *kept,
+                                                             const uint64_t *site_gva,
+                                                             const uint8_t *site_kind)
+{
+    uint64_t va = site_gva[kept[AHEAD]];
+    uint16_t later = kept[2 * AHEAD];
+    __builtin_prefetch(site_gva + later);
+    __builtin_prefetch(site_kind + later);
+    __builtin_prefetch(set_of(&e->tlb[SECOND], &TWELVE, tag_of(va, 0)));
+    __builtin_prefetch(hv_plain_entry(&e->space, e->uppers, va));
+}
+
+/* Run accesses up to end, of which many will miss, or not. */
+static inline __attribute__((always_inline)) uint64_t run_stretch(
+    hv_engine *e, const uint16_t *kept, const uint64_t *site_gva, const uint8_t *site_kind,
+    uint64_t at, uint64_t end, int many_miss, outcome *out)
 {
     const sides s = e->first;
     const int usual = e->usual;
     uint64_t now = e->now;
-    outcome out = {.filter = exit_filter, .stop = stop};
-    if (!may_run(e, start, count, stop))
-        return start;
-    for (uint64_t at = start; at < count; at++) {
+    for (; at < end; at++) {
         uint64_t va = site_gva[kept[at]], page = va >> 12;
         uint32_t k = site_kind[kept[at]] & (KINDS - 1);
-        if (usual && use_of_four(first_set(&s, page, k / PF_ID), page << 2, k, &now))
+        if (many_miss)
+            load_ahead(e, kept + at, site_gva, site_kind);
+        tlb_set *set = first_set(&s, &FOUR, page, k / PF_ID);
+        if (usual && use_of_four(set, page << 2, k, &now))
             continue;
         e->now = now;
-        if (!look(e, va, k, &out))
+        if (!look(e, va, k, out))
             return at;
         now = e->now;
     }
     e->now = now;
-    return count;
+    return end;
+}
+
+uint64_t hv_run_sites(hv_engine *e, const uint16_t *kept, const uint64_t *site_gva,
+                      const uint8_t *site_kind, uint64_t start, uint64_t count,
+                      uint64_t exit_filter, hv_stop *stop)
+{
+    outcome out = {.filter = exit_filter, .stop = stop};
+    int many_miss = 0;
+    if (!may_run(e, start, count, stop))
+        return start;
+    for (uint64_t at = start, end;; at = end) {
+        uint64_t misses = e->counts.misses;
+        end = at + STRETCH < count ? at + STRETCH : count;
+        if (many_miss && count - end >= 2 * AHEAD)
+            at = run_stretch(e, kept, site_gva, site_kind, at, end, 1, &out);
+        else
+            at = run_stretch(e, kept, site_gva, site_kind, at, end, 0, &out);
+        if (at < end || end == count)
+            return at;
+        many_miss = e->usual && e->counts.misses - misses > STRETCH / 4;
+    }
 }
 
 void hv_touch(hv_engine *e, uint64_t va, uint32_t kind)
@@ -228,7 +270,6 @@ static void set_side(hv_engine *e, int fetch)
 {
     const level *l = &e->tlb[fetch];
     e->first.masks[fetch] = l->mask;
-    e->first.sizes[fetch] = l->shape.size;
     e->first.sets[fetch] = l->sets;
     for (uint32_t kind = fetch ? PF_ID : 0; kind < (fetch ? KINDS : PF_ID); kind++) {
         e->shown.masks[kind] = l->mask;

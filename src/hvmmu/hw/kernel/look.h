@@ -108,7 +108,7 @@ static __attribute__((noinline)) int look_larger(hv_engine *e, tlb_set *behind, 
                                                  uint32_t kind, outcome *out)
 {
     const tlb_shape *one = &e->tlb[kind / PF_ID].shape;
-    tlb_set *set = first_set(&e->first, va >> SHIFTS[1], kind / PF_ID);
+    tlb_set *set = first_set(&e->first, one, va >> SHIFTS[1], kind / PF_ID);
     if (shown_of(set, one)[kind / PF_W & 1] != key_of(tag_of(va, 1), kind))
         return find_larger(e, behind, va, kind, out);
     land(out, base_of(entries_of(set, one) + set->way), (1ull << SHIFTS[1]) - 1);
@@ -120,7 +120,7 @@ static inline __attribute__((always_inline)) int look_in(hv_engine *e, const tlb
                                                          uint64_t va, uint32_t kind, outcome *out)
 {
     uint64_t tag = tag_of(va, 0);
-    tlb_set *set = first_set(&e->first, va >> 12, kind / PF_ID);
+    tlb_set *set = first_set(&e->first, one, va >> 12, kind / PF_ID);
     uint32_t way = way_of(set, one, tag);
     const level *first = &e->tlb[kind / PF_ID];
     if (way == NOWHERE && !is_small(first) && may_have_larger(first, one, va))

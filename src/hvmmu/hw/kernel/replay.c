@@ -14,6 +14,8 @@
 #include "grammar.h"
 #include "replay.h"
 
+#define AHEAD 4u /* near accesses that pass while the CPU loads the site of one */
+
 /* What an access grants, in lacks: that the page may be used, and that it may be written. */
 enum { USE = 1, WRITING = 2 };
 
@@ -126,6 +128,8 @@ static int make(hv_replay *r, hv_engine *engine, uint64_t filter, hv_stop *stop)
     if (is_near(token)) {
         uint16_t site = r->span->near[r->next];
         uint64_t va = r->span->site_gva[site];
+        if (r->last - r->next > AHEAD) /* where pages are many, sites are not in the CPU's caches */
+            __builtin_prefetch(r->span->site_gva + r->span->near[r->next + AHEAD]);
         uint8_t kind = r->span->site_kind[site];
         uint32_t slot = slot_of_site(va, kind);
         if (!run(engine, va, kind, filter, stop))

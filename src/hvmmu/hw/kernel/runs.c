@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "kernel.h"
 #include "pages.h"
@@ -97,16 +98,17 @@ static int32_t run_rest(hv_lane *l, const hv_span *s, uint32_t at, int32_t done,
  * out. By set, its latest pages are found going back, and then touched, the latest one last. */
 static void make_order(hv_lane *l, const hv_span *s, uint32_t at)
 {
-    uint64_t pages[SLOTS][WAYS];
+    uint64_t pages[SLOTS][WAYS + 1]; /* what comes to a full set goes behind it, and is no more seen */
     uint32_t found[SLOTS] = {0};
+    memset(pages, 0xff, sizeof pages);
     while (at--) {
         uint16_t site = s->near[at];
         uint64_t page = s->site_gva[site] & -PAGE;
-        uint32_t slot = slot_of_site(page, s->site_kind[site]), way = 0;
-        while (way < found[slot] && pages[slot][way] != page)
-            way++;
-        if (way == found[slot] && way < WAYS)
-            pages[slot][found[slot]++] = page;
+        uint32_t slot = slot_of_site(page, s->site_kind[site]);
+        uint64_t *own = pages[slot];
+        int known = (own[0] == page) | (own[1] == page) | (own[2] == page) | (own[3] == page);
+        own[found[slot]] = page;
+        found[slot] += !known & (found[slot] < WAYS);
     }
     for (uint32_t slot = 0; slot < SLOTS; slot++)
         while (found[slot])

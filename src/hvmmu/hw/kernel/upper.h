@@ -75,3 +75,16 @@ static __attribute__((noinline)) int hv_find_upper(const hv_space *space, const 
     out->table = table;
     return 1;
 }
+
+/* Return where the last entry of a plain walk is by what is kept, which nobody has checked; NULL if
+ * nothing is. */
+static inline const uint8_t *hv_plain_entry(const hv_space *space, hv_upper *uppers, uint64_t va)
+{
+    const hv_upper *upper = hv_upper_of(uppers, va);
+    uint64_t link;
+    if (upper->region != va >> 30)
+        return NULL;
+    memcpy(&link, space->bytes + upper->table + (va >> 18 & 0xff8), 8);
+    link &= PTE_ADDRESS;
+    return link < space->size ? space->bytes + link + (va >> 9 & 0xff8) : NULL;
+}
