@@ -177,8 +177,7 @@ static inline __attribute__((always_inline)) uint64_t run_stretch(
         uint32_t k = site_kind[kept[at]] & (KINDS - 1);
         if (many_miss)
             load_ahead(e, kept + at, site_gva, site_kind);
-        tlb_set *set = first_set(&s, &FOUR, page, k / PF_ID);
-        if (usual && use_of_four(set, page << 2, k, &now))
+        if (usual && use_of_four(first_set(&s, &FOUR, page, k / PF_ID), page << 2, k, &now))
             continue;
         e->now = now;
         if (!look(e, va, k, out))
