@@ -98,7 +98,7 @@ static int32_t run_rest(hv_lane *l, const hv_span *s, uint32_t at, int32_t done,
  * out. By set, its latest pages are found going back, and then touched, the latest one last. */
 static void make_order(hv_lane *l, const hv_span *s, uint32_t at)
 {
-    uint64_t pages[SLOTS][WAYS + 1]; /* what comes to a full set goes behind it, and is no more seen */
+    uint64_t pages[SLOTS][WAYS + 1]; /* what comes to a full set goes behind it, unseen */
     uint32_t found[SLOTS] = {0};
     memset(pages, 0xff, sizeof pages);
     while (at--) {
