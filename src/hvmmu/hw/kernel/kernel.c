@@ -147,8 +147,8 @@ static inline int use_of_four(tlb_set *set, uint64_t tag, uint32_t kind, uint64_
     return 1;
 }
 
-#define STRETCH 64u
-#define AHEAD 6u /* accesses that pass while the CPU loads what one of them will want */
+#define STRETCH 64u /* accesses from one look at how many missed to the next */
+#define AHEAD 6u    /* accesses that pass while the CPU loads what one of them will want */
 
 /* Have the CPU load what an access will want that misses, and the site of a later one. Were it not
  * always inline, GCC would find that its calls do nothing. */
