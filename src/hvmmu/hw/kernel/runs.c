@@ -106,7 +106,9 @@ static void make_order(hv_lane *l, const hv_span *s, uint32_t at)
         uint64_t page = s->site_gva[site] & -PAGE;
         uint32_t slot = slot_of_site(page, s->site_kind[site]);
         uint64_t *own = pages[slot];
-        int known = (own[0] == page) | (own[1] == page) | (own[2] == page) | (own[3] == page);
+        uint32_t known = 0;
+        for (uint32_t way = 0; way < WAYS; way++)
+            known |= own[way] == page;
         own[found[slot]] = page;
         found[slot] += !known & (found[slot] < WAYS);
     }
