@@ -4,7 +4,7 @@ from setuptools import setup
 
 setup(
     cffi_modules=[
-        "src/hvmmu/hw/kernel/build.py:ffibuilder",
-        "src/hvmmu/workloads/kernel/build.py:ffibuilder",
+        "src/hvmmu/_core/build.py:ffibuilder",
+        "src/hvmmu/_trace/build.py:ffibuilder",
     ]
 )

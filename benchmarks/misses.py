@@ -25,20 +25,20 @@ import attrs
 import peer_programs as programs
 from peer_tools import CACHES
 
+from hvmmu._engines import DEFAULT
+from hvmmu._native import NativeBackend
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.reader import opened
+from hvmmu._trace.hvt.reduction import SECOND
 from hvmmu.arch import pfec as pf
-from hvmmu.guest.steps import FIRST_PID, Accesses, Phase, Reduced, Step, Switch
-from hvmmu.hw.engines import DEFAULT
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.native import NativeBackend
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.hvt.reduction import SECOND
+from hvmmu.steps import FIRST_PID, Accesses, Reduced, StartMeasuring, Step, SwitchTo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from hvmmu.backend import Backend
-    from hvmmu.hw.engine import Engine
+    from hvmmu.engine import Engine
 
 _SAID = {
     "fetches": r"I +refs: +([\d,]+)",
@@ -167,7 +167,12 @@ def _mapped(trace: Path, backend: type[Backend[Any]], engine: type[Engine]) -> M
     machine.step(next(steps))
     sites = sorted({site for step in steps for site in _sites(step)})
     gva, kind = array("Q", (gva for gva, _ in sites)), array("B", (kind for _, kind in sites))
-    for step in (Accesses(gva, kind), Accesses(gva, kind), Switch(FIRST_PID), Phase("mapped")):
+    for step in (
+        Accesses(gva, kind),
+        Accesses(gva, kind),
+        SwitchTo(FIRST_PID),
+        StartMeasuring("mapped"),
+    ):
         machine.step(step)
     return machine
 
@@ -225,7 +230,7 @@ def main() -> int:
     """Record the small programs, compare, and print; with --record, keep what was recorded."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--record", type=Path, metavar="DIR", help="keep traces and counts here")
-    asked = parser.parse_args()
+    explicit = parser.parse_args()
     kept, same = {}, True
     with tempfile.TemporaryDirectory() as name:
         for program in small(Path(name)):
@@ -238,10 +243,10 @@ def main() -> int:
             same &= attrs.evolve(mine, misses=theirs.misses) == theirs
             same &= mine == theirs or program.name == "crossing"
             kept[program.name] = attrs.asdict(theirs)
-            if asked.record is not None:
-                _keep(program, asked.record)
-    if asked.record is not None:
-        (asked.record / "cachegrind.json").write_text(json.dumps(kept, indent=2) + "\n")
+            if explicit.record is not None:
+                _keep(program, explicit.record)
+    if explicit.record is not None:
+        (explicit.record / "cachegrind.json").write_text(json.dumps(kept, indent=2) + "\n")
     return 0 if same else 1
 
 

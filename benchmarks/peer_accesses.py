@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.hvt.reduction import SECOND
+from hvmmu._trace.hvt.reader import opened
+from hvmmu._trace.hvt.reduction import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

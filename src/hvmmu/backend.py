@@ -9,11 +9,11 @@ import enum
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from hvmmu._records import frozen
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.spte import Nonpresent
-from hvmmu.records import frozen
+from hvmmu.fault import PageFault
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 
 API_VERSION = 1
 """The version of this interface; a backend says which one it was written for."""
@@ -44,7 +44,7 @@ class Invlpg:
     gva: int
 
 
-Exit = PageFault | CrWrite | MsrWrite | Invlpg
+VmExit = PageFault | CrWrite | MsrWrite | Invlpg
 """Why the guest stopped, in nobody's dialect."""
 
 
@@ -85,7 +85,7 @@ class Caps:
 
 
 @frozen
-class Entry:
+class VmEntry:
     """What hardware does on entering the guest."""
 
     flush: Scope | None = None
@@ -121,15 +121,15 @@ class Backend(Protocol, Generic[C]):
     caps: ClassVar[Caps]
     params: ClassVar[type]
     """The attrs class of its module parameters."""
-    refused: ClassVar[Mapping[str, str]]
+    unsupported: ClassVar[Mapping[str, str]]
     """Parameters that users will look for and this vendor cannot have, with the reason."""
-    compare_over: ClassVar[tuple[str, ...]]
+    compare_params: ClassVar[tuple[str, ...]]
     """Boolean parameters that a comparison shows off and on."""
 
-    in_force: Any
+    effective: Any
     """The parameters as they are in force, an instance of *params*."""
 
-    def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None: ...  # noqa: ANN401
+    def __init__(self, params: Any, cpu: CpuFeatures, explicit: frozenset[str]) -> None: ...  # noqa: ANN401
 
     def create_vcpu(self, vcpu_id: int) -> C:
         """Return the control structure of vCPU *vcpu_id*, from 0 up, with its controls written.
@@ -171,7 +171,7 @@ class Backend(Protocol, Generic[C]):
         """
         ...
 
-    def record_exit(self, control: C, registers: Registers, what: Exit) -> None:
+    def record_exit(self, control: C, registers: Registers, what: VmExit) -> None:
         """Record an exit as silicon does, in the control structure and nowhere else.
 
         General-purpose registers that the exit's reader will look into are set in *registers*, as
@@ -179,7 +179,7 @@ class Backend(Protocol, Generic[C]):
         """
         ...
 
-    def enter(self, control: C, registers: Registers) -> Entry:
+    def enter(self, control: C, registers: Registers) -> VmEntry:
         """Enter the guest: load what the structure holds, and say what else happens on the way.
 
         Flush and injected event are the structure's, and are used up by this.
@@ -192,7 +192,7 @@ class Backend(Protocol, Generic[C]):
         """Return the vendor's own name for why the guest exited: the name exits are counted by."""
         ...
 
-    def decode_exit(self, control: C, registers: Registers) -> Exit:
+    def decode_exit(self, control: C, registers: Registers) -> VmExit:
         """Read the last exit back, equal to what was recorded.
 
         Raise InvariantError for an exit that the hypervisor does not expect.

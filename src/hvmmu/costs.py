@@ -7,8 +7,8 @@ executes beyond the world switch is left out: no sourced figure per route exists
 from collections.abc import Mapping
 from typing import Any
 
+from hvmmu._records import frozen
 from hvmmu.errors import InputError
-from hvmmu.records import frozen
 
 _AGESEN = "Agesen et al., USENIX ATC 2012, exit round trip on {cpu} [approx]"
 _PVM = (

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import attrs
 
+from hvmmu._records import define, frozen
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
@@ -17,22 +18,21 @@ from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Caps,
     CrWrite,
-    Entry,
-    Exit,
     Intercept,
     Invlpg,
     MsrWrite,
     Paging,
     Registers,
+    VmEntry,
+    VmExit,
 )
+from hvmmu.engine import EXIT_ALWAYS
 from hvmmu.errors import BackendUnavailableError, InvariantError
-from hvmmu.hw.engine import EXIT_ALWAYS
-from hvmmu.hw.tlb import Scope
+from hvmmu.fault import PageFault
+from hvmmu.flush import widest
 from hvmmu.log import get_logger
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.flush import wider
-from hvmmu.mmu.spte import Nonpresent
-from hvmmu.records import define, frozen
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 
 P = TypeVar("P")
 
@@ -45,7 +45,7 @@ class NoParams:
 def without(
     params: P,
     parameter: str,
-    asked: frozenset[str],
+    explicit: frozenset[str],
     why: str,
     *,
     backend: str,
@@ -56,7 +56,7 @@ def without(
     *asked* are the names of those that somebody set: raise BackendUnavailableError if this one is
     among them, which says what else than turning it off would do: *remedy*.
     """
-    if parameter in asked:
+    if parameter in explicit:
         raise BackendUnavailableError(f"{backend}.{parameter}=1: {why}; set it to 0, or {remedy}")
     get_logger().warning(f"{parameter}_turned_off", backend=backend, why=why)
     made: P = attrs.evolve(cast("Any", params), **{parameter: False})
@@ -71,7 +71,7 @@ class Controls:
     """The exit filter, a bit for each error code."""
     intercepts: Intercept
     root: int = 0
-    exit: Exit | None = None
+    exit: VmExit | None = None
     event: int | None = None
     """Error code of the page fault to deliver."""
     flush: Scope | None = None
@@ -90,8 +90,8 @@ class GenericBackend:
     summary: ClassVar[str]
     caps: ClassVar[Caps] = Caps(Paging.SHADOW)
     params: ClassVar[type] = NoParams
-    refused: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    compare_over: ClassVar[tuple[str, ...]] = ()
+    unsupported: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    compare_params: ClassVar[tuple[str, ...]] = ()
     reasons: ClassVar[Mapping[type, str]] = MappingProxyType(
         {
             PageFault: "PAGE_FAULT",
@@ -102,18 +102,18 @@ class GenericBackend:
     )
     """What an exit is called in results."""
 
-    def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None:  # noqa: ANN401
+    def __init__(self, params: Any, cpu: CpuFeatures, explicit: frozenset[str]) -> None:  # noqa: ANN401
         """Take the parameters as they are; a subclass may look at the CPU, and raise."""
-        del cpu, asked
-        self.in_force = params
+        del cpu, explicit
+        self.effective = params
 
-    def do_without(self, parameter: str, asked: frozenset[str], why: str) -> None:
+    def do_without(self, parameter: str, explicit: frozenset[str], why: str) -> None:
         """Turn a bool parameter off that this CPU model cannot do, and log why.
 
         *asked* are the names of those that somebody set: raise BackendUnavailableError if this one
         is among them.
         """
-        self.in_force = without(self.in_force, parameter, asked, why, backend=self.name)
+        self.effective = without(self.effective, parameter, explicit, why, backend=self.name)
 
     def page_faults(self) -> int:
         """Return which page faults exit: bit *pfec* (low six bits) set means that it does."""
@@ -142,19 +142,19 @@ class GenericBackend:
         """Return the host-physical address of the table that hardware walks from."""
         return control.root
 
-    def record_exit(self, control: Controls, registers: Registers, what: Exit) -> None:
+    def record_exit(self, control: Controls, registers: Registers, what: VmExit) -> None:
         """Record an exit."""
         del registers
         control.exit = what
 
-    def enter(self, control: Controls, registers: Registers) -> Entry:
+    def enter(self, control: Controls, registers: Registers) -> VmEntry:
         """Flush what was asked for, and deliver what was injected, once."""
         del registers
         scope, event = control.flush, control.event
         control.flush = control.event = None
         if event is None:
-            return Entry(scope, control.gva)
-        return Entry(scope, control.gva, PAGE_FAULT_VECTOR, event)
+            return VmEntry(scope, control.gva)
+        return VmEntry(scope, control.gva, PAGE_FAULT_VECTOR, event)
 
     # The hypervisor's half.
 
@@ -162,7 +162,7 @@ class GenericBackend:
         """Return what the exit is called."""
         return self.reasons[type(control.exit)]
 
-    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+    def decode_exit(self, control: Controls, registers: Registers) -> VmExit:
         """Read the exit back."""
         del registers
         if control.exit is None:
@@ -182,7 +182,7 @@ class GenericBackend:
 
     def flush_tlb(self, control: Controls, scope: Scope, gva: int) -> None:
         """Have cached translations dropped at the next entry."""
-        control.flush, control.gva = wider((control.flush, control.gva), (scope, gva))
+        control.flush, control.gva = widest((control.flush, control.gva), (scope, gva))
 
 
 class GenericDeprivilegedBackend(GenericBackend):
@@ -194,7 +194,7 @@ class GenericDeprivilegedBackend(GenericBackend):
         """Return the root of the privilege that the guest is at."""
         return control.user_root if control.user else control.root
 
-    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+    def decode_exit(self, control: Controls, registers: Registers) -> VmExit:
         """Read the exit back, a page fault's error code as the guest's privilege has it."""
         what = super().decode_exit(control, registers)
         if not isinstance(what, PageFault):

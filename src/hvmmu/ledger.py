@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import attrs
 
-from hvmmu.mmu.fault import Cause, Handled, Route
-from hvmmu.records import define
+from hvmmu._records import define
+from hvmmu.fault import Cause, FaultOutcome, Route
 
 
 class Row(NamedTuple):
@@ -41,7 +41,7 @@ class Ledger:
         self.accesses = self.invlpg = self.cr3_loads = self.tlb_flushes = 0
         self.guest_walk_refs = self.direct_switches = 0
 
-    def record(self, handled: Handled) -> None:
+    def record(self, handled: FaultOutcome) -> None:
         """Count one fault."""
         row = Row(handled.route.value, handled.cause.value, handled.pfec, handled.level)
         self.faults[row] += 1

@@ -7,33 +7,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import attrs
 
+from hvmmu._bare_mmu import BareMmu
+from hvmmu._core.py_pages import ShadowPages
+from hvmmu._core.shadow_mmu import ShadowMmu
+from hvmmu._cpu_params import CpuParams
+from hvmmu._crossing import Crossing, crossing_of
+from hvmmu._engines import DEFAULT
+from hvmmu._guest.os import GuestOs
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks, told
+from hvmmu._mmu_params import MmuParams
+from hvmmu._records import frozen
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
-from hvmmu.crossing import Crossing, crossing_of
+from hvmmu.engine import Engine, HwThread, TlbCounts
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.guest.os import GuestOs
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import Phase, Step
-from hvmmu.hooks import RunHooks, told
-from hvmmu.hw.engine import Core, Engine, TlbCounts
-from hvmmu.hw.engines import DEFAULT
-from hvmmu.hw.params import CpuParams
 from hvmmu.memory import FramePool, Memory, Memslot, Memslots
-from hvmmu.mmu.bare import BareMmu
-from hvmmu.mmu.pages import ShadowPages
-from hvmmu.mmu.params import MmuParams
-from hvmmu.mmu.shadow import ShadowMmu
-from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import values
-from hvmmu.records import frozen
 from hvmmu.results import RunResult, counters
+from hvmmu.spte import Nonpresent
+from hvmmu.steps import StartMeasuring, Step
 from hvmmu.types import PAGE_SHIFT, Pfn
 from hvmmu.vcpu import Vcpu
 
 if TYPE_CHECKING:
-    from hvmmu.hw.compiled import CompiledEngine
-    from hvmmu.mmu.interface import Mmu
+    from hvmmu._core.engine import CompiledEngine
+    from hvmmu.mmu import Mmu
 
 GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
@@ -48,7 +48,7 @@ class MachineConfig:
     mmu: MmuParams = attrs.field(factory=MmuParams)
     cpu: CpuParams = attrs.field(factory=CpuParams)
     guest: GuestParams = attrs.field(factory=GuestParams)
-    asked: frozenset[str] = frozenset()
+    explicit: frozenset[str] = frozenset()
     """Names of the backend's parameters that somebody set."""
     hooks: RunHooks = attrs.field(factory=RunHooks, eq=False)
     """What the plugins listen to."""
@@ -130,7 +130,7 @@ def _assembled(
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
     slots = Memslots(memory, (Memslot(0, memory.size - base, base),))
-    core = Core(cpu)
+    core = HwThread(cpu)
     shadow = None
     if not bare:
         pages = _pages(memory, slots, engine, backend.nonpresent(), fast=fast)
@@ -152,7 +152,7 @@ def _pages(
     memory: Memory, slots: Memslots, engine: Engine, entries: Nonpresent, *, fast: bool
 ) -> ShadowPages:
     if fast:
-        from hvmmu.mmu.compiled import CompiledPages  # noqa: PLC0415 - needs what is compiled
+        from hvmmu._core.shadow_pages import CompiledPages  # noqa: PLC0415 - needs what is compiled
 
         compiled = cast("CompiledEngine", engine)
         made = CompiledPages(memory, slots.slots[0], compiled, GUEST_BASE >> PAGE_SHIFT, entries)
@@ -175,10 +175,10 @@ class Machine:
 
     def __init__(self, config: MachineConfig) -> None:
         cpu = config.cpu.features
-        backend = config.backend(config.backend_params, cpu, config.asked)
+        backend = config.backend(config.backend_params, cpu, config.explicit)
         self._hooks = config.hooks
         may = _may_go_fast(backend, config)
-        crossing = crossing_of(backend, Core(cpu)) if may else None
+        crossing = crossing_of(backend, HwThread(cpu)) if may else None
         fast = may and (crossing is not None or backend.caps.paging is Paging.BARE)
         core = {"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest}
         self._platform = build(
@@ -202,7 +202,7 @@ class Machine:
         self._since = self._hardware()
 
     def _take_the_lane(self, crossing: Crossing | None) -> None:
-        from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
+        from hvmmu._lane import Lane  # noqa: PLC0415 - needs what is compiled
 
         lane = Lane(self.vcpu, self.guest, self._platform.shadow, crossing, self._hooks)
         self.guest.run, self.guest.runner = lane.run, lane
@@ -210,12 +210,12 @@ class Machine:
     @property
     def params(self) -> dict[str, bool | int | str]:
         """Return the backend's parameters as they are in force."""
-        return values(self._platform.backend.in_force)
+        return values(self._platform.backend.effective)
 
     def step(self, step: Step) -> None:
         """Have the guest perform one step; a phase starts the ledger again."""
         self.guest.step(step)
-        if isinstance(step, Phase):
+        if isinstance(step, StartMeasuring):
             self.vcpu.ledger.clear()
             self._since = self._hardware()
 

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from hvmmu._records import frozen
 from hvmmu.errors import GuestMemoryError, InvariantError
-from hvmmu.records import frozen
 from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE, Buffer, Gpa, Hpa, Pfn
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from hvmmu._attempts import Attempts, Operand
+from hvmmu._control_registers import flushed, missing_bits
+from hvmmu._hooks import RunHooks
+from hvmmu._stretches import Stretches
+from hvmmu._switch import WorldSwitch
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures, Regs
-from hvmmu.attempts import Attempts, Operand
 from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Backend,
@@ -22,18 +26,14 @@ from hvmmu.backend import (
     Invlpg,
     MsrWrite,
 )
+from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread
 from hvmmu.errors import InputError, InvariantError
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.control import flushed, missing_bits
-from hvmmu.hw.engine import NOT_LANDED, Core, Engine, Event
-from hvmmu.hw.tlb import Scope
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route, guest_fault_cause
+from hvmmu.flush import Flush
 from hvmmu.ledger import Ledger
 from hvmmu.memory import Memory, Memslots
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
-from hvmmu.mmu.flush import Flush
-from hvmmu.mmu.interface import Mmu
-from hvmmu.stretches import Stretches
-from hvmmu.switch import WorldSwitch
+from hvmmu.mmu import Mmu
+from hvmmu.tlb import Scope
 from hvmmu.types import PAGE_SIZE, Buffer
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Vcpu:
     def __init__(
         self,
         *,
-        core: Core,
+        core: HwThread,
         engine: Engine,
         backend: Backend[Any],
         mmu: Mmu,
@@ -105,7 +105,7 @@ class Vcpu:
     # What there is of it.
 
     @property
-    def core(self) -> Core:
+    def core(self) -> HwThread:
         """The hardware thread."""
         if self.behind is not None:
             self.behind.catch_up()
@@ -176,19 +176,19 @@ class Vcpu:
         """Return 8 bytes of guest-physical memory with no access made, as a debugger does."""
         return self.slots.load(gpa, 8)
 
-    def run(self, gva: Buffer, kind: Buffer, landed: Buffer | None = None) -> None:
+    def run(self, gva: Buffer, kind: Buffer, translated: Buffer | None = None) -> None:
         """Run accesses in order; faults go to their handlers, then the access is tried again.
 
         *gva* holds 64-bit addresses (format Q), *kind* one byte each (format B), equally many.
-        *landed* (format Q) takes the guest-physical address of each access, NOT_LANDED for those
-        that the guest's handler skipped.
+        *translated* (format Q) takes the guest-physical address of each access, NO_TRANSLATION for
+        those that the guest's handler skipped.
         """
         vas = memoryview(gva)
-        hosts = None if landed is None else array("Q", [NOT_LANDED]) * len(vas)
+        hosts = None if translated is None else array("Q", [NO_TRANSLATION]) * len(vas)
         self.ledger.accesses += len(vas)
         finished = self.attempts.run_on(gva, kind, 0, hosts)
-        if landed is not None and hosts is not None:
-            out = memoryview(landed)
+        if translated is not None and hosts is not None:
+            out = memoryview(translated)
             for i, hpa in enumerate(hosts):
                 out[i] = finished[i] if i in finished else self.slots.gpa(hpa)
 
@@ -199,13 +199,13 @@ class Vcpu:
         """
         self.ledger.accesses += 1
         hpa = self.attempts.single(gva, pf.READ, size)
-        return (1 << (8 * size)) - 1 if hpa == NOT_LANDED else self.memory.load(hpa, size)
+        return (1 << (8 * size)) - 1 if hpa == NO_TRANSLATION else self.memory.load(hpa, size)
 
     def store(self, gva: int, value: int, size: int = 8) -> None:
         """Write *size* bytes (1, 2, 4, 8) at the naturally aligned *gva* as a supervisor."""
         self.ledger.accesses += 1
         hpa = self.attempts.single(gva, pf.WRITE, size, value)
-        if hpa != NOT_LANDED:
+        if hpa != NO_TRANSLATION:
             self.memory.store(hpa, value, size)
 
     def clear_page(self, gva: int) -> None:
@@ -216,7 +216,7 @@ class Vcpu:
         """Copy the 4 KiB page at *source* to *gva* as REP MOVSQ does."""
         self.ledger.accesses += 1
         hpa = self.attempts.single(source, pf.READ, 8)
-        if hpa == NOT_LANDED:
+        if hpa == NO_TRANSLATION:
             raise InvariantError(f"the guest copies a page from {source:#x}, where nothing is")
         self._fill_page(gva, hpa)
 
@@ -226,7 +226,7 @@ class Vcpu:
         while done < PAGE_SIZE:
             value = 0 if source is None else self.memory.load(source + done)
             hpa = self.attempts.single(gva + done, pf.WRITE, 8, value)
-            if hpa == NOT_LANDED:  # this iteration was emulated; the instruction goes on
+            if hpa == NO_TRANSLATION:  # this iteration was emulated; the instruction goes on
                 done += 8
             elif source is None:
                 return self.memory.clear(hpa, PAGE_SIZE - done)
@@ -295,7 +295,7 @@ class Vcpu:
     def _load_guest(self, regs: Regs, scope: Scope | None) -> None:
         self.regs = regs
         hardware, flush = self.mmu.load_guest(regs)
-        self.switch.load(hardware, flush.then(Flush(scope)), self.mmu.user_root)
+        self.switch.load(hardware, flush.merge(Flush(scope)), self.mmu.user_root)
 
     # Stops.
 
@@ -303,7 +303,7 @@ class Vcpu:
         """Take a stop to whoever must handle it; *operand* is what the access stores, if known.
 
         Return None if the access is to be tried again, its guest-physical address if it was
-        completed in software, NOT_LANDED if the guest skipped it.
+        completed in software, NO_TRANSLATION if the guest skipped it.
         """
         core = self.core
         match core.event:
@@ -315,17 +315,17 @@ class Vcpu:
                 self.switch.be(user=False)
                 resume = self.general_protection(core.gva)
             case Event.PHYSICAL if not self.switch.hypervised:
-                self.ledger.record(Handled(Route.MMIO, Cause.NO_MEMORY, 0, core.level))
+                self.ledger.record(FaultOutcome(Route.MMIO, Cause.NO_MEMORY, 0, core.level))
                 return core.pa
             case _:
                 raise InvariantError(f"the engine stopped at {core.gva:#x} with {core.event}")
-        return None if resume is Resume.RETRY else NOT_LANDED
+        return None if resume is Resume.RETRY else NO_TRANSLATION
 
-    def _delivered(self, core: Core) -> Resume:
+    def _delivered(self, core: HwThread) -> Resume:
         pfec = self.switch.deliver(core.gva, core.pfec)
         kind = core.kind & ~pf.U | pfec & pf.U
-        handled = Handled(
-            Route.BYPASS, guest_cause(pfec, core.access, kind, core.regs), pfec, core.level
+        handled = FaultOutcome(
+            Route.BYPASS, guest_fault_cause(pfec, core.access, kind, core.regs), pfec, core.level
         )
         self._record(PageFault(core.gva, pfec), handled)
         return self.page_fault(pfec)
@@ -338,7 +338,7 @@ class Vcpu:
         return self.answered(fault, self._asked(fault), operand)
 
     def answered(
-        self, fault: PageFault, answer: tuple[Handled, Flush] | None, operand: Operand | None
+        self, fault: PageFault, answer: tuple[FaultOutcome, Flush] | None, operand: Operand | None
     ) -> int | None:
         """Go on once plugins were asked to handle the fault: the MMU is last in line."""
         handled, flush = self.mmu.handle(fault) if answer is None else answer
@@ -346,29 +346,29 @@ class Vcpu:
         return self.settle(fault, handled, flush, operand)
 
     def settle(
-        self, fault: PageFault, handled: Handled, flush: Flush, operand: Operand | None
+        self, fault: PageFault, handled: FaultOutcome, flush: Flush, operand: Operand | None
     ) -> int | None:
         """Do what became of a fault, once it is recorded, and enter the guest."""
         done = handled.gpa if handled.route in (Route.EMULATE, Route.MMIO) else None
         if handled.route is Route.EMULATE:
-            flush = flush.then(self._emulate(handled.gpa, operand))
+            flush = flush.merge(self._emulate(handled.gpa, operand))
         elif handled.route is Route.INJECT:
             self.switch.inject_page_fault(fault.gva, handled.pfec)
         hardware, made = self.mmu.reload()
-        self.switch.load(hardware, flush.then(made), self.mmu.user_root)
+        self.switch.load(hardware, flush.merge(made), self.mmu.user_root)
         entry = self.switch.enter()
         if entry.vector != PAGE_FAULT_VECTOR:
             return done
-        return None if self.page_fault(entry.error_code) is Resume.RETRY else NOT_LANDED
+        return None if self.page_fault(entry.error_code) is Resume.RETRY else NO_TRANSLATION
 
-    def _asked(self, fault: PageFault) -> tuple[Handled, Flush] | None:
+    def _asked(self, fault: PageFault) -> tuple[FaultOutcome, Flush] | None:
         """Ask the plugins who listen."""
         if self._hooks.handle_fault is None:
             return None
-        answer: tuple[Handled, Flush] | None = self._hooks.handle_fault(vcpu=self, fault=fault)
+        answer: tuple[FaultOutcome, Flush] | None = self._hooks.handle_fault(vcpu=self, fault=fault)
         return answer
 
-    def _record(self, fault: PageFault, handled: Handled) -> None:
+    def _record(self, fault: PageFault, handled: FaultOutcome) -> None:
         self.ledger.record(handled)
         if self._hooks.fault_handled is not None:
             self._hooks.fault_handled(vcpu=self, fault=fault, handled=handled)

@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 import pytest
 
-from hvmmu.plugins import load
+from hvmmu._plugins import load
+from hvmmu._trace.hvt.import_trace import import_trace
 from hvmmu.workloads import SHIPPED
-from hvmmu.workloads.hvt.making import import_trace
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -314,8 +314,8 @@ def test_dynamorio(trace: Path, tmp_path: Path) -> None:
     """The program would run without DynamoRIO, or its TLB would have another shape."""
     ran = tmp_path / "ran"
     script(tmp_path / "dynamorio" / "bin64" / "drrun", f'echo "$@" > {ran}')
-    asked = peer_tools.Asked(dynamorio=tmp_path / "dynamorio")
-    (case,) = peer_tools.dynamorio(program(tmp_path, trace), asked)
+    explicit = peer_tools.Asked(dynamorio=tmp_path / "dynamorio")
+    (case,) = peer_tools.dynamorio(program(tmp_path, trace), explicit)
     peer_timing.measure(case)
     assert ran.read_text() == (
         "-t drcachesim -simulator_type TLB -cores 1 -page_size 4096 -TLB_L1I_entries 64"
@@ -327,8 +327,8 @@ def test_dynamorio(trace: Path, tmp_path: Path) -> None:
 def test_champsim(trace: Path, tmp_path: Path) -> None:
     """ChampSim would wait for more instructions than its trace has, or be timed on another."""
     binary = script(tmp_path / "champsim", 'echo "$@"; test "$(zcat "$5" | wc -c)" = 320000')
-    asked = peer_tools.Asked(champsim=binary, part=10_000)
-    (case,) = peer_tools.champsim(program(tmp_path, trace), asked)
+    explicit = peer_tools.Asked(champsim=binary, part=10_000)
+    (case,) = peer_tools.champsim(program(tmp_path, trace), explicit)
     assert case.command[1:5] == ("-w", "0", "-i", "4999")
     measured = peer_timing.measure(case)
     assert 5_000 < measured.references < 10_000
@@ -343,12 +343,12 @@ def test_champsim(trace: Path, tmp_path: Path) -> None:
         ("champsim", {"champsim": Path("nowhere")}, "is not there"),
     ],
 )
-def test_not_installed(peer: str, asked: dict[str, Path], why: str, tmp_path: Path) -> None:
+def test_not_installed(peer: str, explicit: dict[str, Path], why: str, tmp_path: Path) -> None:
     """Who lacks a peer would not be told how to get it, or get no figures at all."""
     made = peer_programs.Program("echo", ("/bin/echo",), tmp_path, 1)
     recorded = peer_tools.Recorded(made, 2, 1, {})
     with pytest.raises(peer_programs.SkippedError, match=why):
-        peer_tools.PEERS[peer](recorded, peer_tools.Asked(**asked))
+        peer_tools.PEERS[peer](recorded, peer_tools.Asked(**explicit))
 
 
 @pytest.mark.parametrize("peer", ["pycachesim", "unicorn"])
@@ -368,7 +368,7 @@ def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     script(tmp_path / "dynamorio" / "bin64" / "drrun", "true")
     given = ["--programs", "sort", "--scale", "0.01", "--long", "--peers", "dynamorio,champsim"]
     given += ["--long-programs", "python,sort"]
-    asked = peers.arguments([*given, "--dynamorio", str(tmp_path / "dynamorio")])
+    explicit = peers.arguments([*given, "--dynamorio", str(tmp_path / "dynamorio")])
     ran = []
 
     def record(made: peer_programs.Program) -> None:
@@ -383,7 +383,7 @@ def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(peer_programs, "record", record)
     monkeypatch.setattr(peers, "least", least)
     monkeypatch.setattr(peers, "memory", lambda *_: {})
-    made = peers.run(asked, tmp_path)
+    made = peers.run(explicit, tmp_path)
     assert ("native", "sort-650.hvt", 19_999) in ran
     assert ran[-5:] == [
         ("native", "sort-6500.hvt", 20_000),
@@ -399,7 +399,7 @@ def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_missing_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A system without sqlite3 would get a traceback in place of the other programs' figures."""
     monkeypatch.setattr(peer_programs, "PATH", str(tmp_path))
-    asked = peers.arguments(["--programs", "sqlite3", "--rounds", "1"])
-    made = peers.run(asked, tmp_path)
+    explicit = peers.arguments(["--programs", "sqlite3", "--rounds", "1"])
+    made = peers.run(explicit, tmp_path)
     assert made["skipped"] == {"sqlite3": "sqlite3 is not installed"}
     assert not made["programs"]

@@ -10,8 +10,8 @@ import attrs
 import jsonschema
 import pytest
 
+from hvmmu._report.document import schema
 from hvmmu.machine import Machine
-from hvmmu.report.document import schema
 from hvmmu.results import RunResult
 
 Command = Callable[..., Any]
@@ -41,7 +41,9 @@ def test_the_document(hvmmu: Command) -> None:
     jsonschema.validate(made, schema())
     assert made["workload"]["name"] == "demand-zero"
     assert made["cost_model"]["name"] == "nehalem"
-    assert made["asked"] == {"guest.memory": {"value": 64 << 20, "source": "-p guest.memory=64M"}}
+    assert made["overrides"] == {
+        "guest.memory": {"value": 64 << 20, "source": "-p guest.memory=64M"}
+    }
     assert made["config"]["guest"]["memory"] == 64 << 20
     assert made["runs"][0]["backend"] == "native"
     assert sorted({run["backend"] for run in made["runs"]}) == ["native", *INSTALLED]

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from hvmmu.cli.loading import choice
+from hvmmu._cli.loading import choice
 from hvmmu.errors import ConfigError
 
 Command = Callable[..., Any]
 INSTALLED = sorted(point.name for point in entry_points(group="hvmmu"))
 GOOD = """
 from hvmmu.hookspecs import hookimpl
-from hvmmu.native import NativeBackend
+from hvmmu._native import NativeBackend
 
 class Backend(NativeBackend):
     name = "NAME"
@@ -115,7 +115,7 @@ def test_autoload_can_be_turned_off(
 
 def test_nothing_is_installed(hvmmu: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """`hvmmu plugins` prints the head of a table and leaves one wondering."""
-    monkeypatch.setattr("hvmmu.plugins.loading.installed", lambda: ([], []))
+    monkeypatch.setattr("hvmmu._plugins.loading.installed", lambda: ([], []))
     assert hvmmu("plugins").out == "no plugin is installed\n"
 
 
@@ -173,11 +173,11 @@ subprocess.run([sys.executable, "-c", "print('four')"])
 def test_a_plugin_that_prints(process: Command, install: Callable[..., dict[str, str]]) -> None:
     """A plugin's greeting, or that of a process it starts, stands in the JSON document."""
     environ = install(loud=LOUD)
-    quiet = process("-P", "no:loud", *RUN, **environ)
+    bypassable = process("-P", "no:loud", *RUN, **environ)
     ended = process(*RUN, **environ)
     assert ended.code == 0
     assert json.loads(ended.out)["runs"]
-    assert ended.out == quiet.out
+    assert ended.out == bypassable.out
     assert ended.err == "three\nfour\n"
     told = process("plugins", "-v", **environ)
     assert 'hvmmu: debug: plugin_printed plugin=loud text="one two"' in told.err
@@ -186,9 +186,9 @@ def test_a_plugin_that_prints(process: Command, install: Callable[..., dict[str,
 
 def test_a_plugin_that_is_slow(hvmmu: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin makes every start take seconds, and nobody says which; or the listing says when."""
-    monkeypatch.setattr("hvmmu.plugins.loading.installed", lambda: ([], []))
+    monkeypatch.setattr("hvmmu._plugins.loading.installed", lambda: ([], []))
     now = iter((5.0, 7.25, 8.0, 8.9))
-    monkeypatch.setattr("hvmmu.plugins.loading.perf_counter", lambda: next(now))
+    monkeypatch.setattr("hvmmu._plugins.loading.perf_counter", lambda: next(now))
     ended = hvmmu("-P", "json", "-P", "string", "plugins")
     assert ended.err == "hvmmu: warning: plugin_import_was_slow plugin=json seconds=2.2\n"
     assert "2.2" not in ended.out

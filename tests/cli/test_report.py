@@ -8,12 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from hvmmu.report import document as documents
-from hvmmu.report import reading, text
-from hvmmu.report.document import Document
+from hvmmu._report import document as documents
+from hvmmu._report import reading, text
+from hvmmu._report.document import Document
 
 TABLE = """\
-some (synthetic, pages 12) · engine readable · mmu.flood=4 (hvmmu.toml)
+some (synthetic, pages 12) · engine reference · mmu.flood=4 (hvmmu.toml)
 
                              bare       left       left
                                      filter_    filter_

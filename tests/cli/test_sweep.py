@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hvmmu.cli.ahead import Ahead, duration
-from hvmmu.guest.params import GuestParams
+from hvmmu._cli.ahead import Ahead, duration
+from hvmmu._guest.policy import GuestParams
+from hvmmu._sweep import Step
 from hvmmu.params import declared
-from hvmmu.sweep import Step
 
 Command = Callable[..., Any]
 GRID = """

@@ -7,8 +7,8 @@ import time
 import pytest
 import structlog
 
-from hvmmu.cli import logs
-from hvmmu.cli.progress import Progress
+from hvmmu._cli import logs
+from hvmmu._cli.progress import Progress
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from hvmmu.config import Config, Known, resolve
+from hvmmu._config import Config, Known, resolve
 from hvmmu.errors import ConfigError
 from hvmmu.params import param
 
@@ -60,11 +60,11 @@ class Right:
 KNOWN = Known(
     core={"mmu": Mmu, "guest": Guest},
     backends={
-        "native": SimpleNamespace(params=Nothing, refused=NOTHING),
-        "left": SimpleNamespace(params=Left, refused=NOTHING),
-        "right": SimpleNamespace(params=Right, refused={"filter_faults": "right CPUs cannot"}),
+        "native": SimpleNamespace(params=Nothing, unsupported=NOTHING),
+        "left": SimpleNamespace(params=Left, unsupported=NOTHING),
+        "right": SimpleNamespace(params=Right, unsupported={"filter_faults": "right CPUs cannot"}),
     },
-    engines=("readable", "other"),
+    engines=("reference", "other"),
     models=("sandy", "nehalem"),
 )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hvmmu.config import Config, Known, resolve
-from hvmmu.config.sources import MOST_BYTES
+from hvmmu._config import Config, Known, resolve
+from hvmmu._config.sources import MOST_BYTES
 from hvmmu.errors import ConfigError
 from hvmmu.params import param
 
@@ -99,7 +99,7 @@ def test_a_parameter_of_a_backend_not_chosen(problems: Callable[..., tuple[str, 
         ("backend = 3", "backend (hvmmu.toml): 3 is not an installed backend"),
         ("backend = []", "backend (hvmmu.toml): names none"),
         ("backend = [[]]", "backend (hvmmu.toml): a TOML array is not an installed backend"),
-        ('engine = "fast"', "engine (hvmmu.toml): 'fast' is not one of readable, other"),
+        ('engine = "fast"', "engine (hvmmu.toml): 'fast' is not one of reference, other"),
         ("left = 1", "left (hvmmu.toml): that is a section; write [left]"),
         ("[vmy]", "vmy (hvmmu.toml): no such section"),
         ('[""]\nx = 1', " (hvmmu.toml): no such section"),

@@ -9,19 +9,19 @@ import pytest
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
-from hvmmu.backend import Caps, CrWrite, Entry, Paging
+from hvmmu.backend import Caps, CrWrite, Paging, VmEntry
+from hvmmu.engine import EXIT_ALWAYS
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
+from hvmmu.flush import Flush
 from hvmmu.hookspecs import hookimpl
-from hvmmu.hw.engine import EXIT_ALWAYS
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
-from hvmmu.mmu.flush import Flush
-from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import param
+from hvmmu.spte import Nonpresent
 from hvmmu.testing import check_backend
 from hvmmu.testing.context import Context
 from hvmmu.testing.report import FAILED
 from hvmmu.testing.subject import hooks_of
 from hvmmu.testing.suite import checks, run_check
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def first_flush_only(acme: Acme) -> Acme:
 def no_flush_with_event(acme: Acme) -> Acme:
     """Forget the flush where the entry delivers something."""
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         entry = acme.enter(self, control, registers)
         return entry if entry.vector is None else attrs.evolve(entry, flush=None)
 
@@ -97,7 +97,7 @@ def no_flush_with_event(acme: Acme) -> Acme:
 def flush_of_page_zero(acme: Acme) -> Acme:
     """Flush one page, and always the same."""
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         return attrs.evolve(acme.enter(self, control, registers), gva=0)
 
     return with_method(acme, enter=enter)
@@ -106,7 +106,7 @@ def flush_of_page_zero(acme: Acme) -> Acme:
 def event_stays(acme: Acme) -> Acme:
     """Never clear the event."""
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         event = control.event
         entry = acme.enter(self, control, registers)
         control.event = event
@@ -150,7 +150,7 @@ def root_with_flush_only(acme: Acme) -> Acme:
     def load_root(self: Acme, control: Any, root: int) -> None:
         control.intended = root
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         entry = acme.enter(self, control, registers)
         if entry.flush is not None:
             control.root = getattr(control, "intended", control.root)
@@ -197,8 +197,8 @@ def swapped_entries(acme: Acme) -> Acme:
 def blind_to_the_cpu(acme: Acme) -> Acme:
     """Trap with reserved bits where none is reserved."""
 
-    def init(self: Acme, params: Any, cpu: Any, asked: Any) -> None:
-        self.in_force = params
+    def init(self: Acme, params: Any, cpu: Any, explicit: Any) -> None:
+        self.effective = params
 
     return with_method(acme, __init__=init)
 
@@ -220,9 +220,9 @@ def undeclared(acme: Acme) -> Acme:
 def silent(acme: Acme) -> Acme:
     """Turn a parameter off without a word, asked or not."""
 
-    def init(self: Acme, params: Any, cpu: Any, asked: Any) -> None:
+    def init(self: Acme, params: Any, cpu: Any, explicit: Any) -> None:
         off = cpu.maxphyaddr == 52 and cpu.nx
-        self.in_force = attrs.evolve(params, filter_faults=False) if off else params
+        self.effective = attrs.evolve(params, filter_faults=False) if off else params
 
     return with_method(acme, __init__=init)
 
@@ -421,7 +421,7 @@ class KindAsCode:
     def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> Any:
         handled, flush = vcpu.mmu.handle(fault)
         if handled.route is Route.INJECT:
-            handled = Handled(Route.INJECT, Cause.NOT_PRESENT, fault.kind, level=1)
+            handled = FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, fault.kind, level=1)
         return handled, flush
 
 

@@ -4,14 +4,14 @@ from typing import Any, ClassVar
 
 import pytest
 
+from hvmmu._crossing import Crossing, crossing_of
+from hvmmu._plugins import load
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.backend import Caps, Entry, Exit, Intercept, Paging, Registers
-from hvmmu.crossing import Crossing, crossing_of
+from hvmmu.backend import Caps, Intercept, Paging, Registers, VmEntry, VmExit
+from hvmmu.engine import HwThread
+from hvmmu.fault import PageFault
 from hvmmu.generic import Controls, GenericBackend, NoParams
-from hvmmu.hw.engine import Core
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
-from hvmmu.plugins import load
+from hvmmu.tlb import Scope
 
 
 class Plain(GenericBackend):
@@ -27,7 +27,7 @@ class Unread(Plain):
 
     caps = Plain.caps
 
-    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+    def decode_exit(self, control: Controls, registers: Registers) -> VmExit:
         """Change it."""
         read = super().decode_exit(control, registers)
         return PageFault(read.gva, 0) if isinstance(read, PageFault) else read
@@ -38,10 +38,10 @@ class Deaf(Plain):
 
     caps = Plain.caps
 
-    def enter(self, control: Controls, registers: Registers) -> Entry:
+    def enter(self, control: Controls, registers: Registers) -> VmEntry:
         """Drop it."""
         entry = super().enter(control, registers)
-        return Entry(entry.flush, entry.gva)
+        return VmEntry(entry.flush, entry.gva)
 
 
 class Open(Plain):
@@ -55,7 +55,7 @@ class Open(Plain):
 class Heir(Plain):
     """Does the same, but says nothing of the promise."""
 
-    def enter(self, control: Controls, registers: Registers) -> Entry:
+    def enter(self, control: Controls, registers: Registers) -> VmEntry:
         """Enter."""
         return super().enter(control, registers)
 
@@ -69,7 +69,7 @@ class Renamed(Plain):
 def crossing(backend: type[Any], **params: bool) -> Crossing | None:
     """Return the facts of a backend under parameters."""
     cpu = CpuFeatures()
-    return crossing_of(backend(backend.params(**params), cpu, frozenset()), Core(cpu))
+    return crossing_of(backend(backend.params(**params), cpu, frozenset()), HwThread(cpu))
 
 
 def test_what_is_found_out() -> None:

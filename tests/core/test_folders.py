@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hvmmu.plugins import folders
-from hvmmu.plugins.point import GROUP, Point, about
+from hvmmu._plugins import folders
+from hvmmu._plugins.point import GROUP, Point, about
 
 METADATA = "Metadata-Version: 2.1\nName: acme-x\nVersion: 1.0\n"
 POINTS = f"[{GROUP}]\nx = acme\n"

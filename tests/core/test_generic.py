@@ -29,16 +29,16 @@ class Tricky(GenericBackend):
     summary: ClassVar[str] = "a trick that no CPU can do"
     params: ClassVar[type] = Params
 
-    def __init__(self, params: Params, cpu: CpuFeatures, asked: frozenset[str]) -> None:
-        super().__init__(params, cpu, asked)
-        self.do_without("trick", asked, "no CPU can")
+    def __init__(self, params: Params, cpu: CpuFeatures, explicit: frozenset[str]) -> None:
+        super().__init__(params, cpu, explicit)
+        self.do_without("trick", explicit, "no CPU can")
 
 
 def test_what_a_cpu_cannot_do_is_turned_off() -> None:
     """A parameter says that a trick is in force which is not, or nobody hears of it."""
     with capture_logs() as logs:
         made = Tricky(Params(), CpuFeatures(), frozenset({"other"}))
-    assert made.in_force == Params(trick=False)
+    assert made.effective == Params(trick=False)
     assert logs == [
         {
             "event": "trick_turned_off",

@@ -12,43 +12,43 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import pluggy
 import pytest
-from hypothesis import Phase as Generate
+from hypothesis import StartMeasuring as Generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvmmu import hookspecs
+from hvmmu._guest.layout import KERNEL_BASE
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._mmu_params import MmuParams
+from hvmmu._plugins import load
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_PG
 from hvmmu.backend import Caps, Paging
 from hvmmu.costs import CostModel
 from hvmmu.errors import HvmmuError, InputError, InvariantError
+from hvmmu.fault import FaultOutcome, PageFault, Route
 from hvmmu.generic import GenericBackend
-from hvmmu.guest.layout import KERNEL_BASE
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import (
+from hvmmu.machine import Machine, MachineConfig
+from hvmmu.params import declared
+from hvmmu.spec.audit import audit
+from hvmmu.steps import (
     PROT_EXEC,
     PROT_NONE,
     PROT_READ,
     PROT_WRITE,
     Accesses,
     Backing,
-    Exit,
+    ExitProcess,
     Fork,
     Mmap,
     Mprotect,
     Munmap,
-    Phase,
+    StartMeasuring,
     Step,
-    Switch,
+    SwitchTo,
 )
-from hvmmu.hooks import RunHooks
-from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.audit import audit
-from hvmmu.mmu.fault import Handled, PageFault, Route
-from hvmmu.mmu.params import MmuParams
-from hvmmu.params import declared
-from hvmmu.plugins import load
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.vcpu import Resume
 from hvmmu.workloads import SHIPPED, open_workload
@@ -56,11 +56,11 @@ from hvmmu.workloads import SHIPPED, open_workload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hvmmu.backend import Exit as HowExited
-    from hvmmu.mmu.flush import Flush
+    from hvmmu.backend import ExitProcess as HowExited
+    from hvmmu.flush import Flush
     from hvmmu.vcpu import Vcpu
 
-compiled = pytest.importorskip("hvmmu.hw.compiled", reason="the compiled engine was not built")
+compiled = pytest.importorskip("hvmmu._core.engine", reason="the compiled engine was not built")
 
 BACKENDS = {
     name: made for name, made in load().backends.items() if name in ("native", "vmx", "svm")
@@ -125,9 +125,11 @@ class Steps:
         if what < 0.78:
             return Mprotect(self.start(), pages, choose((ALL, PROT_READ, PROT_NONE)))
         if what < 0.8:
-            return Phase("anew")
+            return StartMeasuring("anew")
         pid = choose((1, 2, 3))
-        return choose((Fork(pid), Fork(pid), Switch(pid), Switch(pid), Switch(pid), Exit(pid)))
+        return choose(
+            (Fork(pid), Fork(pid), SwitchTo(pid), SwitchTo(pid), SwitchTo(pid), ExitProcess(pid))
+        )
 
 
 def perform(machine: Machine, step: Step) -> str:
@@ -320,13 +322,13 @@ class Ears:
         return attrs.evolve(what) if 0.1 < self._hear(vcpu, "exit", what) < 0.15 else None
 
     @hookspecs.hookimpl
-    def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> tuple[Handled, Flush] | None:
+    def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> tuple[FaultOutcome, Flush] | None:
         """Hear of a fault, or have it handled as it would be anyway."""
         chance = self._hear(vcpu, "fault", fault)
         return vcpu.mmu.handle(fault) if 0.1 < chance < 0.15 else None
 
     @hookspecs.hookimpl
-    def hvmmu_fault_handled(self, vcpu: Vcpu, fault: PageFault, handled: Handled) -> None:
+    def hvmmu_fault_handled(self, vcpu: Vcpu, fault: PageFault, handled: FaultOutcome) -> None:
         """Hear what became of it."""
         told = "handled", fault, handled, handled.walk_refs
         self._hear(vcpu, *told, exited=handled.route is not Route.BYPASS)
@@ -385,7 +387,7 @@ class Fails:
         self._hear(vcpu)
 
     @hookspecs.hookimpl
-    def hvmmu_fault_handled(self, vcpu: Vcpu, handled: Handled) -> None:
+    def hvmmu_fault_handled(self, vcpu: Vcpu, handled: FaultOutcome) -> None:
         """Hear that a fault was the guest's own: after others, a flush may be owed."""
         if handled.route is Route.BYPASS:
             self._hear(vcpu)
@@ -406,7 +408,7 @@ def test_after_a_plugin_has_failed(backend: str, backing: Backing) -> None:
         *[touch] * 3,
         Fork(2),
         touch,
-        Switch(2),
+        SwitchTo(2),
         touch,
     ]
     for nth in range(1, 60):
@@ -467,10 +469,10 @@ CASES: dict[str, list[Step]] = {
         mapped(4, Backing.FILE),
         Fork(2),
         touch(2, pf.READ),
-        Switch(2),
+        SwitchTo(2),
         touch(4, pf.READ),
         touch(4, pf.WRITE),
-        Switch(1),
+        SwitchTo(1),
         touch(4, pf.FETCH),
     ],
     "more frames given back than C is told of": [
@@ -514,9 +516,9 @@ CASES: dict[str, list[Step]] = {
         touch(8, pf.WRITE),
         Fork(2),
         touch(4, pf.WRITE),
-        Switch(2),
+        SwitchTo(2),
         touch(8, pf.WRITE),
-        Exit(1),
+        ExitProcess(1),
         touch(8, pf.WRITE),
     ],
 }
@@ -569,8 +571,8 @@ def test_what_must_not_be() -> None:
     """If wrong, the lane goes on after what the readable path ends with."""
     lane = Machine(small("native")).guest.run.__self__
     for what, value, told in (("HANG", 101, "101 times"), ("NOTHING_THERE", 0x5000, "0x5000")):
-        asked = getattr(compiled.lib, f"HV_ASK_{what}")
-        assert lane.answer(asked, value, has_value=False) == compiled.lib.HV_FAILED
+        explicit = getattr(compiled.lib, f"HV_ASK_{what}")
+        assert lane.answer(explicit, value, has_value=False) == compiled.lib.HV_FAILED
         with pytest.raises(InvariantError, match=told):
             raise lane._error
     with pytest.raises(ValueError, match="2 addresses with 1 kinds"):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
+from hvmmu._engines import ENGINES
+from hvmmu._native import NativeBackend
+from hvmmu._plugins import BUILT_IN, GROUP, Registry, State
 from hvmmu.costs import MODELS, estimate
 from hvmmu.errors import EngineUnavailableError, InputError, PluginError, TraceError
-from hvmmu.guest.steps import Reduced
-from hvmmu.hw.engines import ENGINES
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.native import NativeBackend
-from hvmmu.plugins import BUILT_IN, GROUP, Registry, State
+from hvmmu.steps import Reduced
 from hvmmu.workloads import FORMATS, WORKLOADS, open_workload
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ from array import array
 import attrs, click
 from hvmmu.costs import Cost, CostModel
 from hvmmu.errors import EngineUnavailableError, InputError
-from hvmmu.guest.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
+from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
 from hvmmu.hookspecs import hookimpl
-from hvmmu.hw.engine import EngineCaps
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.native import NativeBackend
+from hvmmu.engine import EngineCaps
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu._native import NativeBackend
 from hvmmu.params import param
 
-class Engine(ReadableEngine):
-    name, summary = "stopwatch", "the readable engine, with a name of its own"
+class Engine(ReferenceEngine):
+    name, summary = "stopwatch", "the reference engine, with a name of its own"
 
 class Workload:
     name = "touch"
@@ -131,7 +131,7 @@ def test_without_plugins() -> None:
     assert registry.trace_formats == FORMATS
     assert list(registry.cost_models) == list(MODELS)
     assert (registry.commands, registry.parameters) == ({}, {})
-    assert registry.origin("readable", "engine") == BUILT_IN
+    assert registry.origin("reference", "engine") == BUILT_IN
     assert registry.hooks.settings == {}
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_used_is_refused(
 
 
 BUILT_INS = [
-    ("engines", "[type('E', (Engine,), {'name': 'readable'})]", "engine 'readable'"),
+    ("engines", "[type('E', (Engine,), {'name': 'reference'})]", "engine 'reference'"),
     ("workloads", "[attrs.make_class('W', {'name': attrs.field(default='random')})()]", "workload"),
     ("trace_formats", "[type('F', (Format,), {'name': 'lackey'})]", "trace format 'lackey'"),
     ("cost_models", "[CostModel('nehalem', '', ())]", "cost model 'nehalem'"),

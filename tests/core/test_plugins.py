@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
+from hvmmu._native import NativeBackend
+from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Problem, Registry, State
 from hvmmu.backend import API_VERSION
 from hvmmu.errors import ConfigError
 from hvmmu.hookspecs import hvmmu_backends
-from hvmmu.native import NativeBackend
-from hvmmu.plugins import BUILT_IN, GROUP, Plugin, Problem, Registry, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GOOD = f"""
 from hvmmu.errors import ConfigError
 from hvmmu.hookspecs import hookimpl
-from hvmmu.native import NativeBackend
+from hvmmu._native import NativeBackend
 
 class Backend(NativeBackend):
     name, api_version = "NAME", {API_VERSION}
@@ -128,7 +128,7 @@ BROKEN = [
     ),
     pytest.param(
         GOOD.replace("(NativeBackend)", "").replace('"NAME"', '"half"'),
-        "backend 'half' lacks summary, caps, params, refused, compare_over, create_vcpu",
+        "backend 'half' lacks summary, caps, params, refused, compare_params, create_vcpu",
         id="half a backend",
     ),
     pytest.param(

@@ -23,11 +23,17 @@ from unittest import mock
 
 import attrs
 
-from hvmmu.costs import cost_model
-from hvmmu.errors import HvmmuError
-from hvmmu.guest import spans
-from hvmmu.guest.steps import Accesses, Reduced
-from hvmmu.guest.tokens import (
+from hvmmu._trace import codec
+from hvmmu._trace import span as spans
+from hvmmu._trace.hvt import HvtTrace, fastest
+from hvmmu._trace.hvt.export import export
+from hvmmu._trace.hvt.import_trace import import_trace
+from hvmmu._trace.hvt.layout import CHUNK_SIZE, MOST_FRAME, SPAN
+from hvmmu._trace.hvt.reader import opened
+from hvmmu._trace.hvt.reduction import PythonReducer
+from hvmmu._trace.hvt.writer import HvtWriter
+from hvmmu._trace.lackey import USER_END, USER_START
+from hvmmu._trace.tokens import (
     KINDS,
     SECOND,
     SPAN_WINDOWS,
@@ -38,16 +44,10 @@ from hvmmu.guest.tokens import (
     near_of,
     no_sites,
 )
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.workloads import codec
-from hvmmu.workloads.hvt import HvtTrace, fastest
-from hvmmu.workloads.hvt.exporting import export
-from hvmmu.workloads.hvt.layout import CHUNK_SIZE, MOST_FRAME, SPAN
-from hvmmu.workloads.hvt.making import import_trace
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.hvt.reduction import PythonReducer
-from hvmmu.workloads.hvt.writing import HvtWriter
-from hvmmu.workloads.lackey import USER_END, USER_START
+from hvmmu.costs import cost_model
+from hvmmu.errors import HvmmuError
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.steps import Accesses, Reduced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,10 +117,10 @@ def engines(content: bytes) -> None:
 
 
 def lane(content: bytes) -> None:
-    """Run a guest in the fast lane, and on the readable engine and path."""
+    """Run a guest in the fast lane, and on the reference engine and path."""
     draw, made = Drawn(content), tests("core/test_lane.py")
     config = made.config_of(draw.choice(sorted(made.BACKENDS)), draw.randrange(1 << 16))
-    readable = attrs.evolve(config, engine=ReadableEngine)
+    readable = attrs.evolve(config, engine=ReferenceEngine)
     sides = [made.Machine(config), made.Machine(readable)]
     steps = made.Steps(draw)
     for _ in range(STEPS):
@@ -152,7 +152,7 @@ def without_c() -> Iterator[None]:
     with (
         mock.patch.object(fastest, "compiled", None),
         mock.patch.object(spans, "compiled", None),
-        mock.patch("hvmmu.workloads.lackey.PlainLines", None),
+        mock.patch("hvmmu._trace.lackey.PlainLines", None),
     ):
         yield
 
@@ -481,10 +481,10 @@ def imports(content: bytes) -> None:
     made = draw.take(max(draw.left, 0)) if how & 1 else text(draw, name)
     made = packed(made, suffix)
     path.write_bytes(damaged(made, draw) if how & 2 and made else made)
-    asked = None if how & 4 else name
-    came = imported(path, asked)
+    explicit = None if how & 4 else name
+    came = imported(path, explicit)
     with without_c():
-        assert imported(path, asked) == came
+        assert imported(path, explicit) == came
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -94,7 +94,7 @@ def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     if targets.IN_C:  # else Python is held against itself
         for name, target in (("python_expand", targets.tokens), ("python_open", targets.frames)):
-            monkeypatch.setattr(f"hvmmu.guest.tokens.{name}", other)
+            monkeypatch.setattr(f"hvmmu._trace.tokens.{name}", other)
             with pytest.raises(AssertionError):
                 target(b"")
     monkeypatch.setattr(targets, "import_trace", lambda *_, **__: 1 // 0)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import pytest
 
+from hvmmu._guest.layout import KERNEL_BASE, ROOT_LEVEL, shift, slot
+from hvmmu._guest.os import GuestOs
+from hvmmu._guest.policy import PagerPolicy
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_PG, CR0_WP, CR4_PAE, EFER_LMA, EFER_NXE, CpuFeatures
-from hvmmu.guest.layout import KERNEL_BASE, ROOT_LEVEL, shift, slot
-from hvmmu.guest.os import GuestOs
-from hvmmu.guest.params import PagerPolicy
-from hvmmu.guest.steps import Accesses, Backing, Fork, Mmap, Mprotect, Munmap, Switch
+from hvmmu.steps import Accesses, Backing, Fork, Mmap, Mprotect, Munmap, SwitchTo
 from hvmmu.types import ENTRIES, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Guest:
 
     def switch(self, pid: int) -> None:
         """Switch to a process."""
-        self.os.step(Switch(pid))
+        self.os.step(SwitchTo(pid))
 
     def entry(self, page: int = 0) -> int:
         """Return the leaf entry of a page of the loaded process, 0 if it has no table."""

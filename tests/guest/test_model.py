@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvmmu.arch import pte
-from hvmmu.guest.steps import Backing, Exit
+from hvmmu.steps import Backing, ExitProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class Model:
     def exit(self, pid: int) -> None:
         """End a process that is not current."""
         if pid in self.processes and pid != self.current:
-            self.guest.os.step(Exit(pid))
+            self.guest.os.step(ExitProcess(pid))
             del self.processes[pid]
 
     def access(self, name: str, page: int) -> None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from hvmmu.guest.reduced import run_reduced
-from hvmmu.guest.steps import Accesses, Reduced, Rest
-from hvmmu.hw.engine import EngineCaps
+from hvmmu._trace.replay import run_reduced
+from hvmmu.engine import EngineCaps
+from hvmmu.steps import Accesses, Reduced, Rest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hvmmu.guest.steps import Words
+    from hvmmu.steps import Words
     from hvmmu.types import Buffer
 
 WINDOW = 4

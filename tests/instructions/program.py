@@ -19,19 +19,19 @@ from itertools import chain
 import pluggy
 
 from hvmmu import hookspecs
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._plugins import load
+from hvmmu._trace.reduce import CompiledReducer, PlainLines
+from hvmmu._trace.span import Frame
+from hvmmu._trace.tokens import SECOND, SETS, SPAN_WINDOWS, WAYS, WINDOW, no_sites
 from hvmmu.arch import pfec as pf
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.spans import Frame
-from hvmmu.guest.steps import Accesses, Backing, Mmap, Reduced
-from hvmmu.guest.tokens import SECOND, SETS, SPAN_WINDOWS, WAYS, WINDOW, no_sites
-from hvmmu.hooks import RunHooks
 from hvmmu.hookspecs import PROJECT, hookimpl
-from hvmmu.hw.compiled import CompiledEngine
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.plugins import load
+from hvmmu.steps import Accesses, Backing, Mmap, Reduced
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.workloads import SHIPPED
-from hvmmu.workloads.compiled import CompiledReducer, PlainLines
 
 BASE = Gva(0x40_0000_0000)
 REFERENCES, FAULTS, SPREAD = 40_000, 600, 5_000

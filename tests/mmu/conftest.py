@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import pytest
 
+from hvmmu._core.py_pages import ShadowPages
+from hvmmu._core.shadow_mmu import ShadowMmu
+from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LONG4
@@ -25,21 +28,18 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.hw.engine import EXIT_ALWAYS, NOT_LANDED, Core, Event
-from hvmmu.hw.readable import ReadableEngine
+from hvmmu.engine import EXIT_ALWAYS, NO_TRANSLATION, Event, HwThread
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
 from hvmmu.memory import FramePool, Memory, Memslot, Memslots
-from hvmmu.mmu.audit import audit
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
-from hvmmu.mmu.pages import ShadowPages
-from hvmmu.mmu.params import MmuParams
-from hvmmu.mmu.shadow import ShadowMmu
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.spec.audit import audit
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.spte import Nonpresent
 from hvmmu.types import Pfn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hvmmu.mmu.flush import Flush
+    from hvmmu.flush import Flush
 
 BASE = 64 << 20
 """Where guest RAM begins in host memory."""
@@ -61,7 +61,7 @@ class Seen:
 
     gpa: int | None
     """Where it landed or was completed; None if the guest took a fault."""
-    handled: tuple[Handled, ...]
+    handled: tuple[FaultOutcome, ...]
     """What the MMU did of it, in order."""
     pfec: int | None = None
     """The error code of the guest's fault."""
@@ -95,8 +95,8 @@ class Bench:
         self.nonpresent = Nonpresent(TRAP, 0) if marked else Nonpresent()
         self.memory = Memory(BASE + RAM + (4 << 20))
         self.slots = Memslots(self.memory, slots or (Memslot(0, RAM, BASE),))
-        self.engine = ReadableEngine(self.memory)
-        self.core = Core(cpu, exit_filter=ODD if marked else EXIT_ALWAYS)
+        self.engine = ReferenceEngine(self.memory)
+        self.core = HwThread(cpu, exit_filter=ODD if marked else EXIT_ALWAYS)
         pool = FramePool(self.memory, Pfn(1), (BASE >> 12) - 1)
         self.pages = ShadowPages(self.memory, self.slots, self.engine, pool, self.nonpresent)
         self.mmu = ShadowMmu(self.slots, self.pages, cpu, params)
@@ -172,11 +172,11 @@ class Bench:
     def access(self, gva: int, kind: int) -> Seen:
         """Make one access, handing its exits to the MMU, until it lands or the guest takes it."""
         self._start()
-        handled: list[Handled] = []
+        handled: list[FaultOutcome] = []
         for _ in range(4):
-            landed = array("Q", [NOT_LANDED])
-            if self.engine.run(self.core, array("Q", [gva]), bytes([kind]), 0, landed):
-                return Seen(self.slots.gpa(landed[0]), tuple(handled))
+            translated = array("Q", [NO_TRANSLATION])
+            if self.engine.run(self.core, array("Q", [gva]), bytes([kind]), 0, translated):
+                return Seen(self.slots.gpa(translated[0]), tuple(handled))
             if self.core.event is Event.DELIVERED:
                 return Seen(None, tuple(handled), self.core.pfec, bypassed=True)
             assert self.core.event is Event.EXIT
@@ -184,7 +184,7 @@ class Bench:
             handled.append(one)
             if one.route is Route.EMULATE:
                 at = one.gpa & ~7
-                flush = flush.then(self.mmu.emulate_store(at, self.slots.load(at), 8))
+                flush = flush.merge(self.mmu.emulate_store(at, self.slots.load(at), 8))
             self.perform(flush)
             self._take(*self.mmu.reload())
             if one.route in COMPLETED:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from conftest import Bench
 
-    from hvmmu.mmu.page import ShadowPage
+    from hvmmu.arch.role import ShadowPage
 
 VA, RO_VA, TABLE_VA, ABSENT_VA = (0x7F00_0000_0000 + 0x1000 * n for n in range(4))
 LARGE_VA, PIECES_VA = 0x7F00_0040_0000, 0x7F00_0060_0000

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from hvmmu._bare_mmu import BareMmu
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CR0_WP, CR4_PGE, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
+from hvmmu.arch.role import CpuRole, hides_fetch_bit
 from hvmmu.errors import InvariantError
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.bare import BareMmu
-from hvmmu.mmu.fault import Cause, PageFault, guest_cause
-from hvmmu.mmu.page import RegsRole, hides_fetches
+from hvmmu.fault import Cause, PageFault, guest_fault_cause
+from hvmmu.tlb import Scope
 
 U, W, X = pf.U, pf.W, pf.ID
 
@@ -45,13 +45,13 @@ def test_kind(pfec: int, kind: int) -> None:
 )
 def test_guest_cause(pfec: int, access: int, kind: int, cr4: int, cause: Cause) -> None:
     """If wrong, the ledger blames a fault on a rule that was not broken."""
-    assert guest_cause(pfec, access, kind, Regs(cr4=cr4)) is cause
+    assert guest_fault_cause(pfec, access, kind, Regs(cr4=cr4)) is cause
 
 
 def test_smap_is_not_to_blame_while_ac_is_set() -> None:
     """If wrong, a write to a read-only page counts as an SMAP fault though SMAP is suspended."""
     regs = Regs(cr4=CR4_SMAP, rflags_ac=1)
-    assert guest_cause(pf.P | W, U | X, W, regs) is Cause.READ_ONLY
+    assert guest_fault_cause(pf.P | W, U | X, W, regs) is Cause.READ_ONLY
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_smap_is_not_to_blame_while_ac_is_set() -> None:
 def test_where_error_codes_hide_fetches(cr4: int, efer: int, hidden: bool) -> None:
     """If wrong, a fetch that SMAP spares passes for a read that it forbids."""
     regs = Regs(cr4=cr4, efer=efer)
-    assert hides_fetches(regs) is hidden
-    assert RegsRole.of(regs).quiet is not hidden
+    assert hides_fetch_bit(regs) is hidden
+    assert CpuRole.of(regs).bypassable is not hidden
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_where_error_codes_hide_fetches(cr4: int, efer: int, hidden: bool) -> No
 )
 def test_roles_tell_registers_apart(regs: Regs, same: bool) -> None:
     """If wrong, a page made for other registers is used, or one that would do is made again."""
-    assert (RegsRole.of(regs) == RegsRole.of(Regs())) is same
+    assert (CpuRole.of(regs) == CpuRole.of(Regs())) is same
 
 
 def test_smep_and_smap_make_no_role_while_wp_is_set() -> None:
     """If wrong, shadow pages are made twice for what hardware checks by itself."""
     plain = Regs(CR0_WP, efer=EFER_NXE)
     guarded = Regs(CR0_WP, cr4=CR4_SMEP | CR4_SMAP, efer=EFER_NXE)
-    assert RegsRole.of(guarded) == RegsRole.of(plain)
+    assert CpuRole.of(guarded) == CpuRole.of(plain)
 
 
 def test_a_bare_machine_passes_registers_through() -> None:

@@ -10,23 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hvmmu._core.py_pages import ShadowPages
 from hvmmu.arch import pte
+from hvmmu.arch.role import Role
 from hvmmu.errors import GuestMemoryError
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.hw.tlb import Scope
 from hvmmu.memory import FramePool, Memory, Memslot, Memslots
-from hvmmu.mmu.page import Role
-from hvmmu.mmu.pages import ShadowPages
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 from hvmmu.types import ENTRIES, PAGE_SIZE, Pfn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hvmmu.mmu.page import ShadowPage
+    from hvmmu.arch.role import ShadowPage
 
-engines = pytest.importorskip("hvmmu.hw.compiled", reason="the compiled engine was not built")
-kept = pytest.importorskip("hvmmu.mmu.compiled", reason="the compiled engine was not built")
+engines = pytest.importorskip("hvmmu._core.engine", reason="the compiled engine was not built")
+kept = pytest.importorskip("hvmmu._core.shadow_pages", reason="the compiled engine was not built")
 
 REGION = 2 << 20
 BASE, RAM = REGION, 3 * REGION
@@ -35,10 +35,10 @@ GFNS = (0, 1, 511, 512, 513, 1100)
 END = 12
 """Host frames below it, but for frame 0, are the shadow's: few, so that they run out."""
 PLAIN = Role(1, direct=False, access=7, nxe=True, cr0_wp=True, smep_andnot_wp=False,
-             smap_andnot_wp=False, pke=False, quiet=True)  # fmt: skip
+             smap_andnot_wp=False, pke=False, bypassable=True)  # fmt: skip
 ROLES = tuple(
-    attrs.evolve(PLAIN, level=level, direct=direct, quiet=quiet)
-    for level, direct, quiet in ((1, False, True), (1, False, False), (1, True, True),
+    attrs.evolve(PLAIN, level=level, direct=direct, bypassable=bypassable)
+    for level, direct, bypassable in ((1, False, True), (1, False, False), (1, True, True),
                                  (2, False, True), (3, False, True))
 )  # fmt: skip
 LEAF = pte.P | pte.U | pte.A
@@ -60,7 +60,7 @@ class Books:
             self.pages = kept.CompiledPages(self.memory, slot, engine, END, entries)
         else:
             pool = FramePool(self.memory, Pfn(1), END - 1)
-            engine = ReadableEngine(self.memory)
+            engine = ReferenceEngine(self.memory)
             self.pages = ShadowPages(self.memory, slots, engine, pool, entries)
 
     def page(self, nth: int) -> ShadowPage | None:

@@ -9,16 +9,16 @@ import pytest
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR4_PKE
-from hvmmu.hw.tlb import Scope
+from hvmmu.fault import Cause, Route
 from hvmmu.memory import Memslot
-from hvmmu.mmu.fault import Cause, Route
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Bench
 
-    from hvmmu.mmu.page import ShadowPage
+    from hvmmu.arch.role import ShadowPage
 
 VA = 0x7F00_0020_0000
 LARGE, SMALL = 2 << 20, 1 << 12

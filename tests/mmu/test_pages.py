@@ -9,12 +9,12 @@ import pytest
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_WP, EFER_NXE, Regs
+from hvmmu.arch.role import CpuRole
 from hvmmu.errors import GuestMemoryError
-from hvmmu.hw.tlb import Scope
-from hvmmu.hw.walk import ALL_ACCESS
+from hvmmu.fault import Cause, Route
 from hvmmu.memory import FramePool, Memory
-from hvmmu.mmu.fault import Cause, Route
-from hvmmu.mmu.page import RegsRole
+from hvmmu.spec.walk import ALL_ACCESS
+from hvmmu.tlb import Scope
 from hvmmu.types import Pfn
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ VA, NEXT = 0x7F00_0000_1000, 0x7F00_0000_2000
 FRAME, OTHER = 0x10_0000, 0x10_1000
 RW, RO = pte.P | pte.W | pte.U, pte.P | pte.U
 USED = pte.A | pte.D
-ROLE = RegsRole.of(Regs(cr0=CR0_WP, efer=EFER_NXE)).role(1, ALL_ACCESS)
+ROLE = CpuRole.of(Regs(cr0=CR0_WP, efer=EFER_NXE)).role(1, ALL_ACCESS)
 
 
 # The books.
@@ -54,7 +54,7 @@ def test_pages_are_found_by_what_they_shadow(bench: Bench) -> None:
 def test_a_table_stays_protected_until_its_last_shadow_goes(bench: Bench) -> None:
     """If wrong, a table with two shadows is written unseen once one is zapped."""
     one, _ = bench.pages.get(0x500, ROLE)
-    without_wp = RegsRole.of(Regs(efer=EFER_NXE)).role(1, ALL_ACCESS)
+    without_wp = CpuRole.of(Regs(efer=EFER_NXE)).role(1, ALL_ACCESS)
     two, flush = bench.pages.get(0x500, without_wp)
     assert flush.scope is None
     assert bench.pages.shadows_of(0x500) == [one, two]
@@ -70,7 +70,7 @@ def test_a_table_stays_protected_until_its_last_shadow_goes(bench: Bench) -> Non
 
 def test_a_direct_page_shadows_no_table(bench: Bench) -> None:
     """If wrong, a guest's data is write-protected because a large page maps it."""
-    direct = RegsRole.of(Regs(cr0=CR0_WP)).direct(1, ALL_ACCESS, pkey=2, dirty=True)
+    direct = CpuRole.of(Regs(cr0=CR0_WP)).direct(1, ALL_ACCESS, pkey=2, dirty=True)
     page, flush = bench.pages.get(0x600, direct)
     assert flush.scope is None
     assert not bench.pages.is_table(0x600)

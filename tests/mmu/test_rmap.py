@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvmmu.mmu.rmap import Rmap
+from hvmmu._core.py_rmap import Rmap
 
 LEAVES = st.lists(
     st.tuples(st.integers(0, 5), st.integers(1, 20).map(lambda n: 8 * n), st.sampled_from([1, 2])),

@@ -24,9 +24,9 @@ from hvmmu.arch.regs import (
     Regs,
 )
 from hvmmu.errors import BackendUnavailableError, InvariantError
-from hvmmu.hw.tlb import Scope
-from hvmmu.hw.walk import Outcome, Walk
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
+from hvmmu.spec.walk import Outcome, Walk
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_inject(
     bench.map(VA, entry)
     bench.load(**regs)
     seen = bench.access(VA, kind)
-    assert seen.handled == (Handled(Route.INJECT, cause, pfec, 1),)
+    assert seen.handled == (FaultOutcome(Route.INJECT, cause, pfec, 1),)
     assert (seen.gpa, seen.pfec) == (None, pfec)
     assert bench.gpte(VA) == entry  # a fault sets no bit
 
@@ -116,7 +116,7 @@ def test_inject_names_the_level_that_decided(bench: Bench, level: int) -> None:
     if seen.bypassed:  # the root's shadow is there from the start, so its absent entries are known
         assert (level, bench.core.level) == (4, 4)
     else:
-        assert seen.handled == (Handled(Route.INJECT, Cause.NOT_PRESENT, pf.U, level),)
+        assert seen.handled == (FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, pf.U, level),)
 
 
 def test_a_fault_is_not_bypassed_before_its_leaf_page_is_built(marked: Bench) -> None:
@@ -197,7 +197,7 @@ def test_spurious(bench: Bench) -> None:
     bench.access(VA, bench.READ)
     before = bench.spte(VA)
     handled, flush = bench.mmu.handle(PageFault(VA, pf.U))
-    assert handled == Handled(Route.SPURIOUS, Cause.STALE, pf.U, 1, FRAME)
+    assert handled == FaultOutcome(Route.SPURIOUS, Cause.STALE, pf.U, 1, FRAME)
     assert flush.scope is None
     assert bench.spte(VA) == before
 

@@ -18,43 +18,43 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pluggy
 import pytest
-from hypothesis import Phase as Generate
+from hypothesis import StartMeasuring as Generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvmmu import hookspecs, plugins
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._cpu_params import CpuParams
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._mmu_params import MmuParams
+from hvmmu._report.document import document, dumps
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.writer import HvtWriter
 from hvmmu.arch import pfec as pf
 from hvmmu.costs import cost_model
 from hvmmu.errors import HvmmuError
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import (
+from hvmmu.machine import Machine, MachineConfig
+from hvmmu.params import declared
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.steps import (
     PROT_EXEC,
     PROT_READ,
     PROT_WRITE,
     Accesses,
     Backing,
-    Exit,
+    ExitProcess,
     Fork,
     Mmap,
     Mprotect,
     Munmap,
-    Phase,
     Reduced,
+    StartMeasuring,
     Step,
-    Switch,
+    SwitchTo,
 )
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.compiled import CompiledEngine
-from hvmmu.hw.params import CpuParams
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.hw.tlb import Geometry, TlbGeometry
-from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.params import MmuParams
-from hvmmu.params import declared
-from hvmmu.report.document import document, dumps
+from hvmmu.tlb import Geometry, TlbGeometry
 from hvmmu.types import PAGE_SIZE, Gva
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.writing import HvtWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +72,8 @@ STARTS = tuple(Gva(BORDER + at * PAGE_SIZE) for at in (-40, 0, 64, 600))
 PAGES = 40
 READ, WRITE, FETCH = pf.U | pf.READ, pf.U | pf.WRITE, pf.U | pf.FETCH
 
-Engine = type[ReadableEngine | CompiledEngine]
-ENGINES: list[Engine] = [ReadableEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
+Engine = type[ReferenceEngine | CompiledEngine]
+ENGINES: list[Engine] = [ReferenceEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
 TLBS = {
     "as on a real CPU": TlbGeometry(),
     "fully associative": TlbGeometry(Geometry(1, 16), Geometry(1, 24), Geometry(1, 64)),
@@ -188,11 +188,11 @@ class Program:
             self.steps.append(Fork(child))
         elif self.random.random() < 0.8:
             self.current = self.random.choice(others)
-            self.steps.append(Switch(self.current))
+            self.steps.append(SwitchTo(self.current))
         else:
             gone = self.random.choice(others)
             del self.mapped[gone]
-            self.steps.append(Exit(gone))
+            self.steps.append(ExitProcess(gone))
 
     def make(self) -> list[Step]:
         """Make it up."""
@@ -201,7 +201,7 @@ class Program:
         for _ in range(self.random.randrange(3, 14)):
             self.random.choices(does, (8, 3, 2, 3))[0]()
             if self.random.random() < 0.05:
-                self.steps.append(Phase("again"))
+                self.steps.append(StartMeasuring("again"))
         self.run()
         return self.steps
 
@@ -246,7 +246,7 @@ def printed(config: MachineConfig, steps: list[Step]) -> str:
     made = document(
         workload={"name": "made up", "kind": "synthetic"},
         config={"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest},
-        asked={},
+        explicit={},
         runs=[attrs.evolve(result, engine="any")],
         model=MODEL,
     )

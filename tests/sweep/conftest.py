@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hvmmu.sweep import Outcome, run
-from hvmmu.sweep.site import Site, open_site
+from hvmmu._sweep import Outcome, run
+from hvmmu._sweep.site import Site, open_site
 
 MODULE = "acme_sweep"
 PLUGIN = '''
@@ -51,10 +51,10 @@ class Acme(GenericBackend):
         super().__init__(params, cpu, asked)
 
     def create_vcpu(self, vcpu_id):
-        time.sleep(self.in_force.nap / 1000)
-        if self.in_force.mood == "rude":
+        time.sleep(self.effective.nap / 1000)
+        if self.effective.mood == "rude":
             raise RuntimeError("no manners")
-        if self.in_force.mood == "deadly":
+        if self.effective.mood == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().create_vcpu(vcpu_id)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from hvmmu._sweep.cells import Cell
+from hvmmu._sweep.grid import grid_of, read_grid
+from hvmmu._sweep.planning import MOST_CELLS, cells
+from hvmmu._sweep.site import Site
 from hvmmu.costs import MODELS
 from hvmmu.errors import ConfigError
-from hvmmu.sweep.cells import Cell
-from hvmmu.sweep.grid import grid_of, read_grid
-from hvmmu.sweep.planning import MOST_CELLS, cells
-from hvmmu.sweep.site import Site
 
 Planned = Callable[..., list[Cell]]
 SMALL = "demand-zero:pages=4"
@@ -46,7 +46,7 @@ def test_every_axis_multiplies(planned: Planned) -> None:
         limit=[10, 20],
         backend="acme",
         costs=["nehalem", "merom"],
-        engine=["readable"],
+        engine=["reference"],
         guest={"memory": ["16M", "32M", 67108864]},
         acme={"size": [1, 2]},
     )

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from hvmmu._report.document import schema
+from hvmmu._sweep import Outcome, Step
+from hvmmu._sweep.cells import sha256_of
 from hvmmu.errors import ConfigError, InputError
-from hvmmu.report.document import schema
-from hvmmu.sweep import Outcome, Step
-from hvmmu.sweep.cells import sha256_of
 
 Sweep = Callable[..., Outcome]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -55,7 +55,7 @@ def test_a_cell_file(sweep: Sweep, here: Executor) -> None:
     (run,) = cell["result"]["runs"]
     assert run["params"] == cell["identity"]["params"]
     assert run["params"]["odd"] is False
-    assert cell["result"]["asked"] == {"acme.odd": {"value": False, "source": "sweep"}}
+    assert cell["result"]["overrides"] == {"acme.odd": {"value": False, "source": "sweep"}}
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -217,7 +217,7 @@ def test_a_worker_with_other_software(
     sweep: Sweep, here: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker with another version's results passes them off as those of this one."""
-    monkeypatch.setattr("hvmmu.sweep.work.hvmmu_version", lambda: "0.0.9")
+    monkeypatch.setattr("hvmmu._sweep.work.hvmmu_version", lambda: "0.0.9")
     outcome = sweep({"workload": SMALL, "backend": "native"}, here)
     ((_, failure),) = outcome.failed
     assert failure.reason.startswith("the worker lacks hvmmu ")

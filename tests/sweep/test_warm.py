@@ -4,22 +4,22 @@ import json
 import subprocess
 import sys
 
-from hvmmu.sweep.grid import grid_of
-from hvmmu.sweep.planning import cells
-from hvmmu.sweep.site import open_site
+from hvmmu._sweep.grid import grid_of
+from hvmmu._sweep.planning import cells
+from hvmmu._sweep.site import open_site
 
 CHOICE = {"autoload": False}
 HEAVY = "hvmmu", "email", "importlib", "zipfile"
 WORKER = """\
 import contextlib, importlib, json, sys
 
-from hvmmu.sweep import warm
+from hvmmu._sweep import warm
 
 for name in warm._NEEDED:
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
 before = set(sys.modules)
-from hvmmu.sweep.work import run_unit
+from hvmmu._sweep.work import run_unit
 
 _, failure = run_unit(json.load(sys.stdin))
 late = {name for name in set(sys.modules) - before if name.partition(".")[0] in sys.argv[1:]}

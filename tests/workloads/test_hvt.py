@@ -17,31 +17,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvmmu import plugins
-from hvmmu.costs import cost_model
-from hvmmu.errors import InputError, TraceError
-from hvmmu.guest import spans
-from hvmmu.guest.steps import SITES, Accesses, Reduced
-from hvmmu.guest.tokens import KINDS, SECOND, SPAN_WINDOWS, WINDOW
-from hvmmu.hw.compiled import CompiledEngine
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.params import MmuParams
-from hvmmu.workloads import codec, open_workload
-from hvmmu.workloads.formats import Hvt
-from hvmmu.workloads.hvt import HvtTrace, fastest
-from hvmmu.workloads.hvt.layout import (
+from hvmmu import _plugins as plugins
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._mmu_params import MmuParams
+from hvmmu._trace import codec
+from hvmmu._trace import span as spans
+from hvmmu._trace.hvt import HvtTrace, fastest
+from hvmmu._trace.hvt.import_trace import import_trace
+from hvmmu._trace.hvt.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
     MOST_FRAME,
     SPAN,
     read_chunk_head,
 )
-from hvmmu.workloads.hvt.making import import_trace
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.hvt.writing import HvtWriter
-from hvmmu.workloads.lackey import LackeyTrace
-from hvmmu.workloads.magic import HVT_MAGIC as MAGIC
+from hvmmu._trace.hvt.reader import opened
+from hvmmu._trace.hvt.writer import HvtWriter
+from hvmmu._trace.lackey import LackeyTrace
+from hvmmu._trace.magic import HVT_MAGIC as MAGIC
+from hvmmu._trace.tokens import KINDS, SECOND, SPAN_WINDOWS, WINDOW
+from hvmmu._trace.trace_formats import Hvt
+from hvmmu.costs import cost_model
+from hvmmu.errors import InputError, TraceError
+from hvmmu.machine import Machine, MachineConfig
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.steps import SITES, Accesses, Reduced
+from hvmmu.workloads import open_workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ SHIPPED = Path(open_workload().path)  # type: ignore[attr-defined]
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 PART = None if NIGHTLY else 60_000
 """References of the longer traces."""
-ENGINES = [ReadableEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
+ENGINES = [ReferenceEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
 CRC = 40
 FRAMES_CRC = 44
 """Where in a chunk's head its CRC is; before it are ten numbers, from 4 on."""
@@ -148,7 +149,7 @@ def test_a_reference_across_chunks(
     tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file cannot be read, or a limit loses a page, where a chunk begins inside a reference."""
-    monkeypatch.setattr("hvmmu.workloads.hvt.writing.SPANS", 2)
+    monkeypatch.setattr("hvmmu._trace.hvt.writer.SPANS", 2)
     source, made = tmp_path / "x.lackey", tmp_path / "x.hvt"
     first = 2 * SPAN - 1
     lines = b" L 00405000,4\n" * first + b" S 00401ffe,4\n" + b" L 00601ffc,8\n" * after
@@ -184,7 +185,7 @@ def test_python_makes_the_same_bytes(
     """A file made where there is no compiler is another, or reads otherwise."""
     monkeypatch.setattr(fastest, "compiled", None)
     monkeypatch.setattr(spans, "compiled", None)
-    monkeypatch.setattr("hvmmu.workloads.lackey.PlainLines", None)
+    monkeypatch.setattr("hvmmu._trace.lackey.PlainLines", None)
     again = tmp_path / "again.hvt"
     import_trace(SHIPPED, None, again)
     assert again.read_bytes() == shipped.read_bytes()
@@ -604,7 +605,7 @@ def test_chunks_go_on_with_the_sites_of_those_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long trace lists its pages again and again, or a chunk is read with another's pages."""
-    monkeypatch.setattr("hvmmu.workloads.hvt.writing.SPANS", 8)
+    monkeypatch.setattr("hvmmu._trace.hvt.writer.SPANS", 8)
     path = tmp_path / "x.hvt"
     content = small(path, 140)
     with opened(path) as file:
@@ -644,7 +645,7 @@ def test_memory_does_not_grow_with_the_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long trace fills the memory of who writes or reads it."""
-    monkeypatch.setattr("hvmmu.workloads.hvt.writing.SPANS", 2)
+    monkeypatch.setattr("hvmmu._trace.hvt.writer.SPANS", 2)
     long = 512 if fastest.compiled is not None else 96  # Python takes a second for a window
 
     def peak(windows: int) -> int:

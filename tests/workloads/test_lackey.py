@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvmmu._trace import codec, lackey
+from hvmmu._trace.lackey import BATCH, USER_END, USER_START, LackeyTrace
 from hvmmu.errors import TraceError
-from hvmmu.guest.steps import Accesses, Backing, Mmap
-from hvmmu.workloads import codec, lackey
-from hvmmu.workloads.lackey import BATCH, USER_END, USER_START, LackeyTrace
+from hvmmu.steps import Accesses, Backing, Mmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

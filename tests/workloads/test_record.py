@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hvmmu._trace import codec
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.import_trace import import_trace
+from hvmmu._trace.lackey import LackeyTrace
 from hvmmu.errors import InputError
-from hvmmu.guest.steps import Accesses, Reduced
-from hvmmu.workloads import codec
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.making import import_trace
-from hvmmu.workloads.lackey import LackeyTrace
-from hvmmu.workloads.record import ENVIRONMENT, record
+from hvmmu.steps import Accesses, Reduced
+from hvmmu.workloads._record import ENVIRONMENT, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

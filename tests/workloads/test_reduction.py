@@ -13,25 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvmmu import plugins
-from hvmmu.costs import cost_model
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.spans import Compact, InSpan
-from hvmmu.guest.steps import (
-    PROT_READ,
-    Accesses,
-    Backing,
-    Fork,
-    Mmap,
-    Mprotect,
-    Munmap,
-    Phase,
-    Reduced,
-    Rest,
-    Step,
-    Switch,
-)
-from hvmmu.guest.tokens import (
+from hvmmu import _plugins as plugins
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._guest.policy import GuestParams
+from hvmmu._mmu_params import MmuParams
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.reduction import PythonReducer, SpanFilter
+from hvmmu._trace.hvt.writer import HvtWriter
+from hvmmu._trace.span import Compact, InSpan
+from hvmmu._trace.tokens import (
     FETCH,
     KINDS,
     READ,
@@ -47,25 +37,35 @@ from hvmmu.guest.tokens import (
     python_expand,
     python_open,
 )
-from hvmmu.hw.compiled import CompiledEngine
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.hw.tlb import Geometry, TlbGeometry
+from hvmmu.costs import cost_model
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.params import MmuParams
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.steps import (
+    PROT_READ,
+    Accesses,
+    Backing,
+    Fork,
+    Mmap,
+    Mprotect,
+    Munmap,
+    Reduced,
+    Rest,
+    StartMeasuring,
+    Step,
+    SwitchTo,
+)
+from hvmmu.tlb import Geometry, TlbGeometry
 from hvmmu.types import Gva
 from hvmmu.workloads import Limited
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.reduction import PythonReducer, SpanFilter
-from hvmmu.workloads.hvt.writing import HvtWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from hvmmu.guest.spans import Span
-    from hvmmu.hw.engine import Engine
+    from hvmmu._trace.hvt.reduction import Reducer
+    from hvmmu._trace.span import Span
+    from hvmmu.engine import Engine
     from hvmmu.memory import Memory
-    from hvmmu.workloads.hvt.reduction import Reducer
 
 BASE = 0x40_0000
 PAGES = 96
@@ -74,8 +74,8 @@ MODEL = cost_model("nehalem")
 SPAN = SPAN_WINDOWS * WINDOW
 
 
-ENGINES: list[type[ReadableEngine | CompiledEngine]] = [
-    ReadableEngine,
+ENGINES: list[type[ReferenceEngine | CompiledEngine]] = [
+    ReferenceEngine,
     *([] if CompiledEngine.why_not else [CompiledEngine]),
 ]
 
@@ -83,7 +83,7 @@ ENGINES: list[type[ReadableEngine | CompiledEngine]] = [
 def with_tlb(
     instruction: Geometry,
     data: Geometry,
-    engine: type[ReadableEngine | CompiledEngine] = ReadableEngine,
+    engine: type[ReferenceEngine | CompiledEngine] = ReferenceEngine,
 ) -> type[Engine]:
     """Return an engine with such first levels."""
     geometry = TlbGeometry(instruction, data, Geometry(32, 2))
@@ -150,13 +150,13 @@ def program(seed: int) -> list[Step]:
             pids.append(len(pids) + 1)
             steps.append(Fork(pids[-1]))
         elif choice == 3:
-            steps.append(Switch(rng.choice(pids)))
+            steps.append(SwitchTo(rng.choice(pids)))
         elif choice == 4:
-            steps.append(Phase("again"))
+            steps.append(StartMeasuring("again"))
     return [*steps, accesses(rng, 300)]
 
 
-def quiet() -> list[Step]:
+def bypassable() -> list[Step]:
     """Make a program whose last two thirds stop nowhere: four pages a set, all touched before."""
     rng = random.Random(1)  # noqa: S311 - not for secrets
     made = Accesses(array("Q"), array("B"))
@@ -259,7 +259,7 @@ def test_every_tlb(
     tmp_path: Path,
 ) -> None:
     """A TLB with fewer sets or ways than a filter has is run from what that filter keeps."""
-    for config, steps in itertools.product(CONFIGS[:2], (program(0), quiet(), seldom(0))):
+    for config, steps in itertools.product(CONFIGS[:2], (program(0), bypassable(), seldom(0))):
         machine = attrs.evolve(config.values[0], engine=with_tlb(*levels, engine))
         assert outcome(machine, reduced(steps, tmp_path / "x")) == outcome(machine, steps)
 
@@ -270,7 +270,7 @@ def test_the_lane_runs_spans_as_python_does(
     config: MachineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lane goes on elsewhere after a stop than the code that explains it, or never runs one."""
-    from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
+    from hvmmu._lane import Lane  # noqa: PLC0415 - needs what is compiled
 
     stops: list[int] = []
     run = Lane.run_spans
@@ -428,7 +428,7 @@ def test_why_fewer_sets_and_ways_need_more(
             super().__init__(memory)
             self.caps = attrs.evolve(self.caps, **caps)
 
-    steps = quiet()
+    steps = bypassable()
     assert differs(steps, reduced(steps, tmp_path / "x"), engine=Overrated)
 
 
@@ -520,7 +520,7 @@ def test_damaged_tokens(tokens: bytes, kept: int, room: int) -> None:
 )
 def test_a_limited_workload_may_be_reduced(tmp_path: Path, limit: int) -> None:
     """A limit is ignored where a plugin's workload gives reduced steps."""
-    steps = quiet()
+    steps = bypassable()
     everything = steps[-1]
     assert isinstance(everything, Accesses)
 

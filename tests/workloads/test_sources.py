@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.export import export
+from hvmmu._trace.hvt.import_trace import import_trace
+from hvmmu._trace.hvt.layout import MAGIC
+from hvmmu._trace.hvt.reader import opened
+from hvmmu._trace.importers import SOURCES, source_of
 from hvmmu.errors import InputError, TraceError
-from hvmmu.guest.steps import Accesses, Reduced
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.exporting import export
-from hvmmu.workloads.hvt.layout import MAGIC
-from hvmmu.workloads.hvt.making import import_trace
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.sources import SOURCES, source_of
+from hvmmu.steps import Accesses, Reduced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -307,12 +307,12 @@ class Table:
 
     def column(self, name: str) -> Table:
         """Return a column, which is its own list here."""
-        self.asked = name
+        self.explicit = name
         return self
 
     def to_pylist(self) -> list[Any]:
         """Return the column asked for."""
-        return self.columns[self.asked]
+        return self.columns[self.explicit]
 
 
 def test_parquet_without_pyarrow(

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvmmu.arch import pfec as pf
-from hvmmu.guest import spans
-from hvmmu.guest.spans import Span
-from hvmmu.guest.tokens import (
+from hvmmu._trace import span as spans
+from hvmmu._trace.hvt import accelerated as fastest
+from hvmmu._trace.hvt.reduction import PythonReducer, Ring
+from hvmmu._trace.span import Span
+from hvmmu._trace.tokens import (
     FETCH,
     KINDS,
     MESSAGES,
@@ -35,15 +36,15 @@ from hvmmu.guest.tokens import (
     python_expand,
     python_open,
 )
-from hvmmu.hw.tlb import Entry, Geometry, Tlb, TlbGeometry, tag_of
+from hvmmu.arch import pfec as pf
+from hvmmu.spec.tlb import Tlb, TlbEntry, tag_of
+from hvmmu.tlb import Geometry, TlbGeometry
 from hvmmu.types import PAGE_SIZE
-from hvmmu.workloads.hvt import fastest
-from hvmmu.workloads.hvt.reduction import PythonReducer, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from hvmmu.workloads.hvt.reduction import Reducer
+    from hvmmu._trace.hvt.reduction import Reducer
 
 in_c = pytest.mark.skipif(
     fastest.compiled is None or spans.compiled is None,
@@ -134,7 +135,7 @@ class Cached:
         misses = list(self.tlb.first_misses)
         found = self.tlb.find(va, fetch=fetch)
         if found is None or (kind == WRITE and not found.dirty):
-            entry = Entry(
+            entry = TlbEntry(
                 tag_of(va, 0),
                 va,
                 mask=PAGE_SIZE - 1,

@@ -1,6 +1,6 @@
 """Control-register and MSR bits, and what a CPU model offers."""
 
-from hvmmu.records import frozen
+from hvmmu._records import frozen
 
 CR0_PE = 1 << 0
 CR0_WP = 1 << 16

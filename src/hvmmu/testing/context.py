@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from hvmmu._hooks import RunHooks
+from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.readable import ReadableEngine
 from hvmmu.machine import Platform, build
-from hvmmu.mmu.params import MmuParams
+from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.testing.program import RAM
 from hvmmu.testing.settings import Setting, settings
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from importlib.metadata import Distribution
 
+    from hvmmu._plugins import Plugin
     from hvmmu.backend import Backend
-    from hvmmu.plugins import Plugin
 
 T = TypeVar("T")
 
-ENGINE = ReadableEngine
+ENGINE = ReferenceEngine
 """What plays the hardware: the engine that is always there, and whose TLB can be looked at."""
 
 EXAMPLES = 30
@@ -94,7 +94,7 @@ class Context:
 
     def compared(self) -> list[Setting]:
         """Return the settings that comparisons show, for what is too long for all of them."""
-        over = self.backend.compare_over
+        over = self.backend.compare_params
         chosen = self.settings()
         default = chosen[0]
         return [s for s in chosen if _differing(default, s) <= set(over)]
@@ -102,10 +102,13 @@ class Context:
     # Machines.
 
     def made(
-        self, setting: Setting, cpu: CpuFeatures | None = None, asked: frozenset[str] = frozenset()
+        self,
+        setting: Setting,
+        cpu: CpuFeatures | None = None,
+        explicit: frozenset[str] = frozenset(),
     ) -> Backend[Any]:
         """Return the backend with a setting; raise BackendUnavailableError as it does."""
-        return self.backend(setting, cpu or self.cpu(), asked)
+        return self.backend(setting, cpu or self.cpu(), explicit)
 
     def instances(self, cpu: CpuFeatures | None = None) -> Iterator[Backend[Any]]:
         """Yield the backend with each setting that this CPU model does not rule out."""

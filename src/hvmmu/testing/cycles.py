@@ -12,10 +12,10 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, CrWrite, Entry, Exit, Invlpg, MsrWrite
-from hvmmu.hw.engine import Core
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
+from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, CrWrite, Invlpg, MsrWrite, VmEntry, VmExit
+from hvmmu.engine import HwThread
+from hvmmu.fault import PageFault
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     import random
@@ -53,7 +53,7 @@ class Cycles:
     def __init__(self, backend: Backend[Any], draw: random.Random, vcpu_id: int = 0) -> None:
         self._backend, self._draw = backend, draw
         self._control = backend.create_vcpu(vcpu_id)
-        self._core = Core(CpuFeatures())
+        self._core = HwThread(CpuFeatures())
         self._controls = self._read_controls()
         self._root: int | None = None
         self._switcher = switcher(backend)
@@ -123,7 +123,7 @@ class Cycles:
     def _wide(self) -> int:
         return self._draw.choice((self._draw.getrandbits(64), self._draw.choice(EXTREMES)))
 
-    def _any_exit(self) -> Exit:
+    def _any_exit(self) -> VmExit:
         bits = self._draw.getrandbits
         return self._draw.choice(
             (
@@ -135,7 +135,7 @@ class Cycles:
             )
         )
 
-    def _exit(self, what: Exit) -> Iterator[Broken]:
+    def _exit(self, what: VmExit) -> Iterator[Broken]:
         recorded = what
         if isinstance(what, PageFault) and self._switcher is not None:
             recorded = attrs.evolve(what, pfec=what.pfec | pf.U)
@@ -175,18 +175,18 @@ class Cycles:
         self._was_injected, self._injected = self._injected is not None, None
         yield from self._flushed(entry)
 
-    def _delivered(self, entry: Entry, gva: int, pfec: int) -> Iterator[Broken]:
+    def _delivered(self, entry: VmEntry, gva: int, pfec: int) -> Iterator[Broken]:
         what = f"injected {pfec:#x} for {gva:#x}"
         if entry.vector != PAGE_FAULT_VECTOR:
             yield VECTOR, f"{what}, and the entry delivers vector {entry.vector}"
         elif entry.error_code != pfec:
             yield CODE, f"{what}, and the entry delivers {entry.error_code:#x}"
 
-    def _flushed(self, entry: Entry) -> Iterator[Broken]:
-        asked, self._flushes = self._flushes, []
-        for scope, gva in asked:
+    def _flushed(self, entry: VmEntry) -> Iterator[Broken]:
+        explicit, self._flushes = self._flushes, []
+        for scope, gva in explicit:
             if not _covers(entry, scope, gva):
-                wanted = ", ".join(_shown(*one) for one in asked)
+                wanted = ", ".join(_shown(*one) for one in explicit)
                 done = "nothing" if entry.flush is None else _shown(entry.flush, entry.gva)
                 yield FLUSHES, f"asked to flush {wanted}, and the entry flushes {done}"
                 return
@@ -203,7 +203,7 @@ class Cycles:
             yield CONTROLS, f"{self._read_controls()} after an exit, and before {self._controls}"
 
 
-def _covers(entry: Entry, scope: Scope, gva: int) -> bool:
+def _covers(entry: VmEntry, scope: Scope, gva: int) -> bool:
     """Say whether the flush of an entry does what was asked for.
 
     Under shadow paging no translation is global, so that one scope is wider than another.
@@ -230,5 +230,5 @@ def found(backend: Backend[Any], draw: random.Random, count: int, vcpu_id: int =
     """Run cycles on a new control structure; return what was broken."""
     broken: dict[str, str] = {}
     for rule, values in Cycles(backend, draw, vcpu_id).run(count):
-        broken.setdefault(rule, f"{values}, with {backend.in_force}")
+        broken.setdefault(rule, f"{values}, with {backend.effective}")
     return Found(broken)

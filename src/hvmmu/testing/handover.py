@@ -147,4 +147,4 @@ def paging_operations_exit(context: Context) -> None:
     for backend in context.instances():
         missing = wanted & ~backend.intercepts(backend.create_vcpu(0))
         if missing:
-            raise CheckFailure(f"{missing} does not exit, with {backend.in_force}")
+            raise CheckFailure(f"{missing} does not exit, with {backend.effective}")

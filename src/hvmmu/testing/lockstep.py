@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from hvmmu._mmu_params import MmuParams
+from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.errors import InvariantError
 from hvmmu.machine import Platform, build
-from hvmmu.mmu.audit import audit
-from hvmmu.mmu.params import MmuParams
-from hvmmu.native import NativeBackend, NativeParams
+from hvmmu.spec.audit import audit
 from hvmmu.testing.context import ENGINE
 from hvmmu.testing.program import RAM, Guest, Operation
 from hvmmu.testing.stale import stale
@@ -105,7 +105,7 @@ def broken(platform: Platform) -> tuple[Broken, str] | None:
 
 def left_to_the_guest(platform: Platform) -> str:
     """Say which shadow entry is notrap though the guest's entry is present; nothing if none is."""
-    if platform.shadow is None or not platform.shadow.pages.nonpresent.differ:
+    if platform.shadow is None or not platform.shadow.pages.nonpresent.distinguishable:
         return ""
     pages = platform.shadow.pages
     notrap = pages.nonpresent.notrap

@@ -10,11 +10,11 @@ import attrs
 import pluggy
 
 from hvmmu import hookspecs
+from hvmmu._hooks import RunHooks
+from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Registry, load
+from hvmmu._plugins.offered import BUILT_INS, PARAMETERS, check_offers
 from hvmmu.errors import InputError
-from hvmmu.hooks import RunHooks
 from hvmmu.params import nearest, shown
-from hvmmu.plugins import BUILT_IN, GROUP, Plugin, Registry, load
-from hvmmu.plugins.offered import BUILT_INS, PARAMETERS, check_offers
 
 if TYPE_CHECKING:
     from hvmmu.backend import Backend

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from structlog.testing import capture_logs
 
+from hvmmu._plugins.aside import aside
 from hvmmu.errors import ConfigError
 from hvmmu.params import declared, plain
-from hvmmu.plugins.aside import aside
 from hvmmu.testing.blame import told
 from hvmmu.testing.check import HIGHEST, LEVELS, Check, CheckFailure, NotApplicable, registered
 from hvmmu.testing.context import EXAMPLES, Context
@@ -22,9 +22,9 @@ from hvmmu.testing.subject import Subject, subject
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hvmmu._hooks import RunHooks
+    from hvmmu._plugins import Registry
     from hvmmu.backend import Backend
-    from hvmmu.hooks import RunHooks
-    from hvmmu.plugins import Registry
 
 LOADS = "packaging.loads"
 """The check that a plugin which cannot be loaded fails; all others are skipped then."""

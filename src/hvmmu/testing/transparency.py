@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hvmmu._mmu_params import MmuParams
 from hvmmu.errors import BackendUnavailableError
-from hvmmu.mmu.params import MmuParams
 from hvmmu.testing.check import CheckFailure, Need, check
 from hvmmu.testing.lockstep import Setup, differs
 from hvmmu.testing.programs import Programs, shortest

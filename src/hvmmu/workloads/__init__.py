@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hvmmu._records import frozen
+from hvmmu._trace.trace_formats import Hvt, Lackey
 from hvmmu.errors import InputError
-from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.params import nearest, plain, shown
-from hvmmu.records import frozen
-from hvmmu.workloads import named
-from hvmmu.workloads.formats import Hvt, Lackey
+from hvmmu.steps import Accesses, Reduced, Step
+from hvmmu.workloads import _builtin as named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -165,7 +165,7 @@ def _format_of(path: Path, formats: Mapping[str, TraceFormat]) -> TraceFormat:
     others = [one for one in formats.values() if one is not ANY_OTHER]
     text = b""
     if others:
-        from hvmmu.workloads.codec import head  # noqa: PLC0415 - not for a synthetic load
+        from hvmmu._trace.codec import head  # noqa: PLC0415 - not for a synthetic load
 
         text = head(path)
     found = [one for one in others if one.recognises(path, text)]

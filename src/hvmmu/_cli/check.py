@@ -1,0 +1,83 @@
+"""`hvmmu check`: whether a backend is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hvmmu._cli import DIFFERS, DONE, options
+from hvmmu._cli.output import say
+from hvmmu._files import write_atomically
+from hvmmu.errors import InputError
+from hvmmu.params import plain
+
+_LEVEL = click.IntRange(0, 6)
+
+
+@click.command(short_help="Check that a backend is right: the conformance kit.")
+@click.option("--level", type=_LEVEL, default=6, metavar="N", help="The highest level, 0 to 6.")
+@click.option(
+    "--examples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many random programs to run.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 64) - 1),
+    default=0,
+    metavar="N",
+    help="What they are drawn from.",
+)
+@click.option(
+    "--json",
+    "target",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Write the report as JSON to FILE, - for stdout.",
+)
+@options.verbose
+@click.argument("name", metavar="NAME")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    name: str,
+    *,
+    level: int,
+    examples: int | None,
+    seed: int,
+    target: Path | None,
+) -> None:
+    """Run the conformance kit on the backend NAME, from packaging (level 0) to robustness (6).
+
+    Exit code 1 if a check failed.
+    """
+    from hvmmu._cli.loading import loaded  # noqa: PLC0415 - not for --help
+    from hvmmu._cli.progress import Progress  # noqa: PLC0415 - as above
+    from hvmmu.testing import check_backend  # noqa: PLC0415 - as above
+
+    to_stdout = target is not None and str(target) == "-"
+    if target is not None and not to_stdout:
+        _refuse_early(target)
+    registry = loaded(ctx)
+    with Progress("checks run") as progress:
+        report = check_backend(
+            name,
+            level=level,
+            examples=examples,
+            seed=seed,
+            registry=registry,
+            progress=progress.at,
+        )
+    if target is not None and not to_stdout:
+        write_atomically(target, report.to_json().encode())
+    say(report.to_json() if to_stdout else f"{report}\n")
+    ctx.exit(DONE if report.ok else DIFFERS)
+
+
+def _refuse_early(target: Path) -> None:
+    """Raise InputError for a file that could not be written when all is done."""
+    if target.is_dir() or not target.parent.is_dir():
+        what = "is a folder" if target.is_dir() else "is in a folder that does not exist"
+        raise InputError(f"--json {plain(str(target))}: {what}; name a file")

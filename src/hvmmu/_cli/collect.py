@@ -1,0 +1,40 @@
+"""`hvmmu collect`: the cells of sweeps as one table."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hvmmu._cli import options
+from hvmmu._cli.output import say
+from hvmmu.errors import InputError
+from hvmmu.params import plain
+
+
+@click.command(short_help="Collect the cells of sweeps into one table.")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    help="What to write, by its ending: .csv, .sqlite or .parquet; - for CSV on stdout.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@options.verbose
+def collect(folders: Sequence[str], output: str, force: bool) -> None:
+    """Write the cells in each DIR to FILE, a row for each: shards become one table.
+
+    The same cell in two folders is one row. Two files of one cell that differ are an error.
+    """
+    from hvmmu._sweep.gather import collect as collected  # noqa: PLC0415 - not for --help
+    from hvmmu._sweep.gather import csv_of, table  # noqa: PLC0415 - as above
+
+    if output == "-":
+        say(csv_of(table(folders)))
+        return
+    if not force and os.path.lexists(output):
+        raise InputError(f"{plain(output)} exists; give another FILE, or --force to replace it")
+    made = collected(folders, Path(output))
+    say(f"{plain(output)}: {len(made.rows):,} cells in {len(made.names):,} columns\n")

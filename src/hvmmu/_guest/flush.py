@@ -1,0 +1,60 @@
+"""The flush that a change of page tables owes, and the frames that must wait for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hvmmu.types import Gpa, Gva
+
+if TYPE_CHECKING:
+    from hvmmu._guest.frames import Frames
+    from hvmmu.vcpu import Vcpu
+
+SINGLE_PAGE_CEILING = 33
+"""More pages than this are flushed by a CR3 load: Linux tlb_single_page_flush_ceiling."""
+
+
+class Flush:
+    """Gather stale pages, unlinked tables and unmapped frames; `perform` flushes, then frees.
+
+    SDM "Invalidation of TLBs and Paging-Structure Caches": INVLPG drops one page's translations
+    and, whatever its operand, all paging-structure-cache entries; a CR3 load drops everything that
+    is not global. *loaded* says whether CR3 holds the changed tables: those of any other process
+    left the TLB with the last CR3 load, so nothing is owed for them.
+    """
+
+    def __init__(self, vcpu: Vcpu, frames: Frames, *, loaded: bool) -> None:
+        self._vcpu, self._frames, self._loaded = vcpu, frames, loaded
+        self._pages: list[Gva] = []
+        self._dropped: list[Gpa] = []
+
+    def page(self, gva: Gva) -> None:
+        """Note that the TLB may hold a translation of *gva* that is no longer allowed."""
+        if len(self._pages) <= SINGLE_PAGE_CEILING:
+            self._pages.append(gva)
+
+    def drop(self, frame: Gpa) -> None:
+        """Note a data frame that lost a mapping."""
+        self._dropped.append(frame)
+
+    def perform(self, unlinked: tuple[Gva, list[Gpa]] | None = None) -> None:
+        """Flush what is stale, then let go of the frames and of the *unlinked* tables.
+
+        *unlinked* is (an address they translated, the tables).
+        """
+        at, tables = unlinked or (Gva(0), [])
+        if self._loaded:
+            self._invalidate(at, links=bool(tables))
+        for frame in self._dropped:
+            self._frames.drop(frame)
+        for table in tables:
+            self._frames.give_table(table)
+
+    def _invalidate(self, at: Gva, *, links: bool) -> None:
+        if len(self._pages) > SINGLE_PAGE_CEILING:
+            self._vcpu.write_cr3(self._vcpu.cr3)
+        elif self._pages:
+            for gva in self._pages:
+                self._vcpu.invlpg(gva)
+        elif links:
+            self._vcpu.invlpg(at)

@@ -1,0 +1,16 @@
+"""A process: a pid, the root of its page tables, and what it has mapped."""
+
+import attrs
+
+from hvmmu._guest.regions import Regions
+from hvmmu._records import define
+from hvmmu.types import Gpa
+
+
+@define(eq=False)
+class Process:
+    """One address space and its name."""
+
+    pid: int
+    root: Gpa
+    regions: Regions = attrs.Factory(Regions)

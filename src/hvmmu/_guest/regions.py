@@ -1,0 +1,132 @@
+"""What a process has mapped: a sorted list of regions, split and merged at page borders."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+import attrs
+
+from hvmmu._records import define, frozen
+from hvmmu.types import PAGE_SIZE, Gpa, Gva
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hvmmu.steps import Backing
+
+_START, _END = attrgetter("start"), attrgetter("end")
+
+
+@define(eq=False)
+class PageCache:
+    """The frames of one mapped file, by page address in its first mapping.
+
+    *pages* counts the pages that regions still map; at zero nobody can reach the file again.
+    """
+
+    pages: int
+    frames: dict[Gva, Gpa] = attrs.Factory(dict)
+    is_ahead: bool = False
+    """It may hold pages that a process has mapped and yet to touch: two processes have it mapped,
+    or a fault came to nothing half-way."""
+
+
+@frozen(eq=False)
+class Region:
+    """Addresses from *start* up to *end* under one protection, from one backing."""
+
+    start: Gva
+    end: Gva
+    prot: int
+    backing: Backing
+    cache: PageCache | None
+
+    @property
+    def pages(self) -> int:
+        """Count its pages."""
+        return (self.end - self.start) // PAGE_SIZE
+
+    def part(self, start: int, end: int, prot: int | None = None) -> Region:
+        """Return what of the region lies from *start* up to *end*, under *prot* if given."""
+        return attrs.evolve(
+            self,
+            start=Gva(max(self.start, start)),
+            end=Gva(min(self.end, end)),
+            prot=self.prot if prot is None else prot,
+        )
+
+    def continues(self, before: Region) -> bool:
+        """Say whether *before* and this region are one."""
+        return (
+            before.end == self.start
+            and before.prot == self.prot
+            and before.backing is self.backing
+            and before.cache is self.cache
+        )
+
+
+class Regions:
+    """The regions of one process: never overlapping, and merged wherever they can be."""
+
+    def __init__(self, regions: list[Region] | None = None) -> None:
+        self._sorted: list[Region] = regions or []
+        self.changes = 0
+        """How often the list has changed."""
+
+    def __iter__(self) -> Iterator[Region]:
+        """Iterate in address order."""
+        return iter(self._sorted)
+
+    def copy(self) -> Regions:
+        """Return an equal list that changes on its own."""
+        return Regions(list(self._sorted))
+
+    def find(self, gva: int) -> Region | None:
+        """Return the region that holds *gva*, or None."""
+        i = bisect_right(self._sorted, gva, key=_START)
+        if i and gva < self._sorted[i - 1].end:
+            return self._sorted[i - 1]
+        return None
+
+    def within(self, start: int, end: int) -> list[Region]:
+        """Return the parts of regions that lie from *start* up to *end*, in order."""
+        return [region.part(start, end) for region in self._sorted[self._touching(start, end)]]
+
+    def insert(self, region: Region) -> None:
+        """Add *region*, which overlaps none, and merge it with its neighbours."""
+        self._replace(region.start, region.end, [region])
+
+    def remove(self, start: int, end: int) -> None:
+        """Forget everything from *start* up to *end*."""
+        self._replace(start, end, [])
+
+    def protect(self, start: int, end: int, prot: int) -> None:
+        """Give everything from *start* up to *end* the protection *prot*."""
+        self._replace(start, end, [r.part(start, end, prot) for r in self.within(start, end)])
+
+    def _touching(self, start: int, end: int) -> slice:
+        first = bisect_right(self._sorted, start, key=_END)
+        return slice(first, bisect_left(self._sorted, end, key=_START))
+
+    def _replace(self, start: int, end: int, new: list[Region]) -> None:
+        self.changes += 1
+        touched = self._touching(start, end)
+        old = self._sorted[touched]
+        head = [old[0].part(0, start)] if old and old[0].start < start else []
+        tail = [old[-1].part(end, old[-1].end)] if old and old[-1].end > end else []
+        # One neighbour on each side takes part in the merge.
+        low, high = max(touched.start - 1, 0), touched.stop + 1
+        before, after = self._sorted[low : touched.start], self._sorted[touched.stop : high]
+        self._sorted[low:high] = _merged([*before, *head, *new, *tail, *after])
+
+
+def _merged(regions: list[Region]) -> list[Region]:
+    merged: list[Region] = []
+    for region in regions:
+        if merged and region.continues(merged[-1]):
+            merged[-1] = attrs.evolve(merged[-1], end=region.end)
+        else:
+            merged.append(region)
+    return merged
