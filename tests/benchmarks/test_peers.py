@@ -335,7 +335,7 @@ def test_champsim(trace: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer", "asked", "why"),
+    ("peer", "explicit", "why"),
     [
         ("dynamorio", {}, "not installed: unpack .* --dynamorio DIR"),
         ("dynamorio", {"dynamorio": Path("nowhere")}, "drrun is not there"),

@@ -165,7 +165,7 @@ REFUSED = [
     (
         "engines",
         "[type('E', (), {'name': 'e'})]",
-        "engine 'e' lacks summary, caps, load_regs, write_pte, flush, run, touch, counts",
+        "engine 'e' lacks summary, caps, load_regs, write_pte, flush, run, promote, counts",
     ),
     ("engines", "[type('E', (Engine,), {'caps': 7})]", "engine 'stopwatch': its caps are no Engi"),
     ("engines", "[type('E', (Engine,), {'summary': 7})]", "engine 'stopwatch': its summary is no"),

@@ -128,7 +128,7 @@ BROKEN = [
     ),
     pytest.param(
         GOOD.replace("(NativeBackend)", "").replace('"NAME"', '"half"'),
-        "backend 'half' lacks summary, caps, params, refused, compare_params, create_vcpu",
+        "backend 'half' lacks summary, caps, params, unsupported, compare_params, create_vcpu",
         id="half a backend",
     ),
     pytest.param(

@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from hvmmu import records
+from hvmmu import _records as records
 
 
 def twins(decorate: object) -> tuple[type, type]:

@@ -25,7 +25,8 @@ import attrs
 
 from hvmmu._trace import codec
 from hvmmu._trace import span as spans
-from hvmmu._trace.hvt import HvtTrace, fastest
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt import accelerated as fastest
 from hvmmu._trace.hvt.export import export
 from hvmmu._trace.hvt.import_trace import import_trace
 from hvmmu._trace.hvt.layout import CHUNK_SIZE, MOST_FRAME, SPAN

@@ -364,7 +364,7 @@ def test_ept_accessed_bits_of_the_guest_are_written(build: Callable[..., Two]) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"), [(USER_READ, EPT_R), (USER_WRITE, EPT_W), (USER_FETCH, EPT_X)]
+    ("kind", "explicit"), [(USER_READ, EPT_R), (USER_WRITE, EPT_W), (USER_FETCH, EPT_X)]
 )
 def test_ept_violations(build: Callable[..., Two], kind: int, explicit: int) -> None:
     """If wrong, an exit qualification tells of another access, or of other rights."""

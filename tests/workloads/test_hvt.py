@@ -22,7 +22,8 @@ from hvmmu._core.engine import CompiledEngine
 from hvmmu._mmu_params import MmuParams
 from hvmmu._trace import codec
 from hvmmu._trace import span as spans
-from hvmmu._trace.hvt import HvtTrace, fastest
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt import accelerated as fastest
 from hvmmu._trace.hvt.import_trace import import_trace
 from hvmmu._trace.hvt.layout import (
     CHUNK_SIZE,

@@ -222,7 +222,7 @@ def test_injection_sets_cr2_in_the_vmcb_and_happens_once(gva: int, pfec: int) ->
 
 
 @pytest.mark.parametrize(
-    ("asked", "scope", "gva", "tlb_control"),
+    ("explicit", "scope", "gva", "tlb_control"),
     [
         ([(Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000, 0),
         ([(Scope.PAGE, 0x5000), (Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000, 0),

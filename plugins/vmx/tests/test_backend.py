@@ -194,7 +194,7 @@ def test_injection_sets_cr2_and_happens_once(gva: int, pfec: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "scope", "gva"),
+    ("explicit", "scope", "gva"),
     [
         ([(Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000),
         ([(Scope.PAGE, 0x5000), (Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000),
