@@ -24,7 +24,7 @@ from hvmmu._core.engine import CompiledEngine
 from hvmmu._guest.policy import GuestParams
 from hvmmu._hooks import RunHooks
 from hvmmu._plugins import load
-from hvmmu.backend import Backend, ExitProcess
+from hvmmu.backend import Backend, VmExit
 from hvmmu.fault import FaultOutcome, PageFault
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, StartMeasuring, Step
@@ -46,7 +46,7 @@ class Listener:
         self.exits = self.faults = self.handled = 0
 
     @hookspecs.hookimpl
-    def hvmmu_handle_exit(self, vcpu: Vcpu, what: ExitProcess) -> None:  # noqa: ARG002 - as a plugin would
+    def hvmmu_handle_exit(self, vcpu: Vcpu, what: VmExit) -> None:  # noqa: ARG002 - as a plugin would
         """Count."""
         self.exits += 1
 

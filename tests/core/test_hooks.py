@@ -16,7 +16,7 @@ from hvmmu._hooks import RunHooks
 from hvmmu._mmu_params import MmuParams
 from hvmmu._plugins import load
 from hvmmu.arch import pfec as pf
-from hvmmu.backend import Backend, ExitProcess, Invlpg, Paging
+from hvmmu.backend import Backend, Invlpg, Paging, VmExit
 from hvmmu.costs import MODELS, Cost, CostModel
 from hvmmu.errors import GuestMemoryError, PluginError
 from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
@@ -98,7 +98,7 @@ class Listener:
         self.heard["memslot_changed"] += 1
 
     @hookimpl
-    def hvmmu_handle_exit(self, what: ExitProcess) -> None:
+    def hvmmu_handle_exit(self, what: VmExit) -> None:
         """Hear of exits."""
         self.heard[type(what).__name__] += 1
 
@@ -208,7 +208,7 @@ class Rewriter:
         self.answer = answer
 
     @hookimpl
-    def hvmmu_handle_exit(self, what: ExitProcess) -> object:
+    def hvmmu_handle_exit(self, what: VmExit) -> object:
         """Rewrite INVLPG alone."""
         return self.answer(what) if isinstance(what, Invlpg) else None
 

@@ -56,7 +56,7 @@ from hvmmu.workloads import SHIPPED, open_workload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hvmmu.backend import ExitProcess as HowExited
+    from hvmmu.backend import VmExit as HowExited
     from hvmmu.flush import Flush
     from hvmmu.vcpu import Vcpu
 
