@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, Intercept, Invlpg, VmEntry, VmExit
 from hvmmu.engine import HwThread
 from hvmmu.fault import PageFault
-from hvmmu.tlb import Scope
+from hvmmu.tlb import SCOPES, Scope
 
-SCOPES = (Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL, None)
 _SWITCH = frozenset(
     ("record_exit", "exit_reason", "decode_exit", "inject_page_fault", "flush_tlb", "enter")
 )

@@ -27,7 +27,7 @@ from hvmmu.fault import PageFault
 from hvmmu.flush import Flush
 from hvmmu.ledger import Row
 from hvmmu.steps import SITES, Backing
-from hvmmu.tlb import Scope
+from hvmmu.tlb import SCOPES, Scope
 from hvmmu.types import PAGE_SHIFT, Gpa, Gva
 from hvmmu.vcpu import Resume
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from hvmmu.types import Buffer
     from hvmmu.vcpu import Vcpu
 
-_SCOPES = {Scope.PAGE: 0, Scope.NON_GLOBAL: 1, Scope.ALL: 2, None: 3}
 _FREE = 256
 """How many of a zone's frames that were given back C is told of at a time."""
 
@@ -221,7 +220,7 @@ class Lane:
         mmu.update_on_write, mmu.large_pages = params.update_on_write, params.large_pages
         mmu.flood_threshold, mmu.shadow_pages = params.flood_threshold, params.shadow_pages
         self._mmu = self._lane.mmu = mmu
-        self._lane.flushes = [_SCOPES[scope] for scope in self._crossing.flushes]
+        self._lane.flushes = [SCOPES.index(scope) for scope in self._crossing.flushes]
 
     def _give_again(self) -> None:
         """Give it in the middle of a stop, of which more is to be taken over."""

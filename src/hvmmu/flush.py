@@ -4,12 +4,10 @@ import warnings
 from collections.abc import Callable
 from typing import Self
 
-from hvmmu.tlb import Scope
+from hvmmu.tlb import SCOPES, Scope
 
 Sink = Callable[[Scope, int], None]
 """Takes the scope of a flush and, for one page, its address."""
-
-_ORDER = (None, Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL)
 
 Part = tuple[Scope | None, int]
 """A scope, None for nothing, and the address it is about if it is one page."""
@@ -19,7 +17,7 @@ def widest(one: Part, other: Part) -> Part:
     """Return the least flush that does for both; two different pages take everything."""
     if one[0] is Scope.PAGE is other[0] and one[1] != other[1]:
         return Scope.ALL, 0
-    return max(one, other, key=lambda part: _ORDER.index(part[0]))
+    return max(one, other, key=lambda part: SCOPES.index(part[0]))
 
 
 class Flush:

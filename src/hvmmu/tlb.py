@@ -14,6 +14,10 @@ class Scope(enum.Enum):
     ALL = "all"
 
 
+SCOPES = (None, Scope.PAGE, Scope.NON_GLOBAL, Scope.ALL)
+"""The narrowest first, None being nothing: a scope's place is its number in C."""
+
+
 class Geometry(NamedTuple):
     """Sets and ways of one TLB level; the number of sets is a power of two."""
 

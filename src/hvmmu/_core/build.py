@@ -1,25 +1,40 @@
-"""How cffi builds the compiled engine; `setup.py` names *ffibuilder*.
+"""How cffi builds the compiled machine; `setup.py` names *ffibuilder*.
 
-Where there is no compiler the build goes on without it, and the reference engine is all there is.
+`arch.h` is written here, from the tables in Python, each time that hvmmu is built.
 """
 
+import re
+import sys
 from pathlib import Path
 
 from cffi import FFI
 
 _HERE = Path(__file__).parent  # relative to the project, as setuptools runs this
 
+sys.path.insert(0, str(_HERE.parents[1].resolve()))
+try:
+    from hvmmu._core import arch_header
+finally:
+    del sys.path[0]
+
 HEADERS = ("thread.h", "walk.h", "walk_2d.h", "shadow_page.h", "shadow_mmu.h", "expand.h", "vcpu.h")
 """Read by cffi and the compiler, each after those it needs."""
 
+
+def _declarations(name: str) -> str:
+    """Return a header as cffi takes it: without its directives."""
+    return re.sub(r"^#.*$", "", (_HERE / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+arch_header.write(_HERE / "arch.h")
 ffibuilder = FFI()
+ffibuilder.cdef(arch_header.shared())
 for header in HEADERS:
-    ffibuilder.cdef((_HERE / header).read_text(encoding="utf-8"))
-_ASK = (_HERE / "callbacks.h").read_text(encoding="utf-8").partition("#include <stdint.h>")[2]
-ffibuilder.cdef(f'extern "Python+C" {{{_ASK}}}')
+    ffibuilder.cdef(_declarations(header))
+ffibuilder.cdef(f'extern "Python+C" {{{_declarations("callbacks.h")}}}')
 ffibuilder.set_source(
     "hvmmu._core._lib",
-    "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in HEADERS),
+    "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in ("arch.h", *HEADERS)),
     sources=[
         str(_HERE / name)
         for name in (

@@ -13,7 +13,7 @@ from hvmmu.arch.regs import Regs
 from hvmmu.engine import EngineCaps, Event, HwThread, TlbCounts
 from hvmmu.errors import EngineUnavailableError, InvariantError
 from hvmmu.memory import Memory
-from hvmmu.tlb import Geometry, Scope, TlbGeometry
+from hvmmu.tlb import SCOPES, Geometry, Scope, TlbGeometry
 from hvmmu.types import Buffer
 
 ffi: Any
@@ -25,9 +25,8 @@ try:
 except ImportError as error:
     _WHY_NOT = f"it was not built when hvmmu was installed ({error.name} is not there)"
 
-_EVENTS = (None, Event.EXIT, Event.DELIVERED, Event.GENERAL_PROTECTION, Event.PHYSICAL)
+_EVENTS = (None, *Event)
 _NOT_PAGING = len(_EVENTS)
-_SCOPES = {Scope.PAGE: 0, Scope.NON_GLOBAL: 1, Scope.ALL: 2}
 
 
 class CompiledEngine:
@@ -75,7 +74,7 @@ class CompiledEngine:
 
     def flush(self, scope: Scope, gva: int = 0) -> None:
         """Drop cached translations."""
-        lib.hv_flush(self._engine, _SCOPES[scope], gva)
+        lib.hv_flush(self._engine, SCOPES.index(scope), gva)
 
     def counts(self) -> TlbCounts:
         """Return the TLB's counters since the start."""

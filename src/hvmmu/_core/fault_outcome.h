@@ -1,12 +1,6 @@
-/* What became of a fault: fault.py, whose order the numbers have. */
+/* What became of a fault: routes and causes are those of fault.py. */
 
-#include <stdint.h>
-
-enum { BYPASS, INJECT, INSTALL, ACCESSED_DIRTY, EMULATE, MMIO, SPURIOUS };
-enum {
-    NOT_PRESENT, RESERVED, READ_ONLY, SUPERVISOR_PAGE, NO_EXECUTE, SMEP, SMAP, PROTECTION_KEY,
-    UNBUILT, DIRTY, TABLE_WRITE, WRITE_PROTECT_OFF, NO_MEMORY, STALE
-};
+#include "arch.h"
 
 typedef struct {
     uint32_t route, cause, pfec, level, walk_refs;

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "bits.h"
+#include "arch.h"
 #include "thread.h"
 #include "shadow_page.h"
 #include "shadow_mmu.h"

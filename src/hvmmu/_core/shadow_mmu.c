@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bits.h"
+#include "arch.h"
 #include "thread.h"
 #include "shadow_page.h"
 #include "spte_inline.h"

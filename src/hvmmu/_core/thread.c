@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bits.h"
+#include "arch.h"
 #include "thread.h"
 #include "tlb.h"
 #include "walk.h"

@@ -1,8 +1,9 @@
-/* What the compiled engine and Python share. cffi reads this file too, so it has no directives. */
+/* What the compiled engine and Python share. cffi reads this file too, without its directives; hv_regs,
+ * the events and the scopes of a flush are generated. */
 
-typedef struct {
-    uint64_t cr0, cr3, cr4, efer, pkru, rflags_ac;
-} hv_regs;
+#pragma once
+
+#include "arch.h"
 
 /* A paging mode under the registers in force: arch/paging.py's table, by level where it says so. */
 typedef struct {
@@ -21,8 +22,6 @@ typedef struct {
 typedef struct {
     uint32_t sets, ways;
 } hv_geometry;
-
-enum { HV_END, HV_EXIT, HV_DELIVERED, HV_GENERAL_PROTECTION, HV_PHYSICAL, HV_NOT_PAGING };
 
 /* Why a run ended, and the access that it ended at. */
 typedef struct {
@@ -44,8 +43,6 @@ void hv_free(hv_engine *engine);
 
 /* Put registers in force; flushes nothing. formats is NULL while paging is off. */
 void hv_load_regs(hv_engine *engine, const hv_regs *regs, const hv_formats *formats);
-
-enum { HV_FLUSH_PAGE, HV_FLUSH_NON_GLOBAL, HV_FLUSH_ALL, HV_FLUSH_NOTHING };
 
 /* Drop cached translations: of one page, those that are not global, all. */
 void hv_flush(hv_engine *engine, int32_t scope, uint64_t va);

@@ -2,7 +2,7 @@
 
 #include <stdint.h>
 
-#include "bits.h"
+#include "arch.h"
 
 enum {
     SETS = 16, SLOTS = 2 * SETS, LONGEST = 7, WAYS = 4,

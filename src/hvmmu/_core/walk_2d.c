@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "bits.h"
+#include "arch.h"
 #include "thread.h"
 #include "walk.h"
 #include "walk_2d.h"

@@ -1,9 +1,5 @@
 /* The walk in two dimensions. cffi reads this file too, so it has no directives. */
 
-enum { HV_USE_TABLE, HV_USE_POINTER, HV_USE_MARK, HV_USE_READ, HV_USE_WRITE, HV_USE_FETCH,
-       HV_USE_FETCH_USER };
-enum { HV_NOT_PRESENT, HV_RESERVED, HV_DENIED };
-
 typedef struct {
     uint64_t bits, code;
     int32_t dirties;
