@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import pluggy
 import pytest
-from hypothesis import StartMeasuring as Generate
+from hypothesis import Phase as Generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
