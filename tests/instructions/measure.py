@@ -41,7 +41,7 @@ def kernels() -> list[Path]:
     """Return the extensions' files."""
     spec = importlib.util.find_spec("hvmmu")
     folders = (spec.submodule_search_locations if spec else None) or []
-    return [path for at in folders for path in sorted(Path(at).glob("*/_kernel*.so"))]
+    return [path for at in folders for path in sorted(Path(at).glob("_*/_lib*.so"))]
 
 
 def compiler() -> str:
@@ -73,7 +73,7 @@ def costs(profile: Iterable[str], *, everywhere: bool = False) -> int:
             if named[2]:
                 names[named[1]] = named[2]
             if line.startswith("ob="):
-                ours = "_kernel" in names[named[1]]
+                ours = "/_lib." in names[named[1]]
         elif line.startswith("calls="):
             is_call = True
         elif line[:1] in "0123456789+-*" and line.strip():
