@@ -36,6 +36,9 @@ class NativeBackend:
     def create_vcpu(self, vcpu_id: int) -> None:
         """Return nothing: there is no control structure."""
 
+    def switch_profile(self, control: None) -> None:
+        """Return nothing: there is no world switch."""
+
     def nonpresent(self) -> Nonpresent:
         """Return entries that nobody uses."""
         return Nonpresent()

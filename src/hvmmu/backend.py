@@ -7,6 +7,7 @@ that the vendor leaves in the CPU, gets from one half to the other.
 
 import enum
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from hvmmu._records import frozen
@@ -77,11 +78,28 @@ class Caps:
     """Hardware can choose by error code which page faults exit."""
     deprivileged: bool = False
     """The guest's kernel runs in user mode like its programs: each has a shadow root of its own."""
-    plain_switch: bool = False
-    """An exit is read back as it was recorded, and an entry does what it does after any other: it
-    flushes what follows from the flush asked for, and delivers what was injected. A run that no
-    plugin watches then need not call the backend at each page fault. A subclass that changes how it
-    exits or enters must promise it anew, in `caps` of its own."""
+
+
+@frozen
+class SwitchProfile:
+    """The facts of a world switch where no state of the control structure plays a part.
+
+    A page fault's exit and entry then need not go through the control structure one by one: C takes
+    them by these facts. A backend whose exits or entries depend on more has no profile.
+    """
+
+    page_faults: tuple[str, ...]
+    """The exit reason of a page fault, by the low six bits of hardware's error code: 64 names."""
+    invlpg: str
+    """The exit reason of INVLPG."""
+    flushes: Mapping[Scope | None, Scope | None]
+    """The scope that an entry flushes, by the widest scope that was asked for since the exit."""
+
+
+EACH_AS_ASKED: Mapping[Scope | None, Scope | None] = MappingProxyType(
+    {None: None, **{scope: scope for scope in Scope}}
+)
+"""An entry flushes exactly what was asked for."""
 
 
 @frozen
@@ -135,6 +153,14 @@ class Backend(Protocol, Generic[C]):
         """Return the control structure of vCPU *vcpu_id*, from 0 up, with its controls written.
 
         Called once for each vCPU, before anything else is asked about it.
+        """
+        ...
+
+    def switch_profile(self, control: C) -> SwitchProfile | None:
+        """Return the facts of a page fault's exit and entry, or None if *control* decides them.
+
+        Called once for each vCPU. The conformance kit holds the profile against `record_exit`,
+        `exit_reason`, `inject_page_fault`, `flush_tlb` and `enter` at random.
         """
         ...
 

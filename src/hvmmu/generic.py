@@ -16,6 +16,7 @@ from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
     API_VERSION,
     PAGE_FAULT_VECTOR,
+    Backend,
     Caps,
     CrWrite,
     Intercept,
@@ -23,10 +24,11 @@ from hvmmu.backend import (
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
     VmEntry,
     VmExit,
 )
-from hvmmu.engine import EXIT_ALWAYS
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS, HwThread
 from hvmmu.errors import BackendUnavailableError, InvariantError
 from hvmmu.fault import PageFault
 from hvmmu.flush import widest
@@ -82,6 +84,30 @@ class Controls:
     """Of a deprivileged guest; *root* is then its kernel's."""
 
 
+def profile_of(backend: Backend[Any]) -> SwitchProfile:
+    """Return the switch profile of a backend whose control structure decides nothing.
+
+    Its two halves are run once for each error code and each flush, on a control structure of their
+    own.
+    """
+    control, thread = backend.create_vcpu(0), HwThread(CpuFeatures())
+
+    def reason(what: VmExit) -> str:
+        backend.record_exit(control, thread, what)
+        return backend.exit_reason(control)
+
+    def flushed(scope: Scope | None) -> Scope | None:
+        if scope is not None:
+            backend.flush_tlb(control, scope, 0)
+        return backend.enter(control, thread).flush
+
+    return SwitchProfile(
+        page_faults=tuple(reason(PageFault(0, pfec)) for pfec in range(FILTER_BITS)),
+        invlpg=reason(Invlpg(0)),
+        flushes={scope: flushed(scope) for scope in (None, *Scope)},
+    )
+
+
 class GenericBackend:
     """Shadow paging on hardware where, unless a subclass says otherwise, every page fault exits."""
 
@@ -118,6 +144,14 @@ class GenericBackend:
     def page_faults(self) -> int:
         """Return which page faults exit: bit *pfec* (low six bits) set means that it does."""
         return EXIT_ALWAYS
+
+    def switch_profile(self, control: Controls) -> SwitchProfile | None:
+        """Return the facts, as the two halves give them on a control structure of their own.
+
+        A subclass whose exits or entries depend on what came before returns None.
+        """
+        del control
+        return profile_of(self)
 
     def nonpresent(self) -> Nonpresent:
         """Return the values of entries that map nothing."""

@@ -3,7 +3,7 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -11,10 +11,10 @@ from hvmmu._bare_mmu import BareMmu
 from hvmmu._core.py_pages import ShadowPages
 from hvmmu._core.shadow_mmu import ShadowMmu
 from hvmmu._cpu_params import CpuParams
-from hvmmu._crossing import Crossing, crossing_of
 from hvmmu._engines import DEFAULT
 from hvmmu._guest.os import GuestOs
 from hvmmu._guest.policy import GuestParams
+from hvmmu._guest_books import GuestBooks
 from hvmmu._hooks import RunHooks, told
 from hvmmu._mmu_params import MmuParams
 from hvmmu._records import frozen
@@ -32,7 +32,6 @@ from hvmmu.types import PAGE_SHIFT, Pfn
 from hvmmu.vcpu import Vcpu
 
 if TYPE_CHECKING:
-    from hvmmu._core.engine import CompiledEngine
     from hvmmu.mmu import Mmu
 
 GUEST_BASE = 1 << 30
@@ -54,8 +53,8 @@ class MachineConfig:
     """What the plugins listen to."""
     engine: type[Engine] = DEFAULT
     """What plays the hardware."""
-    lane: bool = True
-    """Faults may be handled in C; False leaves them to the readable code, to compare the two."""
+    simulate: bool = False
+    """Every exit and entry goes through the control structure, one by one."""
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     """The plugins' own sections of the configuration; one that is missing has its defaults."""
 
@@ -80,20 +79,19 @@ def build(
     *,
     engine: type[Engine] = DEFAULT,
     settings: Mapping[str, Any] | None = None,
-    fast: bool = False,
+    simulate: bool = False,
 ) -> Platform:
     """Put a machine of *ram* bytes of guest RAM together around a backend.
 
-    *fast* has the shadow pages kept in C, which takes the compiled engine and a guest with all its
-    tables in RAM. *settings* are what plugins are told of the configuration, by section, besides
-    their own sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
+    *simulate* has each exit and entry go through the control structure. *settings* are the sections
+    of the configuration that plugins are given besides their own sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
     """
     hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
     memory = Memory(ram if bare else GUEST_BASE + ram)
     try:
         platform = _assembled(
-            backend, cpu, params, _made(engine, memory), memory, hooks=hooks, fast=fast
+            backend, cpu, params, _made(engine, memory), memory, hooks=hooks, simulate=simulate
         )
         vcpu = platform.vcpu
         if hooks.memslot_changed is not None:
@@ -125,7 +123,7 @@ def _assembled(
     memory: Memory,
     *,
     hooks: RunHooks,
-    fast: bool,
+    simulate: bool,
 ) -> Platform:
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
@@ -133,7 +131,7 @@ def _assembled(
     core = HwThread(cpu)
     shadow = None
     if not bare:
-        pages = _pages(memory, slots, engine, backend.nonpresent(), fast=fast)
+        pages = _pages(memory, slots, engine, backend.nonpresent())
         shadow = ShadowMmu(slots, pages, cpu, params, deprivileged=backend.caps.deprivileged)
     mmu: Mmu = BareMmu() if shadow is None else shadow
     vcpu = Vcpu(
@@ -144,26 +142,14 @@ def _assembled(
         memory=memory,
         slots=slots,
         hooks=hooks,
+        simulate=simulate,
     )
     return Platform(memory, engine, backend, vcpu, shadow)
 
 
-def _pages(
-    memory: Memory, slots: Memslots, engine: Engine, entries: Nonpresent, *, fast: bool
-) -> ShadowPages:
-    if fast:
-        from hvmmu._core.shadow_pages import CompiledPages  # noqa: PLC0415 - needs what is compiled
-
-        compiled = cast("CompiledEngine", engine)
-        made = CompiledPages(memory, slots.slots[0], compiled, GUEST_BASE >> PAGE_SHIFT, entries)
-        return cast("ShadowPages", made)  # the same from outside
+def _pages(memory: Memory, slots: Memslots, engine: Engine, entries: Nonpresent) -> ShadowPages:
     pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
     return ShadowPages(memory, slots, engine, pool, entries)
-
-
-def _may_go_fast(backend: Backend[Any], config: MachineConfig) -> bool:
-    """Say whether faults may be handled in C: there is nothing unusual about the machine."""
-    return config.lane and config.engine.caps.fast_lane and not backend.caps.deprivileged
 
 
 class Machine:
@@ -177,9 +163,6 @@ class Machine:
         cpu = config.cpu.features
         backend = config.backend(config.backend_params, cpu, config.explicit)
         self._hooks = config.hooks
-        may = _may_go_fast(backend, config)
-        crossing = crossing_of(backend, HwThread(cpu)) if may else None
-        fast = may and (crossing is not None or backend.caps.paging is Paging.BARE)
         core = {"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest}
         self._platform = build(
             backend,
@@ -189,23 +172,16 @@ class Machine:
             config.hooks,
             engine=config.engine,
             settings={**config.settings, **core},
-            fast=fast,
+            simulate=config.simulate,
         )
         self.vcpu = self._platform.vcpu
         try:
             self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
-            if fast:
-                self._take_the_lane(crossing)
+            self.vcpu.books = GuestBooks(self.vcpu, self.guest)
         except BaseException:
             self.close()
             raise
         self._since = self._hardware()
-
-    def _take_the_lane(self, crossing: Crossing | None) -> None:
-        from hvmmu._lane import Lane  # noqa: PLC0415 - needs what is compiled
-
-        lane = Lane(self.vcpu, self.guest, self._platform.shadow, crossing, self._hooks)
-        self.guest.run, self.guest.runner = lane.run, lane
 
     @property
     def params(self) -> dict[str, bool | int | str]:

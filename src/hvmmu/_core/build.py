@@ -17,7 +17,16 @@ try:
 finally:
     del sys.path[0]
 
-HEADERS = ("thread.h", "walk.h", "walk_2d.h", "shadow_page.h", "shadow_mmu.h", "expand.h", "vcpu.h")
+HEADERS = (
+    "thread.h",
+    "walk.h",
+    "walk_2d.h",
+    "shadow_page.h",
+    "shadow_mmu.h",
+    "expand.h",
+    "ledger.h",
+    "vcpu.h",
+)
 """Read by cffi and the compiler, each after those it needs."""
 
 
@@ -54,5 +63,4 @@ ffibuilder.set_source(
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
     # vectorised, the choice of the least recent way takes ten times the instructions
     extra_compile_args=["-O3", "-std=c11", "-fvisibility=hidden", "-fno-tree-vectorize"],
-    optional=True,
 )

@@ -13,76 +13,50 @@
 #include "shadow_page.h"
 #include "shadow_mmu.h"
 #include "expand.h"
+#include "ledger.h"
 #include "vcpu.h"
 #include "callbacks.h"
 #include "stops.h"
 #include "guest.h"
 
 #define PAGE 4096ull
-#define NO_TRANSLATION (~0ull)
 #define PROT_WRITE 2u
 #define PROT_EXEC 4u
 #define RECORD 12u /* bytes of a fault in the log */
 
 /* The kernel's own accesses, through the direct map. Each returns 0 if Python failed. */
 
-static int single(hv_lane *l, uint64_t gva, uint8_t kind, uint64_t value, uint64_t *hpa)
+static int single(hv_vcpu *l, uint64_t gva, uint8_t kind, uint64_t value, uint64_t *hpa)
 {
-    *hpa = NO_TRANSLATION;
-    uint32_t tries = 0;
-    while (!hv_run_one(l->engine, gva, kind, hpa, l->exit_filter, l->stop)) {
-        if (++tries > l->most_tries)
-            return ask(l, HV_ASK_HANG, tries, 0) != HV_FAILED;
-        int32_t became = hv_stopped(l, &value);
-        if (became == HV_FAULTS) /* in the kernel */
-            became = ask(l, HV_ASK_PAGE_FAULT, l->pfec, 0);
-        if (became != HV_RETRY)
-            return became == HV_DONE;
-    }
-    return 1;
+    return hv_access_one(l, gva, kind, value, 8, hpa);
 }
 
-static int load(hv_lane *l, uint64_t gpa, uint64_t *value)
+static int32_t ask(hv_vcpu *l, int32_t what, uint64_t value)
+{
+    l->value = value;
+    return hv_call(l->self, what);
+}
+
+static int load(hv_vcpu *l, uint64_t gpa, uint64_t *value)
 {
     uint64_t hpa;
-    l->accesses++;
+    l->ledger->accesses++;
     if (!single(l, l->kernel_base + gpa, 0, 0, &hpa))
         return 0;
     *value = ~0ull;
-    if (hpa != NO_TRANSLATION)
+    if (hpa != HV_NO_TRANSLATION)
         memcpy(value, l->memory + hpa, 8);
     return 1;
 }
 
-static int store(hv_lane *l, uint64_t gpa, uint64_t value)
+static int store(hv_vcpu *l, uint64_t gpa, uint64_t value)
 {
     uint64_t hpa;
-    l->accesses++;
+    l->ledger->accesses++;
     if (!single(l, l->kernel_base + gpa, PF_W, value, &hpa))
         return 0;
-    if (hpa != NO_TRANSLATION)
+    if (hpa != HV_NO_TRANSLATION)
         memcpy(l->memory + hpa, &value, 8);
-    return 1;
-}
-
-/* Fill a page as REP MOVSQ does from the host's source, or REP STOSQ with zeros. */
-static int fill_page(hv_lane *l, uint64_t gpa, const uint8_t *source)
-{
-    l->accesses++;
-    for (uint64_t done = 0; done < PAGE; done += 8) { /* 8: this iteration was emulated */
-        uint64_t hpa, value = 0;
-        if (source)
-            memcpy(&value, source + done, 8);
-        if (!single(l, l->kernel_base + gpa + done, PF_W, value, &hpa))
-            return 0;
-        if (hpa == NO_TRANSLATION)
-            continue;
-        if (source)
-            memcpy(l->memory + hpa, source + done, PAGE - done);
-        else
-            memset(l->memory + hpa, 0, PAGE - done);
-        return 1;
-    }
     return 1;
 }
 
@@ -105,19 +79,19 @@ static uint64_t take(hv_zone *zone, int *fresh)
 }
 
 /* Take a cleared frame: one that is fresh since boot is zero. */
-static int take_cleared(hv_lane *l, hv_zone *zone, uint64_t *frame)
+static int take_cleared(hv_vcpu *l, hv_zone *zone, uint64_t *frame)
 {
     int fresh;
     *frame = take(zone, &fresh);
-    return fresh || fill_page(l, *frame, NULL);
+    return fresh || hv_fill_page(l, l->kernel_base + *frame, HV_NO_TRANSLATION);
 }
 
-static uint32_t *shares(const hv_lane *l, uint64_t frame)
+static uint32_t *shares(const hv_vcpu *l, uint64_t frame)
 {
     return l->shared + (frame - l->first_data) / PAGE;
 }
 
-static int take_data(hv_lane *l, uint64_t *frame)
+static int take_data(hv_vcpu *l, uint64_t *frame)
 {
     if (!take_cleared(l, &l->data, frame))
         return 0;
@@ -126,17 +100,17 @@ static int take_data(hv_lane *l, uint64_t *frame)
 }
 
 /* Take a frame with the bytes of another. */
-static int take_copy(hv_lane *l, uint64_t source, uint64_t *frame)
+static int take_copy(hv_vcpu *l, uint64_t source, uint64_t *frame)
 {
     int fresh;
     uint64_t hpa;
     *frame = take(&l->data, &fresh);
-    l->accesses++;
+    l->ledger->accesses++;
     if (!single(l, l->kernel_base + source, 0, 0, &hpa))
         return 0;
-    if (hpa == NO_TRANSLATION)
-        return ask(l, HV_ASK_NOTHING_THERE, source, 0) != HV_FAILED;
-    if (!fill_page(l, *frame, l->memory + hpa))
+    if (hpa == HV_NO_TRANSLATION)
+        return ask(l, HV_CALL_NOTHING_THERE, source) != HV_FAILED;
+    if (!hv_fill_page(l, l->kernel_base + *frame, hpa))
         return 0;
     *shares(l, *frame) = 1;
     return 1;
@@ -149,7 +123,7 @@ static uint64_t slot(uint64_t table, uint64_t gva, int level)
     return table + 8 * (gva >> (3 + 9 * level) & 511);
 }
 
-static void note_table(hv_lane *l, uint64_t table, int gained)
+static void note_table(hv_vcpu *l, uint64_t table, int gained)
 {
     hv_used *used = l->used + table / PAGE;
     if (!used->noted) {
@@ -159,7 +133,7 @@ static void note_table(hv_lane *l, uint64_t table, int gained)
     used->gained += gained;
 }
 
-static int write_entry(hv_lane *l, uint64_t at, uint64_t old, uint64_t new)
+static int write_entry(hv_vcpu *l, uint64_t at, uint64_t old, uint64_t new)
 {
     if (!store(l, at, new))
         return 0;
@@ -168,7 +142,7 @@ static int write_entry(hv_lane *l, uint64_t at, uint64_t old, uint64_t new)
 }
 
 /* Go down the tables from one of this level, those that are missing made, to the slot for gva. */
-static int leaf_slot(hv_lane *l, uint64_t gva, uint64_t table, int level, uint64_t *at)
+static int leaf_slot(hv_vcpu *l, uint64_t gva, uint64_t table, int level, uint64_t *at)
 {
     for (; level > 1; level--) {
         uint64_t where = slot(table, gva, level), entry;
@@ -188,7 +162,7 @@ static int leaf_slot(hv_lane *l, uint64_t gva, uint64_t table, int level, uint64
     return 1;
 }
 
-static uint64_t leaf(const hv_lane *l, uint64_t frame, int write, int no_execute)
+static uint64_t leaf(const hv_vcpu *l, uint64_t frame, int write, int no_execute)
 {
     uint64_t entry = frame | PTE_P | PTE_U | (write ? PTE_W : 0);
     if (l->set_accessed_dirty)
@@ -206,7 +180,7 @@ typedef struct {
     uint64_t slots[4]; /* in them, the root's first */
 } fault;
 
-static const hv_region *find_region(const hv_lane *l, uint64_t gva)
+static const hv_region *find_region(const hv_vcpu *l, uint64_t gva)
 {
     uint64_t low = 0, high = l->region_count;
     while (low < high) {
@@ -231,7 +205,7 @@ static int is_legal(const hv_region *region, uint32_t pfec)
 }
 
 /* Look, with no effect, what the pager will do; 0 if it is nothing that is done here. */
-static int plan(const hv_lane *l, uint64_t gva, uint32_t pfec, fault *f)
+static int plan(const hv_vcpu *l, uint64_t gva, uint32_t pfec, fault *f)
 {
     if ((pfec & ~(PF_P | PF_W | PF_U | PF_ID)) || gva >= l->user_end)
         return 0;
@@ -271,7 +245,7 @@ static int plan(const hv_lane *l, uint64_t gva, uint32_t pfec, fault *f)
     return 1;
 }
 
-static void log_fault(hv_lane *l, uint64_t gva, uint32_t pfec)
+static void log_fault(hv_vcpu *l, uint64_t gva, uint32_t pfec)
 {
     memcpy(l->log + l->log_bytes, &gva, 8);
     memcpy(l->log + l->log_bytes + 8, &pfec, 4);
@@ -281,7 +255,7 @@ static void log_fault(hv_lane *l, uint64_t gva, uint32_t pfec)
     l->last_pfec = pfec;
 }
 
-static int fill(hv_lane *l, const fault *f, uint64_t at)
+static int fill(hv_vcpu *l, const fault *f, uint64_t at)
 {
     int no_execute = f->region->inferred ? !f->fetch : !(f->region->prot & PROT_EXEC);
     uint64_t frame = l->zero_frame, cached;
@@ -302,7 +276,7 @@ static int fill(hv_lane *l, const fault *f, uint64_t at)
 }
 
 /* Another frame: the old translation goes before the new one comes. */
-static int break_sharing(hv_lane *l, const fault *f, uint64_t at, uint64_t entry)
+static int break_sharing(hv_vcpu *l, const fault *f, uint64_t at, uint64_t entry)
 {
     uint64_t frame, old = entry & PTE_ADDRESS;
     if (f->cause == HV_COW_REUSE) {
@@ -320,15 +294,15 @@ static int break_sharing(hv_lane *l, const fault *f, uint64_t at, uint64_t entry
 }
 
 /* Read the entry of the page, and on the way there the others; where it lies goes to *at. */
-static int read_leaf(hv_lane *l, const fault *f, uint64_t *at, uint64_t *entry)
+static int read_leaf(hv_vcpu *l, const fault *f, uint64_t *at, uint64_t *entry)
 {
     uint64_t gva[4], hpa[4], table = l->root;
     int done = 0;
     if (f->tables == 4) {
         for (int n = 0; n < 4; n++)
             gva[n] = l->kernel_base + f->slots[n];
-        done = (int)hv_read_at_once(l->engine, gva, hpa, 4);
-        l->accesses += (uint64_t)done;
+        done = l->engine && !l->deprivileged ? (int)hv_read_at_once(l->engine, gva, hpa, 4) : 0;
+        l->ledger->accesses += (uint64_t)done;
     }
     if (done) {
         memcpy(entry, l->memory + hpa[done - 1], 8);
@@ -338,7 +312,7 @@ static int read_leaf(hv_lane *l, const fault *f, uint64_t *at, uint64_t *entry)
     return done == 4 || (leaf_slot(l, f->gva, table, 4 - done, at) && load(l, *at, entry));
 }
 
-static int resolve(hv_lane *l, const fault *f)
+static int resolve(hv_vcpu *l, const fault *f)
 {
     uint64_t at, entry;
     if (!read_leaf(l, f, &at, &entry))
@@ -355,19 +329,19 @@ static int resolve(hv_lane *l, const fault *f)
     return went;
 }
 
-static int is_full(const hv_lane *l)
+static int is_full(const hv_vcpu *l)
 {
     return l->log_bytes + RECORD > sizeof l->log || l->cached_count == 256;
 }
 
-int32_t hv_page_fault(hv_lane *l)
+int32_t hv_page_fault(hv_vcpu *l)
 {
-    uint32_t pfec = l->pfec;
-    if (is_full(l) && ask(l, HV_ASK_DRAIN, 0, 0) == HV_FAILED)
+    uint32_t pfec = l->delivered;
+    if (is_full(l) && ask(l, HV_CALL_DRAIN, 0) == HV_FAILED)
         return HV_FAILED;
     fault f;
     if (!plan(l, l->cr2, pfec, &f))
-        return ask(l, HV_ASK_PAGE_FAULT, pfec, 0);
+        return ask(l, HV_CALL_PAGE_FAULT, 0);
     log_fault(l, l->cr2, pfec);
     return resolve(l, &f) ? HV_RETRY : HV_FAILED;
 }

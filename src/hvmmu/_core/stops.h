@@ -1,24 +1,25 @@
-/* How the lane's parts have a stop handled, and ask Python. It comes after lane.h and ask.h. */
+/* What the parts of a vCPU share. It comes after vcpu.h and callbacks.h. */
+
+#ifndef HV_STOPS_H
+#define HV_STOPS_H
 
 #include <stdint.h>
 #include <string.h>
 
-/* Handle the last stop, of an access that stores *operand or, with NULL, what nobody knows, but for a page
-   fault that the guest takes; return what it became. */
-int32_t hv_stopped(hv_lane *l, const uint64_t *operand);
+#define HV_NO_TRANSLATION (~0ull)
 
-/* Do an INVLPG; return 0 if Python failed. */
-int hv_invlpg(hv_lane *l, uint64_t gva);
+/* Handle the last stop, of an access that stores *operand (size bytes) or, with NULL, an unknown value,
+   up to a page fault that the guest takes; return what it became. */
+int32_t hv_stop_handle(hv_vcpu *v, const uint64_t *operand, uint32_t size);
 
-/* Python takes over all that is noted before it answers, and gives anew what it may change. */
-static inline int32_t ask(hv_lane *l, int32_t what, uint64_t value, int32_t has_value)
-{
-    return hv_ask(l->self, what, value, has_value);
-}
+/* Have the guest take the page fault v->delivered at v->cr2; return what became of the access. */
+int32_t hv_take_page_fault(hv_vcpu *v);
 
-static inline uint64_t peek(const hv_lane *l, uint64_t gpa)
+static inline uint64_t peek(const hv_vcpu *v, uint64_t gpa)
 {
     uint64_t value;
-    memcpy(&value, l->ram + gpa, 8);
+    memcpy(&value, v->ram + gpa, 8);
     return value;
 }
+
+#endif

@@ -265,6 +265,8 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     }
 }
 
+void hv_set_engine_root(hv_engine *e, uint64_t root) { e->regs.cr3 = root; }
+
 static void set_side(hv_engine *e, int fetch)
 {
     const level *l = &e->tlb[fetch];

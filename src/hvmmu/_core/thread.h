@@ -44,6 +44,9 @@ void hv_free(hv_engine *engine);
 /* Put registers in force; flushes nothing. formats is NULL while paging is off. */
 void hv_load_regs(hv_engine *engine, const hv_regs *regs, const hv_formats *formats);
 
+/* Walk from this root from now on; flushes nothing. */
+void hv_set_engine_root(hv_engine *engine, uint64_t root);
+
 /* Drop cached translations: of one page, those that are not global, all. */
 void hv_flush(hv_engine *engine, int32_t scope, uint64_t va);
 

@@ -1,146 +1,488 @@
-/* The fast lane's stops. One is either handled here, all of it, or nothing of it is and Python is asked.
- *
- * vcpu.py and switch.py say in words what is done here, and the tests hold the two against each other.
- * What Python keeps of the guest is not touched: what changes is noted, and taken over before anybody
- * there looks.
+/* One vCPU: a stop is handled in steps (exit, routing, entry, delivery), each of them in C, or in Python
+ * where a backend keeps state, an MMU is a plugin, or a hook listens.
  */
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "arch.h"
 #include "thread.h"
 #include "shadow_page.h"
 #include "shadow_mmu.h"
 #include "expand.h"
+#include "ledger.h"
 #include "vcpu.h"
 #include "callbacks.h"
 #include "stops.h"
 #include "fault_outcome.h"
+#include "guest.h"
+
+#define PAGE 4096ull
+
+/* Return whether a callback went on: everything but HV_FAILED does. */
+static int call(hv_vcpu *v, int32_t what) { return hv_call(v->self, what) != HV_FAILED; }
 
 /* The ledger. */
 
-static uint32_t count_row(hv_lane *l, uint32_t route, uint32_t cause, uint32_t pfec,
-                          uint32_t level)
+uint32_t hv_count_fault(hv_vcpu *v, const hv_fault *f)
 {
-    uint32_t key = route | cause << 4 | (pfec & 0xff) << 8 | level << 16, at = 0;
-    while (at < l->row_count && l->rows[at].key != key)
-        at++;
-    if (at == l->row_count) {
-        l->rows[at].key = key;
-        l->rows[at].count = 0;
-        l->row_count++;
+    hv_ledger *l = v->ledger;
+    uint32_t key = f->route | f->cause << 3 | f->guest_pfec << 7 | f->level << 15;
+    l->guest_walk_refs += f->walk_refs;
+    if (f->guest_pfec > 0xff || f->level > 7 || (!l->faults[key] && l->used_count == HV_LEDGER_ROWS)) {
+        v->fault = *f;
+        call(v, HV_CALL_COUNT);
+        return ~0u;
     }
-    l->rows[at].count++;
+    if (!l->faults[key]++)
+        l->used[l->used_count++] = key;
     return key;
 }
 
-/* The world switch. */
+/* Flushes. */
 
-static void flush(hv_lane *l, int32_t scope, uint64_t gva)
+static hv_flush_request widest(hv_flush_request one, hv_flush_request other)
 {
-    l->tlb_flushes++;
-    hv_flush(l->engine, scope, gva);
+    static const int32_t width[] = {1, 2, 3, 0}; /* of HV_FLUSH_PAGE, _NON_GLOBAL, _ALL, _NOTHING */
+    if (one.scope == HV_FLUSH_PAGE && other.scope == HV_FLUSH_PAGE && one.gva != other.gva)
+        return (hv_flush_request){HV_FLUSH_ALL, 0};
+    return width[other.scope] > width[one.scope] ? other : one;
 }
 
-/* Enter the guest, a flush of this scope having been asked for since the exit. */
-static void enter(hv_lane *l, int32_t asked, uint64_t gva)
+int32_t hv_flush_now(hv_vcpu *v, int32_t scope, uint64_t gva)
 {
-    int32_t scope = l->flushes[asked];
-    if (scope != HV_FLUSH_NOTHING)
-        flush(l, scope, gva);
-}
-
-int hv_invlpg(hv_lane *l, uint64_t gva)
-{
-    if (l->hypervised && l->acted_out)
-        return ask(l, HV_ASK_INVLPG, gva, 0) != HV_FAILED;
-    l->invlpg++;
-    if (!l->hypervised) {
-        flush(l, HV_FLUSH_PAGE, gva);
+    v->ledger->tlb_flushes++;
+    if (v->engine) {
+        hv_flush(v->engine, scope, gva);
         return 1;
     }
-    l->exits[HV_EXIT_INVLPG]++;
-    if (l->hears & HV_HEARS_INVLPG) {
-        int32_t became = hv_invlpg_exited(l->self, gva);
-        if (became != HV_GO_ON)
-            return became != HV_FAILED;
-    }
-    enter(l, HV_FLUSH_PAGE, gva);
+    v->scope = scope;
+    v->value = gva;
+    return call(v, HV_CALL_FLUSH);
+}
+
+int32_t hv_request_flush(hv_vcpu *v, int32_t scope, uint64_t gva)
+{
+    if (scope == HV_FLUSH_NOTHING)
+        return 1;
+    if (!v->hypervised)
+        return hv_flush_now(v, scope, gva);
+    v->requested = widest(v->requested, (hv_flush_request){scope, gva});
     return 1;
 }
 
-/* Stops. */
+/* Roots and privileges. */
 
-/* Have a page fault that exited heard and routed; HV_GO_ON: *handled says how. */
-static int32_t route_exit(hv_lane *l, const uint64_t *operand, uint64_t gva, uint32_t pfec,
-                          hv_handled *handled)
+int32_t hv_set_root(hv_vcpu *v, uint64_t root)
 {
-    int heard = l->hears & HV_HEARS_EXITS;
-    l->stored = operand ? *operand : 0;
-    l->has_stored = operand != NULL;
-    if (heard) {
-        l->exits[HV_EXIT_PAGE_FAULT]++;
-        int32_t became = hv_exited(l->self, gva, pfec);
-        if (became != HV_GO_ON)
-            return became;
+    if (v->regs.cr3 == root)
+        return 1;
+    v->regs.cr3 = root;
+    if (v->engine) {
+        hv_set_engine_root(v->engine, root);
+    } else {
+        v->value = root;
+        if (!call(v, HV_CALL_SET_ROOT))
+            return 0;
     }
-    if (!hv_handle(l->mmu, gva, pfec, handled))
-        return ask(l, heard ? HV_ASK_MMU : HV_ASK_STOP, l->stored, l->has_stored);
-    l->exits[HV_EXIT_PAGE_FAULT] += !heard;
-    uint32_t row = count_row(l, handled->route, handled->cause, handled->pfec, handled->level);
-    l->guest_walk_refs += handled->walk_refs;
-    if (!(l->hears & HV_HEARS_FAULTS))
-        return HV_GO_ON;
-    l->owes_flush = handled->flush;
-    return hv_faulted(l->self, gva, pfec, row, handled->walk_refs, handled->gpa);
+    return !v->deprivileged || hv_flush_now(v, HV_FLUSH_ALL, 0);
 }
 
-static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
+int32_t hv_set_privilege(hv_vcpu *v, int32_t user)
 {
-    hv_handled handled;
-    uint64_t gva = l->stop->gva;
-    int32_t became = route_exit(l, operand, gva, l->stop->pfec, &handled);
-    if (became != HV_GO_ON)
+    if (!v->deprivileged || v->user == user)
+        return 1;
+    v->user = user;
+    v->ledger->direct_switches++;
+    if (v->simulated && !call(v, HV_CALL_PRIVILEGE))
+        return 0;
+    return hv_set_root(v, v->roots[user]);
+}
+
+/* Hardware's error code as the privilege of the guest has it. */
+static uint32_t as_guest_sees(const hv_vcpu *v, uint32_t pfec)
+{
+    return v->deprivileged && !v->user ? pfec & ~PF_U : pfec;
+}
+
+/* Entries. */
+
+static int enter(hv_vcpu *v)
+{
+    if (v->simulated)
+        return call(v, HV_CALL_ENTER);
+    hv_flush_request flush = v->requested;
+    v->requested.scope = HV_FLUSH_NOTHING;
+    if (v->inject && v->user) {
+        v->user = 0;
+        if (!hv_set_root(v, v->roots[0]))
+            return 0;
+    }
+    int32_t scope = v->profile.flushes[flush.scope];
+    return scope == HV_FLUSH_NOTHING || hv_flush_now(v, scope, flush.gva);
+}
+
+int32_t hv_invlpg(hv_vcpu *v, uint64_t gva)
+{
+    v->ledger->invlpg++;
+    if (!hv_set_privilege(v, 0))
+        return 0;
+    if (v->invlpg_exits) {
+        if (!v->simulated)
+            v->ledger->exits[v->profile.invlpg]++;
+        if (v->simulated || v->wants & HV_WANTS_EXITS) {
+            if (hv_call_invlpg_exit(v->self, gva) == HV_FAILED)
+                return 0;
+            gva = v->value;
+        }
+    }
+    if (v->mmu || !v->hypervised) { /* the shadow follows every store: INVLPG is only a flush */
+        if (!hv_request_flush(v, HV_FLUSH_PAGE, gva))
+            return 0;
+    } else {
+        v->value = gva;
+        if (!call(v, HV_CALL_INVLPG))
+            return 0;
+    }
+    v->inject = 0;
+    return !v->invlpg_exits || enter(v);
+}
+
+/* Exits. */
+
+/* Exit, and have hooks see it; HV_CONTINUE: *f is to be routed, unless a plugin handled it. */
+static int32_t leave(hv_vcpu *v, hv_fault *f)
+{
+    if (!v->simulated) {
+        v->ledger->exits[v->profile.page_fault[f->pfec & 63]]++;
+        f->pfec = as_guest_sees(v, f->pfec);
+        if (!(v->wants & HV_WANTS_EXITS))
+            return HV_CONTINUE;
+    }
+    v->fault = *f;
+    int32_t became = hv_call_exit(v->self, f->gva, f->pfec);
+    *f = v->fault;
+    return became;
+}
+
+/* Route a fault that exited; return 0 if Python failed. */
+static int route(hv_vcpu *v, hv_fault *f)
+{
+    hv_handled out;
+    if (f->handled)
+        return 1;
+    if (v->mmu && hv_handle(v->mmu, f->gva, f->pfec, &out)) {
+        f->route = out.route;
+        f->cause = out.cause;
+        f->guest_pfec = out.pfec;
+        f->level = out.level;
+        f->walk_refs = out.walk_refs;
+        f->gpa = out.gpa;
+        f->flush = (hv_flush_request){out.flush ? HV_FLUSH_ALL : HV_FLUSH_NOTHING, 0};
+        return 1;
+    }
+    v->fault = *f;
+    int went = call(v, HV_CALL_ROUTE);
+    *f = v->fault;
+    return went;
+}
+
+/* Complete a store; an access whose operand is unknown writes what was there. */
+static int emulate(hv_vcpu *v, hv_fault *f)
+{
+    if (!f->has_operand) {
+        f->gpa &= ~7ull;
+        f->size = 8;
+        f->operand = peek(v, f->gpa);
+    }
+    if (v->mmu && f->size == 8) {
+        if (hv_emulate_store(v->mmu, f->gpa, f->operand))
+            f->flush = (hv_flush_request){HV_FLUSH_ALL, 0};
+        return 1;
+    }
+    v->fault = *f;
+    int went = call(v, HV_CALL_STORE);
+    *f = v->fault;
+    return went;
+}
+
+/* Say whether the roots that hardware walks from may have changed. */
+static int may_have_new_roots(const hv_vcpu *v)
+{
+    return !v->mmu || !v->mmu->pages->pages[v->mmu->root].serial;
+}
+
+static int32_t page_fault_exit(hv_vcpu *v, const uint64_t *operand, uint32_t size)
+{
+    hv_fault f = {.gva = v->stop->gva, .pfec = v->stop->pfec, .has_operand = operand != NULL,
+                  .size = size, .operand = operand ? *operand : 0,
+                  .flush = {HV_FLUSH_NOTHING, 0}};
+    int32_t became = leave(v, &f);
+    if (became != HV_CONTINUE)
         return became;
-    if (handled.route == EMULATE) {
-        uint64_t gpa = operand ? handled.gpa : handled.gpa & ~7ull;
-        handled.flush |= hv_emulate_store(l->mmu, gpa, operand ? *operand : peek(l, gpa));
-        if (!l->mmu->pages->pages[l->mmu->root].serial)
-            return ask(l, HV_ASK_NEW_ROOT, 0, 0) == HV_FAILED ? HV_FAILED : HV_DONE;
+    if (!route(v, &f))
+        return HV_FAILED;
+    uint32_t key = hv_count_fault(v, &f);
+    if (v->wants & HV_WANTS_FAULTS) {
+        v->fault = f;
+        if (hv_call_fault(v->self, f.gva, f.pfec, key, f.walk_refs, f.gpa) == HV_FAILED)
+            return HV_FAILED;
     }
-    enter(l, handled.flush ? HV_FLUSH_ALL : HV_FLUSH_NOTHING, 0);
-    if (handled.route == INJECT) {
-        l->cr2 = gva;
-        l->pfec = handled.pfec;
-        return HV_FAULTS;
+    int inject = f.route == INJECT;
+    if (f.route == EMULATE && !emulate(v, &f))
+        return HV_FAILED;
+    if (inject) {
+        v->cr2 = f.gva;
+        v->delivered = f.guest_pfec;
     }
-    return handled.route == EMULATE ? HV_DONE : HV_RETRY;
+    v->inject = inject;
+    if (!hv_request_flush(v, f.flush.scope, f.flush.gva))
+        return HV_FAILED;
+    if (may_have_new_roots(v) && !call(v, HV_CALL_RELOAD))
+        return HV_FAILED;
+    if (!enter(v))
+        return HV_FAILED;
+    if (v->inject) /* an entry through the control structure says what it delivers */
+        return HV_DELIVER;
+    v->completed = f.gpa;
+    return f.route == EMULATE || f.route == MMIO ? HV_DONE : HV_RETRY;
 }
 
 /* A page fault that hardware took to the guest. */
-static int32_t delivered(hv_lane *l)
+static int32_t delivered(hv_vcpu *v)
 {
-    const hv_stop *s = l->stop; /* who hears of the fault may have the engine run, and stop */
-    uint32_t pfec = s->pfec, cause = hv_guest_cause(pfec, s->access, s->kind, &l->regs);
-    uint32_t row = count_row(l, BYPASS, cause, pfec, s->level);
-    if (l->hears & HV_HEARS_FAULTS)
-        if (hv_faulted(l->self, s->gva, pfec, row, 0, 0) == HV_FAILED)
+    const hv_stop s = *v->stop; /* a hook may have the engine run, and stop */
+    hv_fault f = {.gva = s.gva, .pfec = as_guest_sees(v, s.pfec), .route = BYPASS, .level = s.level};
+    v->cr2 = s.gva;
+    if (v->deprivileged) {
+        v->ledger->direct_switches++;
+        v->user = 0;
+        if (v->simulated) {
+            v->fault = f;
+            v->fault.pfec = s.pfec;
+            if (!call(v, HV_CALL_DELIVER))
+                return HV_FAILED;
+            f.pfec = v->fault.pfec;
+        }
+        if (!hv_set_root(v, v->roots[0]))
             return HV_FAILED;
-    l->pfec = pfec;
-    return HV_FAULTS;
+    }
+    uint32_t kind = (s.kind & ~PF_U) | (f.pfec & PF_U);
+    f.guest_pfec = f.pfec;
+    f.cause = hv_guest_cause(f.pfec, s.access, kind, &v->regs);
+    uint32_t key = hv_count_fault(v, &f);
+    if (v->wants & HV_WANTS_FAULTS) {
+        v->fault = f;
+        if (hv_call_fault(v->self, f.gva, f.pfec, key, 0, 0) == HV_FAILED)
+            return HV_FAILED;
+    }
+    v->delivered = f.pfec;
+    return HV_DELIVER;
 }
 
-int32_t hv_stopped(hv_lane *l, const uint64_t *operand)
+/* An access to where no memory is, on a bare machine. */
+static int32_t physical(hv_vcpu *v)
 {
-    const hv_stop *s = l->stop;
-    l->stopped = 1;
-    if (s->event == HV_DELIVERED)
-        l->cr2 = s->gva;
-    if (l->row_count == 64 && ask(l, HV_ASK_DRAIN, 0, 0) == HV_FAILED)
-        return HV_FAILED;
-    if (s->event == HV_EXIT && l->mmu && !l->acted_out)
-        return page_fault_exit(l, operand);
-    if (s->event == HV_DELIVERED && !l->acted_out)
-        return delivered(l);
-    return ask(l, HV_ASK_STOP, operand ? *operand : 0, operand != NULL);
+    hv_fault f = {.route = MMIO, .cause = NO_MEMORY, .level = v->stop->level};
+    v->completed = v->stop->pa;
+    hv_count_fault(v, &f);
+    return HV_DONE;
+}
+
+int32_t hv_stop_handle(hv_vcpu *v, const uint64_t *operand, uint32_t size)
+{
+    v->stopped = 1;
+    v->completed = HV_NO_TRANSLATION;
+    switch (v->stop->event) {
+    case HV_EXIT:
+        return page_fault_exit(v, operand, size);
+    case HV_DELIVERED:
+        return delivered(v);
+    case HV_GENERAL_PROTECTION:
+        v->value = v->stop->gva;
+        return hv_set_privilege(v, 0) ? hv_call(v->self, HV_CALL_GENERAL_PROTECTION) : HV_FAILED;
+    case HV_PHYSICAL:
+        if (!v->hypervised)
+            return physical(v);
+    }
+    return hv_call(v->self, HV_CALL_BROKEN);
+}
+
+int32_t hv_take_page_fault(hv_vcpu *v)
+{
+    return v->has_guest ? hv_page_fault(v) : hv_call(v->self, HV_CALL_PAGE_FAULT);
+}
+
+static int32_t handle(hv_vcpu *v, const uint64_t *operand, uint32_t size)
+{
+    int32_t became = hv_stop_handle(v, operand, size);
+    return became == HV_DELIVER ? hv_take_page_fault(v) : became;
+}
+
+int32_t hv_vcpu_handle(hv_vcpu *v) { return handle(v, NULL, 8); }
+
+/* Loops. */
+
+/* Run on the hardware thread, whoever implements it. */
+static uint64_t run_engine(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                           uint64_t count, uint64_t *translated)
+{
+    if (v->engine)
+        return hv_run(v->engine, gva, kind, at, count, translated, v->exit_filter, v->stop);
+    return hv_call_engine(v->self, gva, kind, at, count, translated);
+}
+
+/* Return the kinds of a batch with U set in each, as hardware has them that runs the guest as user. */
+static const uint8_t *as_user(hv_vcpu *v, const uint8_t *kind, uint64_t at, uint64_t count)
+{
+    if (count > v->kinds_room) {
+        uint8_t *room = realloc(v->kinds, count);
+        if (!room)
+            return NULL;
+        v->kinds = room;
+        v->kinds_room = count;
+    }
+    for (; at < count; at++)
+        v->kinds[at] = kind[at] | PF_U;
+    return v->kinds;
+}
+
+/* Run to the next stop; accesses of a deprivileged guest run at the privilege of each. */
+static uint64_t run_to_stop(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                            uint64_t count, uint64_t *translated)
+{
+    if (!v->deprivileged)
+        return run_engine(v, gva, kind, at, count, translated);
+    while (at < count) {
+        uint32_t user = kind[at] & PF_U;
+        uint64_t end = at + 1;
+        while (end < count && (kind[end] & PF_U) == user)
+            end++;
+        if (!hv_set_privilege(v, user != 0))
+            return HV_NO_TRANSLATION;
+        const uint8_t *kinds = as_user(v, kind, at, end);
+        if (!kinds)
+            return HV_NO_TRANSLATION;
+        uint64_t stopped = run_engine(v, gva, kinds, at, end, translated);
+        if (stopped < end || stopped == HV_NO_TRANSLATION)
+            return stopped;
+        at = end;
+    }
+    return at;
+}
+
+static uint64_t gpa_of(const hv_vcpu *v, uint64_t hpa)
+{
+    return hpa - v->base < v->ram_size ? hpa - v->base : HV_NO_TRANSLATION;
+}
+
+uint64_t hv_vcpu_run(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                     uint64_t count, uint64_t *translated)
+{
+    uint64_t last = HV_NO_TRANSLATION, from = at;
+    uint32_t tries = 0;
+    for (;;) {
+        at = run_to_stop(v, gva, kind, at, count, translated);
+        if (at == HV_NO_TRANSLATION)
+            return last == HV_NO_TRANSLATION ? 0 : last;
+        if (translated)
+            for (; from < at; from++)
+                translated[from] = gpa_of(v, translated[from]);
+        if (at == count)
+            return count;
+        tries = at == last ? tries + 1 : 0;
+        last = at;
+        if (tries > v->most_tries) {
+            v->value = tries;
+            if (!call(v, HV_CALL_HANG))
+                return at;
+        }
+        int32_t became = hv_vcpu_handle(v);
+        if (became == HV_FAILED)
+            return at;
+        if (became != HV_DONE)
+            continue;
+        if (translated)
+            translated[at] = v->completed;
+        from = ++at;
+    }
+}
+
+/* Make one access at a privilege; 1: it landed at *hpa, 0: it stopped, -1: Python failed. */
+static int run_one(hv_vcpu *v, uint64_t gva, uint8_t kind, uint64_t *hpa)
+{
+    if (v->deprivileged) {
+        if (!hv_set_privilege(v, !!(kind & PF_U)))
+            return -1;
+        kind |= PF_U;
+    }
+    if (v->engine)
+        return hv_run_one(v->engine, gva, kind, hpa, v->exit_filter, v->stop);
+    uint64_t at = hv_call_engine(v->self, &gva, &kind, 0, 1, hpa);
+    return at == HV_NO_TRANSLATION ? -1 : (int)at;
+}
+
+int32_t hv_access_one(hv_vcpu *v, uint64_t gva, uint8_t kind, uint64_t value, uint32_t size,
+                      uint64_t *hpa)
+{
+    uint32_t tries = 0;
+    for (;;) {
+        *hpa = HV_NO_TRANSLATION;
+        int ran = run_one(v, gva, kind, hpa);
+        if (ran)
+            return ran > 0;
+        *hpa = HV_NO_TRANSLATION;
+        if (++tries > v->most_tries) {
+            v->value = tries;
+            if (!call(v, HV_CALL_HANG))
+                return 0;
+        }
+        int32_t became = hv_stop_handle(v, &value, size);
+        if (became == HV_DELIVER) /* in the kernel */
+            became = hv_call(v->self, HV_CALL_PAGE_FAULT);
+        if (became != HV_RETRY)
+            return became == HV_DONE;
+    }
+}
+
+int32_t hv_fill_page(hv_vcpu *v, uint64_t gva, uint64_t source)
+{
+    const uint8_t *from = source == HV_NO_TRANSLATION ? NULL : v->memory + source;
+    v->ledger->accesses++; /* one of the guest's, in however many pieces it is carried out */
+    for (uint64_t done = 0; done < PAGE; done += 8) { /* 8: this iteration was emulated */
+        uint64_t hpa, value = 0;
+        if (from)
+            memcpy(&value, from + done, 8);
+        if (!hv_access_one(v, gva + done, PF_W, value, 8, &hpa))
+            return 0;
+        if (hpa == HV_NO_TRANSLATION)
+            continue;
+        if (from)
+            memmove(v->memory + hpa, from + done, PAGE - done);
+        else
+            memset(v->memory + hpa, 0, PAGE - done);
+        return 1;
+    }
+    return 1;
+}
+
+static uint64_t one_by_one(hv_vcpu *v, const uint16_t *kept, const uint64_t *site_gva,
+                           const uint8_t *site_kind, uint64_t at, uint64_t count)
+{
+    uint64_t hpa;
+    for (; at < count; at++) {
+        int ran = run_one(v, site_gva[kept[at]], site_kind[kept[at]], &hpa);
+        if (ran <= 0)
+            return ran ? HV_NO_TRANSLATION : at;
+    }
+    return at;
+}
+
+uint64_t hv_vcpu_to_stop(hv_vcpu *v, const uint16_t *kept, const uint64_t *site_gva,
+                         const uint8_t *site_kind, uint64_t at, uint64_t count)
+{
+    if (v->engine && !v->deprivileged)
+        return hv_run_sites(v->engine, kept, site_gva, site_kind, at, count, v->exit_filter, v->stop);
+    return one_by_one(v, kept, site_gva, site_kind, at, count);
 }

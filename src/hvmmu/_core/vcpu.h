@@ -1,30 +1,69 @@
-/* What the fast lane and Python share. cffi reads this file too, so it has no directives. */
+/* One vCPU: its stops, its exits and entries, its loops. cffi reads this file too, so it has no
+ * directives. */
 
-/* What became of a stop, and of a question; HV_GO_ON: nothing, C is to handle it; HV_FAULTS: the guest
-   takes a page fault, which somebody else in C is to handle. */
-enum { HV_RETRY, HV_DONE, HV_FAILED, HV_GO_ON, HV_FAULTS };
-
-/* What the lane asks Python for. */
+/* What became of an access that stopped, and what a callback answers. */
 enum {
-    HV_ASK_STOP,       /* take the stop to whoever must handle it; the operand is what is stored */
-    HV_ASK_PAGE_FAULT, /* have the guest's handler take a page fault with this error code */
-    HV_ASK_DRAIN,      /* take over what is noted here: no room is left */
-    HV_ASK_HANG,       /* give up: the access stopped this often */
-    HV_ASK_NOTHING_THERE, /* give up: the guest copies a page from where nothing is */
-    HV_ASK_NEW_ROOT,   /* make a shadow root and load it, everything flushed, and enter */
-    HV_ASK_MMU,        /* take an exit that was heard to the MMU, and go on from there */
-    HV_ASK_INVLPG      /* perform an INVLPG, all of it */
+    HV_RETRY,    /* the access is to be tried again */
+    HV_DONE,     /* it was completed in software, or the guest skipped it */
+    HV_FAILED,   /* Python raised an exception, which is kept until C has returned */
+    HV_CONTINUE, /* of a callback: C goes on */
+    HV_DELIVER   /* the guest takes the page fault vcpu->delivered at vcpu->cr2 */
 };
 
-/* What plugins listen to. */
+/* What C calls Python for; the arguments are fields of the vCPU. */
 enum {
-    HV_HEARS_INVLPG = 1,
-    HV_HEARS_EXITS = 2,  /* page faults that exit, before they are handled */
-    HV_HEARS_FAULTS = 4  /* page faults, once they are routed */
+    HV_CALL_ROUTE,        /* fault: an MMU in Python routes it */
+    HV_CALL_STORE,        /* fault: an MMU in Python completes the store */
+    HV_CALL_RELOAD,       /* load the roots that hardware walks from */
+    HV_CALL_ENTER,        /* inject: enter the guest through the control structure */
+    HV_CALL_PRIVILEGE,    /* user: switch a deprivileged guest through the control structure */
+    HV_CALL_DELIVER,      /* fault: deliver to a deprivileged guest through the control structure */
+    HV_CALL_INVLPG,       /* value: an MMU in Python carries out an INVLPG */
+    HV_CALL_PAGE_FAULT,   /* delivered: run the guest's page-fault handler, which is Python's */
+    HV_CALL_GENERAL_PROTECTION, /* value: run the guest's handler of #GP for this address */
+    HV_CALL_COUNT,        /* fault: count a row that C has no room for */
+    HV_CALL_FLUSH,        /* value, scope: flush an engine in Python */
+    HV_CALL_SET_ROOT,     /* value: set the root that an engine in Python walks from */
+    HV_CALL_HANG,         /* value: give up on an access that stopped this often */
+    HV_CALL_BROKEN,       /* give up: the engine stopped for a reason that cannot be */
+    HV_CALL_DRAIN,        /* take over what the guest has noted: no room is left */
+    HV_CALL_NOTHING_THERE /* value: give up: the guest copies a page from where nothing is */
 };
 
-/* Exits that are counted here. */
-enum { HV_EXIT_PAGE_FAULT, HV_EXIT_INVLPG, HV_EXITS };
+/* Who listens. */
+enum {
+    HV_WANTS_EXITS = 1,  /* a hook sees page faults that exit, and INVLPG */
+    HV_WANTS_FAULTS = 2  /* a hook sees page faults once they are routed */
+};
+
+/* A flush that is owed: a scope (HV_FLUSH_NOTHING for none), and the address of a page. */
+typedef struct {
+    int32_t scope;
+    uint64_t gva;
+} hv_flush_request;
+
+/* One page fault. */
+typedef struct {
+    /* From the stop, and then from the exit as the hypervisor reads it. */
+    uint64_t gva;
+    uint32_t pfec;
+    /* From the access: what it stores, if that is known. */
+    int32_t has_operand;
+    uint32_t size; /* bytes */
+    uint64_t operand;
+    /* From whoever handled it. */
+    int32_t handled; /* a plugin did */
+    uint32_t route, cause, guest_pfec, level, walk_refs;
+    uint64_t gpa;
+    hv_flush_request flush;
+} hv_fault;
+
+/* What exits are called and what entries flush, where the control structure's state decides nothing. */
+typedef struct {
+    uint32_t page_fault[64]; /* by the low six bits of the error code: the number of the exit's name */
+    uint32_t invlpg;         /* the same */
+    int32_t flushes[4];      /* by the scope that was requested: the scope that the entry flushes */
+} hv_switch_profile;
 
 /* A mapping of the process that runs. */
 typedef struct {
@@ -42,12 +81,6 @@ typedef struct {
     uint64_t free[256];
 } hv_zone;
 
-/* A row of the ledger: route, cause, error code and level in 4, 4, 8 and 4 bits. */
-typedef struct {
-    uint32_t key;
-    uint32_t count;
-} hv_row;
-
 /* Entries that a page table has gained; noted says that the table stands in noted_tables. */
 typedef struct {
     int32_t gained, noted;
@@ -61,66 +94,102 @@ typedef struct {
 /* Pager causes, in the order of _guest/pager.py. */
 enum { HV_ZERO, HV_FILE, HV_COW_ZERO, HV_COW_COPY, HV_COW_REUSE, HV_EXEC_UPGRADE, HV_SPURIOUS };
 
-typedef struct {
-    /* Given once. */
-    void *self;
-    hv_engine *engine;
-    hv_stop *stop;     /* the last one */
-    uint8_t *ram;      /* guest-physical 0 */
-    uint8_t *memory;   /* host-physical 0 */
-    uint64_t exit_filter, kernel_base, user_end, zero_frame;
-    uint32_t most_tries, most_repeats;
-    int32_t nx, set_accessed_dirty, hypervised;
-    int32_t hears;      /* bits */
-    int32_t flushes[4]; /* by the scope that was asked for, the scope that an entry flushes */
-    hv_mmu *mmu;        /* NULL on a bare machine */
+typedef struct hv_vcpu {
+    void *self;         /* Python's handle of it */
+    hv_engine *engine;  /* the hardware thread; NULL: an engine in Python */
+    hv_stop *stop;      /* its last stop */
+    hv_mmu *mmu;        /* NULL: an MMU in Python, or a bare machine */
+    hv_ledger *ledger;
+    uint8_t *memory;    /* host-physical 0 */
+    uint64_t base, ram_size; /* guest-physical 0, and bytes of guest RAM */
+    uint64_t exit_filter;
+    hv_switch_profile profile;
+    hv_regs regs;       /* in force in hardware */
+    uint64_t roots[2];  /* that hardware walks from in the guest's kernel, and in its user mode */
+    uint32_t most_tries;
+    int32_t hypervised; /* a hypervisor stands between guest and hardware */
+    int32_t simulated;  /* every exit and entry goes through the control structure, in Python */
+    int32_t invlpg_exits;
+    int32_t deprivileged, user; /* hardware runs the guest as user; it is in its user mode */
+    int32_t wants;      /* bits HV_WANTS_ */
+    hv_flush_request requested; /* to be done by the next entry */
 
+    uint64_t cr2;
+    uint32_t delivered; /* error code of the page fault that the guest takes */
+    int32_t inject;     /* the next entry delivers it */
+    uint64_t completed; /* gpa of the access that was completed in software, all ones if skipped */
+    hv_fault fault;     /* of the current callback */
+    uint64_t value;
+    int32_t scope;
+    uint8_t *kinds;     /* room for the kinds of a batch as a deprivileged guest's hardware has them */
+    uint64_t kinds_room;
+    uint16_t near[32768]; /* of the span that is run */
+
+    /* The guest kernel's. */
+    int32_t has_guest;
+    uint8_t *ram;      /* guest-physical 0 */
+    uint64_t kernel_base, user_end, zero_frame;
+    uint32_t most_repeats;
+    int32_t nx, set_accessed_dirty;
     uint32_t *shared; /* by data frame: how many hold it; Python counts here too */
     uint64_t first_data;
-
-    /* The guest's, taken over before each run and after each answer. */
-    uint64_t root, cr2, last_gva;
+    uint64_t root, last_gva;
     uint32_t last_pfec, repeats;
-    uint32_t pfec; /* of the fault that the guest takes, at cr2 */
-    hv_regs regs; /* hardware's */
-    int32_t acted_out; /* each stop is Python's, as somebody looks at the control structure */
     const hv_region *regions;
     uint64_t region_count;
     hv_zone tables, data;
-
-    /* Of a fault that plugins hear of: what is stored, if that is known; a flush of all is owed. */
-    uint64_t stored;
-    int32_t has_stored, owes_flush;
-
-    /* What happened since, for Python to take over. */
-    int32_t stopped; /* something did */
-    uint64_t accesses, invlpg, tlb_flushes, guest_walk_refs;
-    uint64_t exits[2];
+    int32_t stopped; /* something did since Python last looked */
     uint64_t causes[7];
-    hv_row rows[64];
-    uint32_t row_count;
     uint8_t log[49152]; /* 12 bytes a fault */
     uint32_t log_bytes;
     hv_cached cached[256];
     uint32_t cached_count;
-    uint16_t near[32768]; /* of the span that is run */
     hv_used *used; /* by table: gpa / 4096 */
     uint32_t *noted_tables;
     uint32_t noted_count;
-} hv_lane;
+} hv_vcpu;
 
-/* Run accesses at..count with the faults they cause; return the index it failed at, or count. */
-uint64_t hv_lane_run(hv_lane *lane, const uint64_t *gva, const uint8_t *kind, uint64_t at,
-                     uint64_t count);
+/* Run accesses at..count with the faults they cause; return the index it failed at, or count.
+   translated (may be NULL) takes the gpa of each access, all ones for those that the guest skipped. */
+uint64_t hv_vcpu_run(hv_vcpu *vcpu, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                     uint64_t count, uint64_t *translated);
 
 /* Run accesses at..count that are listed up to the first stop; return where that is, or count. */
-uint64_t hv_lane_to_stop(hv_lane *lane, const uint16_t *kept, const uint64_t *site_gva,
+uint64_t hv_vcpu_to_stop(hv_vcpu *vcpu, const uint16_t *kept, const uint64_t *site_gva,
                          const uint8_t *site_kind, uint64_t at, uint64_t count);
 
-/* Handle that stop; return what it became. */
-int32_t hv_lane_handle(hv_lane *lane);
+/* Handle that stop, and the guest's page fault if it takes one; return what it became. */
+int32_t hv_vcpu_handle(hv_vcpu *vcpu);
 
 /* The same for a stop at the nth access that a span keeps: bring the sets in order, handle it, and run
    from there: the rest of its window whole, then what the windows' filters keep, and so on after each
    stop. Return HV_RETRY; or HV_FAILED, *wrong telling if the frame is damaged. */
-int32_t hv_lane_rest(hv_lane *lane, const hv_frame *frame, uint32_t nth, int32_t *wrong);
+int32_t hv_vcpu_rest(hv_vcpu *vcpu, const hv_frame *frame, uint32_t nth, int32_t *wrong);
+
+/* Make one access of the guest's kernel, of size bytes that store value if it is a write: its hpa goes to
+   *hpa, all ones if it was completed in software or skipped. Return 0 if Python failed. */
+int32_t hv_access_one(hv_vcpu *vcpu, uint64_t gva, uint8_t kind, uint64_t value, uint32_t size,
+                      uint64_t *hpa);
+
+/* Zero the 4 KiB page at gva as REP STOSQ does, or copy it from host-physical source as REP MOVSQ
+   does (all ones: zero it). Return 0 if Python failed. */
+int32_t hv_fill_page(hv_vcpu *vcpu, uint64_t gva, uint64_t source);
+
+/* Carry out the guest's INVLPG, with its exit where there is one; return 0 if Python failed. */
+int32_t hv_invlpg(hv_vcpu *vcpu, uint64_t gva);
+
+/* Go to the guest's user mode, or to its kernel; return 0 if Python failed. */
+int32_t hv_set_privilege(hv_vcpu *vcpu, int32_t user);
+
+/* Ask for a flush: at once on a bare machine, else by the next entry. Return 0 if Python failed. */
+int32_t hv_request_flush(hv_vcpu *vcpu, int32_t scope, uint64_t gva);
+
+/* Drop translations now, and count that; return 0 if Python failed. */
+int32_t hv_flush_now(hv_vcpu *vcpu, int32_t scope, uint64_t gva);
+
+/* Walk from this root from now on; a deprivileged guest's two roots share a TLB without tags. Return 0
+   if Python failed. */
+int32_t hv_set_root(hv_vcpu *vcpu, uint64_t root);
+
+/* Count a fault as vcpu->fault has it; return its key, all ones if Python counts it. */
+uint32_t hv_count_fault(hv_vcpu *vcpu, const hv_fault *fault);

@@ -62,7 +62,7 @@ class GuestOs:
         vcpu.page_fault = self._page_fault
         self.run: Callable[[Buffer, Buffer], None] = vcpu.run
         """Runs a program's accesses."""
-        self.runner: Runner = vcpu.attempts
+        self.runner: Runner = vcpu
         """Runs them stop by stop."""
 
     @property

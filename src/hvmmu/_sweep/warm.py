@@ -10,7 +10,7 @@ _NEEDED = (
     "hvmmu._sweep.work",
     # What a machine and a version ask for when the first cell runs: else each worker imports it.
     "hvmmu._hearing",
-    "hvmmu._lane",
+    "hvmmu._guest_books",
     "hvmmu._core.shadow_pages",
     "hvmmu.workloads._synthetic",
     "importlib.metadata",

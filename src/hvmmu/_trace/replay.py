@@ -27,10 +27,6 @@ class Runner(Protocol):
         """Run from *start* to the end, with all stops."""
         ...
 
-    def run_spans(self, step: Reduced) -> bool:
-        """Run all of *step* as `run_reduced` does, or return False if this runner has no way to."""
-        ...
-
 
 def run_reduced(runner: Runner, step: Reduced, caps: EngineCaps) -> None:
     """Run *step* on an engine of *caps*, as the run of all its accesses would go.
@@ -41,8 +37,6 @@ def run_reduced(runner: Runner, step: Reduced, caps: EngineCaps) -> None:
     """
     at, count = 0, len(step.kept)
     exact = caps.lru_sets >= step.sets and caps.lru_ways >= step.ways
-    if exact and runner.run_spans(step):
-        return
     while at < count:
         done = False
         if exact:

@@ -15,6 +15,7 @@ from hvmmu.arch.paging import reserved_pattern_works
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
     API_VERSION,
+    EACH_AS_ASKED,
     Caps,
     CrWrite,
     Intercept,
@@ -22,6 +23,7 @@ from hvmmu.backend import (
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
     VmEntry,
     VmExit,
 )
@@ -105,6 +107,15 @@ class PvmBackend:
         if self.effective.switcher_filter:
             flags |= SwitchFlags.DS_GUEST_PF
         return PvmVcpu(TssExtra(flags))
+
+    def switch_profile(self, control: PvmVcpu) -> SwitchProfile:
+        """Return the vector of every page fault, and the hypercall that INVLPG is."""
+        del control
+        return SwitchProfile(
+            page_faults=(ExitReason.PF_VECTOR.name,) * FILTER_BITS,
+            invlpg=ExitReason.HC_TLB_INVLPG.name,
+            flushes=EACH_AS_ASKED,
+        )
 
     def nonpresent(self) -> Nonpresent:
         """Return trap and notrap, which differ only while the switcher can make use of it."""

@@ -20,10 +20,11 @@ from hvmmu.backend import (
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
     VmEntry,
     VmExit,
 )
-from hvmmu.engine import EXIT_ALWAYS, EXIT_NEVER
+from hvmmu.engine import EXIT_ALWAYS, EXIT_NEVER, FILTER_BITS
 from hvmmu.errors import InvariantError
 from hvmmu.fault import PageFault
 from hvmmu.flush import widest
@@ -68,7 +69,7 @@ class SvmBackend:
     name: ClassVar[str] = "svm"
     api_version: ClassVar[int] = API_VERSION
     summary: ClassVar[str] = "AMD SVM: no filter by error code, every page fault exits"
-    caps: ClassVar[Caps] = Caps(Paging.SHADOW, plain_switch=True)
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW)
     params: ClassVar[type] = SvmParams
     unsupported: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
@@ -90,6 +91,16 @@ class SvmBackend:
         vmcb.write(Field.INTERCEPT_CR_WRITE, CR_WRITES)
         vmcb.write(Field.INTERCEPT_MISC1, INVLPG_BIT | MSR_BIT)
         return SvmVcpu(vmcb)
+
+    def switch_profile(self, control: SvmVcpu) -> SwitchProfile:
+        """Return one exit code for every page fault; TLB_CONTROL flushes the whole guest."""
+        del control
+        whole = dict.fromkeys((Scope.NON_GLOBAL, Scope.ALL), Scope.ALL)
+        return SwitchProfile(
+            page_faults=(ExitCode.VMEXIT_EXCP14.name,) * FILTER_BITS,
+            invlpg=ExitCode.VMEXIT_INVLPG.name,
+            flushes={None: None, Scope.PAGE: Scope.PAGE, **whole},
+        )
 
     def nonpresent(self) -> Nonpresent:
         """Return one value for both: nothing could tell them apart."""

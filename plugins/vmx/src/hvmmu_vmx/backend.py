@@ -15,6 +15,7 @@ from hvmmu.arch.paging import reserved_pattern_works
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
     API_VERSION,
+    EACH_AS_ASKED,
     Caps,
     CrWrite,
     Intercept,
@@ -22,9 +23,11 @@ from hvmmu.backend import (
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
     VmEntry,
     VmExit,
 )
+from hvmmu.engine import FILTER_BITS
 from hvmmu.errors import InvariantError
 from hvmmu.fault import PageFault
 from hvmmu.flush import widest
@@ -72,7 +75,7 @@ class VmxBackend:
     name: ClassVar[str] = "vmx"
     api_version: ClassVar[int] = API_VERSION
     summary: ClassVar[str] = "Intel VMX: page faults filtered by error code"
-    caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True, plain_switch=True)
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True)
     params: ClassVar[type] = VmxParams
     unsupported: ClassVar[Mapping[str, str]] = MappingProxyType({})
     compare_params: ClassVar[tuple[str, ...]] = ("bypass_guest_pf",)
@@ -104,6 +107,15 @@ class VmxBackend:
         vmcs.write(Field.PAGE_FAULT_ERROR_CODE_MATCH, present_only)
         vmcs.write(Field.CR3_TARGET_COUNT, 0)
         return VmxVcpu(vmcs)
+
+    def switch_profile(self, control: VmxVcpu) -> SwitchProfile:
+        """Return one reason for every page fault; an entry without VPID flushes everything."""
+        tagged = control.vmcs.read(Field.VIRTUAL_PROCESSOR_ID) != 0
+        return SwitchProfile(
+            page_faults=(ExitReason.EXCEPTION_NMI.name,) * FILTER_BITS,
+            invlpg=ExitReason.INVLPG.name,
+            flushes=EACH_AS_ASKED if tagged else dict.fromkeys((None, *Scope), Scope.ALL),
+        )
 
     def nonpresent(self) -> Nonpresent:
         """Return trap and notrap, which differ only while bypass is on."""
