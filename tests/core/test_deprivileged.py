@@ -146,7 +146,7 @@ def test_a_wild_access_in_user_mode(kernel: Kernel) -> None:
     modes = []
 
     def general_protection(gva: int) -> Resume:
-        modes.append(kernel.vcpu.switch.user)
+        modes.append(kernel.vcpu.user)
         kernel.vcpu.store(kernel.FREE, gva)
         return Resume.SKIP
 
@@ -209,7 +209,7 @@ def test_privileged_operations_are_the_kernels(kernel: Kernel, register: str) ->
         getattr(kernel.vcpu, f"write_{register}")(getattr(kernel.vcpu, register))
     else:
         kernel.vcpu.invlpg(0)
-    assert kernel.vcpu.switch.user is False
+    assert kernel.vcpu.user is False
     assert kernel.vcpu.ledger.direct_switches == before + 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import attrs
 import pytest
@@ -26,7 +27,7 @@ from hvmmu.arch.regs import (
     CpuFeatures,
 )
 from hvmmu.backend import Invlpg
-from hvmmu.engine import NO_TRANSLATION, Event
+from hvmmu.engine import NO_TRANSLATION, Event, HwThread
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.fault import Cause, Route
 from hvmmu.vcpu import Resume
@@ -619,9 +620,16 @@ def test_an_event_that_cannot_be_is_our_bug(
     """If wrong, a shadow entry that leads nowhere goes unnoticed under a hypervisor."""
     vcpu = boot(hypervised).vcpu
     for event in (Event.PHYSICAL, None):
-        vcpu.core.event = event
-        with pytest.raises(InvariantError, match="the engine stopped at"):
-            vcpu.stopped(None)
+
+        def stop(core: HwThread, *_: object, event: Event | None = event) -> int:
+            core.event = event
+            return 0
+
+        with (
+            mock.patch.object(vcpu.engine, "run", stop),
+            pytest.raises(InvariantError, match="the engine stopped at"),
+        ):
+            vcpu.load(0x1000)
 
 
 def test_before_paging(boot: Callable[..., Kernel], variant: Variant) -> None:

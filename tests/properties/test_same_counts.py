@@ -22,7 +22,8 @@ from hypothesis import Phase as Generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvmmu import hookspecs, plugins
+from hvmmu import _plugins as plugins
+from hvmmu import hookspecs
 from hvmmu._core.engine import CompiledEngine
 from hvmmu._cpu_params import CpuParams
 from hvmmu._guest.policy import GuestParams

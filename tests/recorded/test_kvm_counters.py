@@ -116,8 +116,8 @@ def boot(backend: Backend, flags: str, params: MmuParams) -> Platform:
 def map_page(vcpu: Vcpu) -> Resume:
     """Handle a fault as the recorded guest did: its store is emulated, and the exit is not ours."""
     page = vcpu.cr2 >> 12
-    vcpu.switch.perform(vcpu.mmu.emulate_store(PT + 8 * page, page << 12 | LINK, 8))
-    vcpu.switch.enter()
+    vcpu.perform(vcpu.mmu.emulate_store(PT + 8 * page, page << 12 | LINK, 8))
+    vcpu.enter()
     return Resume.RETRY
 
 

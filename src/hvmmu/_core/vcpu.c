@@ -44,10 +44,9 @@ uint32_t hv_count_fault(hv_vcpu *v, const hv_fault *f)
 
 static hv_flush_request widest(hv_flush_request one, hv_flush_request other)
 {
-    static const int32_t width[] = {1, 2, 3, 0}; /* of HV_FLUSH_PAGE, _NON_GLOBAL, _ALL, _NOTHING */
     if (one.scope == HV_FLUSH_PAGE && other.scope == HV_FLUSH_PAGE && one.gva != other.gva)
         return (hv_flush_request){HV_FLUSH_ALL, 0};
-    return width[other.scope] > width[one.scope] ? other : one;
+    return other.scope > one.scope ? other : one; /* the narrowest has the lowest number */
 }
 
 int32_t hv_flush_now(hv_vcpu *v, int32_t scope, uint64_t gva)
@@ -300,8 +299,10 @@ int32_t hv_stop_handle(hv_vcpu *v, const uint64_t *operand, uint32_t size)
     case HV_DELIVERED:
         return delivered(v);
     case HV_GENERAL_PROTECTION:
+        if (!hv_set_privilege(v, 0))
+            return HV_FAILED;
         v->value = v->stop->gva;
-        return hv_set_privilege(v, 0) ? hv_call(v->self, HV_CALL_GENERAL_PROTECTION) : HV_FAILED;
+        return hv_call(v->self, HV_CALL_GENERAL_PROTECTION);
     case HV_PHYSICAL:
         if (!v->hypervised)
             return physical(v);
