@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import attrs
 
 from hvmmu._attempts import MOST_TRIES, Operand
-from hvmmu._core.engine import c_formats, ffi, lib
-from hvmmu._core.shadow_pages import packed
+from hvmmu._core.engine import ffi, lib
 from hvmmu._guest.faults import MOST_REPEATS
 from hvmmu._guest.layout import KERNEL_BASE, USER_END
 from hvmmu._guest.pager import CAUSES
@@ -20,8 +19,6 @@ from hvmmu._hearing import Hearing, row_of
 from hvmmu._trace.expand import c_frame
 from hvmmu._trace.span import Compact
 from hvmmu._trace.tokens import MESSAGES
-from hvmmu.arch.paging import LONG4, formats
-from hvmmu.arch.role import CpuRole
 from hvmmu.errors import InvariantError
 from hvmmu.fault import PageFault
 from hvmmu.flush import Flush
@@ -34,7 +31,6 @@ from hvmmu.vcpu import Resume
 if TYPE_CHECKING:
     from hvmmu._core.engine import CompiledEngine
     from hvmmu._core.shadow_mmu import ShadowMmu
-    from hvmmu._core.shadow_pages import CompiledPages
     from hvmmu._crossing import Crossing
     from hvmmu._guest.frames import Zone
     from hvmmu._guest.os import GuestOs
@@ -215,11 +211,7 @@ class Lane:
     def _give_shadow(self) -> None:
         if self._shadow is None or self._crossing is None:
             return
-        mmu, params = ffi.new("hv_mmu *"), self._shadow.params
-        mmu.pages = cast("CompiledPages", self._shadow.pages).handle
-        mmu.update_on_write, mmu.large_pages = params.update_on_write, params.large_pages
-        mmu.flood_threshold, mmu.shadow_pages = params.flood_threshold, params.shadow_pages
-        self._mmu = self._lane.mmu = mmu
+        self._lane.mmu = self._shadow.pointer
         self._lane.flushes = [SCOPES.index(scope) for scope in self._crossing.flushes]
 
     def _give_again(self) -> None:
@@ -245,15 +237,6 @@ class Lane:
         vcpu, lane = self._vcpu, self._lane
         self._regs, self._guest_regs = vcpu.core.regs, vcpu.regs
         lane.regs = attrs.asdict(self._regs)
-        shadow = self._shadow
-        if shadow is None or shadow.root is None:
-            return
-        mmu = self._mmu
-        mmu.regs, mmu.hardware = attrs.asdict(shadow.guest_regs), lane.regs
-        mmu.formats = c_formats(formats(LONG4, shadow.guest_regs, vcpu.cpu))[0]
-        mmu.root = shadow.root.hpa >> PAGE_SHIFT
-        mmu.regs_changed = True
-        mmu.regs_role = packed(CpuRole.of(shadow.guest_regs).role(0, 0))
 
     def _give_regions(self) -> None:
         regions = list(self._guest.current.regions)

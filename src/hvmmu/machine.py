@@ -3,13 +3,12 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
 from hvmmu._bare_mmu import BareMmu
-from hvmmu._core.py_pages import ShadowPages
-from hvmmu._core.shadow_mmu import ShadowMmu
+from hvmmu._core.shadow_mmu import ShadowMmu, ShadowVm
 from hvmmu._cpu_params import CpuParams
 from hvmmu._crossing import Crossing, crossing_of
 from hvmmu._engines import DEFAULT
@@ -23,16 +22,14 @@ from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
 from hvmmu.engine import Engine, HwThread, TlbCounts
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.memory import FramePool, Memory, Memslot, Memslots
+from hvmmu.memory import Memory, Memslot, Memslots
 from hvmmu.params import values
 from hvmmu.results import RunResult, counters
-from hvmmu.spte import Nonpresent
 from hvmmu.steps import StartMeasuring, Step
-from hvmmu.types import PAGE_SHIFT, Pfn
+from hvmmu.types import PAGE_SHIFT
 from hvmmu.vcpu import Vcpu
 
 if TYPE_CHECKING:
-    from hvmmu._core.engine import CompiledEngine
     from hvmmu.mmu import Mmu
 
 GUEST_BASE = 1 << 30
@@ -80,21 +77,17 @@ def build(
     *,
     engine: type[Engine] = DEFAULT,
     settings: Mapping[str, Any] | None = None,
-    fast: bool = False,
 ) -> Platform:
     """Put a machine of *ram* bytes of guest RAM together around a backend.
 
-    *fast* has the shadow pages kept in C, which takes the compiled engine and a guest with all its
-    tables in RAM. *settings* are what plugins are told of the configuration, by section, besides
+    *settings* are what plugins are told of the configuration, by section, besides
     their own sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
     """
     hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
     memory = Memory(ram if bare else GUEST_BASE + ram)
     try:
-        platform = _assembled(
-            backend, cpu, params, _made(engine, memory), memory, hooks=hooks, fast=fast
-        )
+        platform = _assembled(backend, cpu, params, _made(engine, memory), memory, hooks=hooks)
         vcpu = platform.vcpu
         if hooks.memslot_changed is not None:
             hooks.memslot_changed(vcpu=vcpu, slots=vcpu.slots)
@@ -125,7 +118,6 @@ def _assembled(
     memory: Memory,
     *,
     hooks: RunHooks,
-    fast: bool,
 ) -> Platform:
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
@@ -133,8 +125,15 @@ def _assembled(
     core = HwThread(cpu)
     shadow = None
     if not bare:
-        pages = _pages(memory, slots, engine, backend.nonpresent(), fast=fast)
-        shadow = ShadowMmu(slots, pages, cpu, params, deprivileged=backend.caps.deprivileged)
+        vm = ShadowVm(
+            slots,
+            backend.nonpresent(),
+            params,
+            end_frame=GUEST_BASE >> PAGE_SHIFT,
+            deprivileged=backend.caps.deprivileged,
+            write=None if engine.caps.fast_lane else engine.write_pte,
+        )
+        shadow = ShadowMmu(vm, cpu)
     mmu: Mmu = BareMmu() if shadow is None else shadow
     vcpu = Vcpu(
         core=core,
@@ -146,19 +145,6 @@ def _assembled(
         hooks=hooks,
     )
     return Platform(memory, engine, backend, vcpu, shadow)
-
-
-def _pages(
-    memory: Memory, slots: Memslots, engine: Engine, entries: Nonpresent, *, fast: bool
-) -> ShadowPages:
-    if fast:
-        from hvmmu._core.shadow_pages import CompiledPages  # noqa: PLC0415 - needs what is compiled
-
-        compiled = cast("CompiledEngine", engine)
-        made = CompiledPages(memory, slots.slots[0], compiled, GUEST_BASE >> PAGE_SHIFT, entries)
-        return cast("ShadowPages", made)  # the same from outside
-    pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
-    return ShadowPages(memory, slots, engine, pool, entries)
 
 
 def _may_go_fast(backend: Backend[Any], config: MachineConfig) -> bool:
@@ -189,7 +175,6 @@ class Machine:
             config.hooks,
             engine=config.engine,
             settings={**config.settings, **core},
-            fast=fast,
         )
         self.vcpu = self._platform.vcpu
         try:

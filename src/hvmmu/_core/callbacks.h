@@ -13,3 +13,6 @@ int32_t hv_invlpg_exited(void *self, uint64_t gva);
 /* A page fault was routed: the row is the ledger's. */
 int32_t hv_faulted(void *self, uint64_t gva, uint32_t pfec, uint32_t row, uint32_t walk_refs,
                    uint64_t gpa);
+
+/* An entry of a shadow table changes, and the engine has a way of its own to store it. */
+void hv_write_pte(void *self, uint64_t hpa, uint64_t spte);

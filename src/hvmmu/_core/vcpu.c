@@ -15,7 +15,6 @@
 #include "vcpu.h"
 #include "callbacks.h"
 #include "stops.h"
-#include "fault_outcome.h"
 
 /* The ledger. */
 
@@ -73,7 +72,7 @@ int hv_invlpg(hv_lane *l, uint64_t gva)
 
 /* Have a page fault that exited heard and routed; HV_GO_ON: *handled says how. */
 static int32_t route_exit(hv_lane *l, const uint64_t *operand, uint64_t gva, uint32_t pfec,
-                          hv_handled *handled)
+                          hv_fault_outcome *handled)
 {
     int heard = l->hears & HV_HEARS_EXITS;
     l->stored = operand ? *operand : 0;
@@ -84,37 +83,38 @@ static int32_t route_exit(hv_lane *l, const uint64_t *operand, uint64_t gva, uin
         if (became != HV_GO_ON)
             return became;
     }
-    if (!hv_handle(l->mmu, gva, pfec, handled))
+    if (hv_mmu_handle(l->mmu, gva, pfec, handled) < 0)
         return ask(l, heard ? HV_ASK_MMU : HV_ASK_STOP, l->stored, l->has_stored);
     l->exits[HV_EXIT_PAGE_FAULT] += !heard;
     uint32_t row = count_row(l, handled->route, handled->cause, handled->pfec, handled->level);
     l->guest_walk_refs += handled->walk_refs;
     if (!(l->hears & HV_HEARS_FAULTS))
         return HV_GO_ON;
-    l->owes_flush = handled->flush;
+    l->owes_flush = handled->flush != HV_FLUSH_NOTHING;
     return hv_faulted(l->self, gva, pfec, row, handled->walk_refs, handled->gpa);
 }
 
 static int32_t page_fault_exit(hv_lane *l, const uint64_t *operand)
 {
-    hv_handled handled;
+    hv_fault_outcome handled;
     uint64_t gva = l->stop->gva;
     int32_t became = route_exit(l, operand, gva, l->stop->pfec, &handled);
     if (became != HV_GO_ON)
         return became;
     if (handled.route == EMULATE) {
         uint64_t gpa = operand ? handled.gpa : handled.gpa & ~7ull;
-        handled.flush |= hv_emulate_store(l->mmu, gpa, operand ? *operand : peek(l, gpa));
-        if (!l->mmu->pages->pages[l->mmu->root].serial)
+        int32_t flush = hv_mmu_store(l->mmu, gpa, operand ? *operand : peek(l, gpa), 8);
+        handled.flush = flush > handled.flush ? flush : handled.flush;
+        if (hv_mmu_lost_root(l->mmu))
             return ask(l, HV_ASK_NEW_ROOT, 0, 0) == HV_FAILED ? HV_FAILED : HV_DONE;
     }
-    enter(l, handled.flush ? HV_FLUSH_ALL : HV_FLUSH_NOTHING, 0);
+    enter(l, handled.flush, 0);
     if (handled.route == INJECT) {
         l->cr2 = gva;
         l->pfec = handled.pfec;
         return HV_FAULTS;
     }
-    return handled.route == EMULATE ? HV_DONE : HV_RETRY;
+    return handled.route == EMULATE || handled.route == MMIO ? HV_DONE : HV_RETRY;
 }
 
 /* A page fault that hardware took to the guest. */
