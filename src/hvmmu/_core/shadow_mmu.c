@@ -147,6 +147,14 @@ static int is_live(const hv_pages *p, hv_root root)
     return root.page && p->pages[root.page].serial == root.serial;
 }
 
+/* Say whether an access is by the user mode of a deprivileged guest, which has a root to itself. */
+static int is_users(const hv_mmu *m, uint32_t kind) { return m->vm->deprivileged && (kind & PF_U); }
+
+static hv_root root_for(const hv_mmu *m, uint32_t kind)
+{
+    return is_users(m, kind) ? m->user_root : m->root;
+}
+
 static int is_root(const hv_vm *vm, uint32_t page)
 {
     for (const hv_mmu *m = vm->mmus; m; m = m->next)
@@ -355,7 +363,7 @@ static uint64_t child_of(const fault *f, uint32_t level, uint32_t *role)
 static int32_t walk_shadow(const fault *f, int *relinked)
 {
     hv_pages *p = f->mmu->vm->pages;
-    uint32_t page = (f->users ? f->mmu->user_root : f->mmu->root).page;
+    uint32_t page = root_for(f->mmu, f->kind).page;
     p->pages[page].write_flooding = 0;
     for (uint32_t level = ROOT_LEVEL; level > 1; level--) {
         if (level == 2 && leaf_level(f) == 2)
@@ -451,7 +459,7 @@ static int32_t resolve(hv_mmu *m, uint64_t gva, uint32_t kind, const hv_walked *
     fault f = {.mmu = m, .gva = gva, .kind = kind, .found = found,
                .hpa = hpa_of(m->vm->pages, found->pa),
                .pkey = m->role & HV_ROLE_PKE ? found->pkey : 0,
-               .users = m->vm->deprivileged && (kind & PF_U)};
+               .users = is_users(m, kind)};
     out->gpa = found->pa;
     if (f.hpa != NOWHERE)
         return install(&f, out);
@@ -469,12 +477,12 @@ static void inject(const hv_mmu *m, uint32_t kind, const hv_walked *found, hv_fa
 
 int32_t hv_mmu_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_fault_outcome *out)
 {
-    if (!m->paging)
-        return HV_NO_PAGING;
-    if (hv_mmu_lost_root(m))
-        return HV_NO_ROOT;
     uint32_t kind = pfec & PF_KIND;
     hv_walked found;
+    if (!m->paging)
+        return HV_NO_PAGING;
+    if (!is_live(m->vm->pages, root_for(m, kind)))
+        return HV_NO_ROOT;
     walk_guest(m, gva, kind, &found);
     *out = (hv_fault_outcome){.level = found.level, .walk_refs = found.refs, .pfec = pfec};
     int32_t error = 0;
