@@ -67,6 +67,7 @@ class Callbacks:
         self._calls: dict[int, Callable[[], int | None]] = {
             lib.HV_CALL_ROUTE: self._route,
             lib.HV_CALL_STORE: self._store,
+            lib.HV_CALL_MMU_FAILED: vcpu.fail_mmu,
             lib.HV_CALL_RELOAD: vcpu.reload,
             lib.HV_CALL_ENTER: vcpu.world_switch.enter,
             lib.HV_CALL_PRIVILEGE: vcpu.world_switch.switch_privilege,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 
 from hvmmu._bare_mmu import BareMmu
-from hvmmu._core.py_pages import ShadowPages
-from hvmmu._core.shadow_mmu import ShadowMmu
+from hvmmu._core.shadow_mmu import ShadowMmu, ShadowVm
 from hvmmu._cpu_params import CpuParams
 from hvmmu._engines import DEFAULT
 from hvmmu._guest.os import GuestOs
@@ -23,12 +22,11 @@ from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
 from hvmmu.engine import Engine, HwThread, TlbCounts
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.memory import FramePool, Memory, Memslot, Memslots
+from hvmmu.memory import Memory, Memslot, Memslots
 from hvmmu.params import values
 from hvmmu.results import RunResult, counters
-from hvmmu.spte import Nonpresent
 from hvmmu.steps import StartMeasuring, Step
-from hvmmu.types import PAGE_SHIFT, Pfn
+from hvmmu.types import PAGE_SHIFT
 from hvmmu.vcpu import Vcpu
 
 if TYPE_CHECKING:
@@ -84,7 +82,8 @@ def build(
     """Put a machine of *ram* bytes of guest RAM together around a backend.
 
     *simulate* has each exit and entry go through the control structure. *settings* are the sections
-    of the configuration that plugins are given besides their own sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
+    of the configuration that plugins are given besides their own sections and `mmu`. Raise
+    EngineUnavailableError if the engine cannot work here.
     """
     hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
@@ -131,8 +130,15 @@ def _assembled(
     core = HwThread(cpu)
     shadow = None
     if not bare:
-        pages = _pages(memory, slots, engine, backend.nonpresent())
-        shadow = ShadowMmu(slots, pages, cpu, params, deprivileged=backend.caps.deprivileged)
+        vm = ShadowVm(
+            slots,
+            backend.nonpresent(),
+            params,
+            end_frame=GUEST_BASE >> PAGE_SHIFT,
+            deprivileged=backend.caps.deprivileged,
+            write=None if engine.caps.fast_lane else engine.write_pte,
+        )
+        shadow = ShadowMmu(vm, cpu)
     mmu: Mmu = BareMmu() if shadow is None else shadow
     vcpu = Vcpu(
         core=core,
@@ -145,11 +151,6 @@ def _assembled(
         simulate=simulate,
     )
     return Platform(memory, engine, backend, vcpu, shadow)
-
-
-def _pages(memory: Memory, slots: Memslots, engine: Engine, entries: Nonpresent) -> ShadowPages:
-    pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
-    return ShadowPages(memory, slots, engine, pool, entries)
 
 
 class Machine:

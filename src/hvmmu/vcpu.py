@@ -5,13 +5,14 @@ A fault reaches the guest either straight from hardware or by injection, through
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import attrs
 
 from hvmmu._callbacks import Callbacks
 from hvmmu._control_registers import flushed, missing_bits
 from hvmmu._core.binding import ffi, lib
+from hvmmu._core.shadow_mmu import ShadowMmu
 from hvmmu._hooks import RunHooks
 from hvmmu._world_switch import WorldSwitch
 from hvmmu.arch import pfec as pf
@@ -113,6 +114,8 @@ class Vcpu:
         self.world_switch = WorldSwitch(c, core, engine, backend, self.ledger)
         c.simulated |= simulate and c.hypervised
         c.invlpg_exits = Intercept.INVLPG in self.world_switch.intercepts
+        if isinstance(mmu, ShadowMmu):
+            c.mmu = mmu.pointer
         self._callbacks = Callbacks(self, c, hooks or RunHooks())
         self._self = ffi.new_handle(self._callbacks)
         c.self = self._self
@@ -162,6 +165,11 @@ class Vcpu:
         """Enter the guest, which performs the flush that was asked for."""
         self.c.inject = False
         self.world_switch.enter()
+
+    def fail_mmu(self) -> None:
+        """Raise the error that the shadow MMU has returned to C."""
+        result = int(self.c.value)
+        cast("ShadowMmu", self.mmu).vm.checked(result - (1 << 64))
 
     def reload(self) -> None:
         """Have hardware walk from the MMU's roots, which may be new."""
@@ -266,6 +274,8 @@ class Vcpu:
     def _done(self, went: int) -> None:
         if not went:
             self._fail()
+        if isinstance(self.mmu, ShadowMmu):
+            self.mmu.vm.checked(0)
 
     # Privileged operations.
 
@@ -344,8 +354,7 @@ class Vcpu:
             out = ffi.from_buffer("uint64_t[]", translated, require_writable=True)
         with _Books(self.books):
             at = lib.hv_vcpu_run(self.c, vas, kinds, start, len(vas), out)
-        if at < len(vas):
-            self._fail()
+        self._done(at == len(vas))
 
     def run_to_stop(
         self, kept: Sequence[int], site_gva: Sequence[int], site_kind: Buffer, start: int

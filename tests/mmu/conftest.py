@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import pytest
 
-from hvmmu._core.py_pages import ShadowPages
-from hvmmu._core.shadow_mmu import ShadowMmu
+from hvmmu._core.shadow_mmu import ShadowMmu, ShadowVm
 from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
@@ -30,11 +29,10 @@ from hvmmu.arch.regs import (
 )
 from hvmmu.engine import EXIT_ALWAYS, NO_TRANSLATION, Event, HwThread
 from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
-from hvmmu.memory import FramePool, Memory, Memslot, Memslots
+from hvmmu.memory import Memory, Memslot, Memslots
 from hvmmu.spec.audit import audit
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.spte import Nonpresent
-from hvmmu.types import Pfn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +42,8 @@ if TYPE_CHECKING:
 BASE = 64 << 20
 """Where guest RAM begins in host memory."""
 RAM = 32 << 20
+FRAMES = BASE >> 12
+"""Host frames below it, but for the first, are the shadow's."""
 ROOT = 0x1000
 TABLES = 0x2000
 """The guest's tables are taken from here on, the root being at ROOT."""
@@ -97,9 +97,9 @@ class Bench:
         self.slots = Memslots(self.memory, slots or (Memslot(0, RAM, BASE),))
         self.engine = ReferenceEngine(self.memory)
         self.core = HwThread(cpu, exit_filter=ODD if marked else EXIT_ALWAYS)
-        pool = FramePool(self.memory, Pfn(1), (BASE >> 12) - 1)
-        self.pages = ShadowPages(self.memory, self.slots, self.engine, pool, self.nonpresent)
-        self.mmu = ShadowMmu(self.slots, self.pages, cpu, params)
+        write = self.engine.write_pte
+        vm = ShadowVm(self.slots, self.nonpresent, params, end_frame=FRAMES, write=write)
+        self.mmu, self.pages = ShadowMmu(vm, cpu), vm.pages
         self.flushes: list[object] = []
         self.sound = True
         """Nothing was broken on purpose, so the audit must find nothing."""

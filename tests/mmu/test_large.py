@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from conftest import Bench
 
-    from hvmmu.arch.role import ShadowPage
+    from hvmmu._core.shadow_pages import ShadowPage
+    from hvmmu.arch.role import Role
 
 VA = 0x7F00_0020_0000
 LARGE, SMALL = 2 << 20, 1 << 12
@@ -159,9 +160,9 @@ def test_pieces_become_whole_again(build: Callable[..., Bench]) -> None:
     assert Scope.ALL in bench.flushes
 
 
-def _leaf_role(bench: Bench) -> object:
+def _leaf_role(bench: Bench) -> Role:
     bench.load()
-    return bench.mmu._regs_role.role(1, pf.W | pf.U | pf.ID)
+    return bench.mmu.role.replace(level=1, access=pf.W | pf.U | pf.ID)
 
 
 def test_a_table_may_arise_in_the_page_on_the_way_to_it(bench: Bench) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
+import attrs
 import pytest
 
+from hvmmu._core.engine import ffi, lib
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (
@@ -22,19 +24,22 @@ from hvmmu.arch.regs import (
     Regs,
 )
 from hvmmu.spec.walk import permission_fault
-from hvmmu.spte import (
-    LINK,
-    Nonpresent,
-    access_of,
-    make_link,
-    make_spte,
-    wp_override,
-)
+from hvmmu.spte import LINK, Nonpresent, access_of
 
 TRAP = 0xFFFF_FFFF_FFFF_F001
 ACCESSES = [w | u | x for w in (0, pf.W) for u in (0, pf.U) for x in (0, pf.ID)]
 KINDS = [k | u for k in (pf.READ, pf.WRITE, pf.FETCH) for u in (0, pf.U)]
 FRAME = 0x12_3456_7000
+
+
+def make_spte(hpa: int, access: int, *, writable: bool, large: bool, pkey: int) -> int:
+    """Return a leaf as the MMU makes it."""
+    return lib.hv_make_spte(hpa, access, writable, large, pkey)
+
+
+def wp_override(access: int, kind: int, regs: Regs) -> int:
+    """Return what the MMU has a leaf allow, of *access*."""
+    return lib.hv_wp_override(access, kind, ffi.new("hv_regs *", attrs.asdict(regs)))
 
 
 def test_presence_is_never_read_from_p() -> None:
@@ -73,7 +78,7 @@ def test_no_leaf_is_taken_for_an_unbuilt_entry() -> None:
 
 def test_links_leave_everything_to_the_child() -> None:
     """If wrong, a link takes away what the child's role, which is shared, still allows."""
-    assert make_link(0x7000) == 0x7000 | pte.P | pte.W | pte.U | pte.A
+    assert LINK == pte.P | pte.W | pte.U | pte.A
     assert access_of(LINK) == pf.W | pf.U | pf.ID
 
 
@@ -138,3 +143,14 @@ def test_what_lifting_makes_of_a_page() -> None:
         assert wp_override(kernel, pf.WRITE, guarded) == pf.W | pf.ID
     without_nx = Regs(cr4=CR4_SMEP)
     assert wp_override(user, pf.WRITE, without_nx) == user  # nothing to forbid it with
+
+
+@pytest.mark.parametrize("cr0_wp", [True, False])
+@pytest.mark.parametrize("access", ACCESSES)
+def test_access_of_a_guest_without_privilege(access: int, cr0_wp: bool) -> None:
+    """If wrong, an entry allows one of the guest's privileges more, or less, than its tables do."""
+    assert lib.hv_deprivileged_access(access, True, cr0_wp) == access
+    kernels = lib.hv_deprivileged_access(access, False, cr0_wp)
+    assert kernels & pf.U
+    assert bool(kernels & pf.W) is (bool(access & pf.W) or not cr0_wp)
+    assert kernels & pf.ID == access & pf.ID

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from conftest import Bench
 
-    from hvmmu.arch.role import ShadowPage
+    from hvmmu._core.shadow_pages import ShadowPage
 
 VA, NEXT = 0x7F00_0000_1000, 0x7F00_0000_2000
 FRAME, OTHER = 0x10_0000, 0x10_1000

@@ -14,7 +14,7 @@ from types import ModuleType
 import attrs
 
 from hvmmu._mmu_params import MmuParams
-from hvmmu.arch import pfec, pte, regs
+from hvmmu.arch import pfec, pte, regs, role
 from hvmmu.arch.regs import Regs
 from hvmmu.arch.tdp import Cause as TdpCause
 from hvmmu.arch.tdp import Use
@@ -103,6 +103,14 @@ def fault_causes() -> Iterator[str]:
     yield from enumerators("", _names(Cause))
 
 
+def role_layout() -> Iterator[str]:
+    """Yield the fields of a shadow page's role, as masks and shifts."""
+    yield "enum {"
+    for name, value in role.layout():
+        yield f"    HV_ROLE_{name} = {value},"
+    yield "};"
+
+
 def mmu_params() -> Iterator[str]:
     """Yield the MMU's parameters."""
     yield from struct("hv_mmu_params", MmuParams)
@@ -120,6 +128,7 @@ SHARED: tuple[Generator, ...] = (
     tdp_causes,
     routes,
     fault_causes,
+    role_layout,
     mmu_params,
 )
 """For C and cffi."""

@@ -1,21 +1,23 @@
-/* The shadow MMU in C: _core/shadow_mmu.py, spte.py and fault.py, function by function. */
+/* The shadow MMU.
+ *
+ * A fault is first walked through the guest's own tables, with the guest's registers. Either they forbid the
+ * access, and the fault is the guest's; or they allow it, and the shadow is brought up to them along the
+ * same path.
+ */
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "arch.h"
 #include "thread.h"
+#include "walk.h"
 #include "shadow_page.h"
 #include "spte_inline.h"
 #include "shadow_mmu.h"
 
-#include "fault_outcome.h"
-#include "walk.h"
-#include "known.h"
-
-#define PAGE 4096ull
-#define FRAMES 512u /* in a 2 MiB page */
+#define LARGE (ENTRIES * PAGE) /* bytes of a large page: 2 MiB */
 
 uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_regs *regs)
 {
@@ -36,16 +38,17 @@ uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_
     return READ_ONLY;
 }
 
-/* Entries: spte.py. */
+/* Entries. */
 
 static uint32_t access_of(uint64_t entry)
 {
     return (uint32_t)(entry & (PTE_W | PTE_U)) | ((uint32_t)(~entry >> 59) & PF_ID);
 }
 
-static uint64_t make_spte(uint64_t hpa, uint32_t access, int writable, int large, uint64_t pkey)
+/* A is left to hardware, so that it shows whether the entry was ever used. */
+uint64_t hv_make_spte(uint64_t hpa, uint32_t access, int32_t writable, int32_t large, uint32_t pkey)
 {
-    uint64_t spte = hpa | PTE_P | pkey << PTE_PKEY_SHIFT;
+    uint64_t spte = hpa | PTE_P | (uint64_t)pkey << PTE_PKEY_SHIFT;
     if ((access & PF_W) && writable)
         spte |= PTE_W;
     if (access & PF_U)
@@ -55,7 +58,12 @@ static uint64_t make_spte(uint64_t hpa, uint32_t access, int writable, int large
     return spte | (large ? PTE_PS : 0);
 }
 
-static uint32_t wp_override(uint32_t access, uint32_t kind, const hv_regs *regs)
+/* A supervisor's write to a read-only user page is legal while the guest's CR0.WP is clear: the page becomes a
+ * writable supervisor page, not executable if SMEP would have forbidden the kernel to run it. The user's
+ * next access faults and takes the page back. Where NX is not to be had the access is left as it is, and the
+ * write is emulated; so it is where SMAP or protection keys guard user pages: AC and PKRU change unseen, and
+ * would guard a supervisor page no longer. */
+uint32_t hv_wp_override(uint32_t access, uint32_t kind, const hv_regs *regs)
 {
     if ((regs->cr0 & CR0_WP) || (kind & (PF_U | PF_ID)) || !(kind & PF_W) || (access & PF_W))
         return access;
@@ -73,183 +81,185 @@ static uint32_t wp_override(uint32_t access, uint32_t kind, const hv_regs *regs)
     return lifted;
 }
 
-/* Installing. */
-
-/* A fault, its walk through the guest's tables, and the key of what it leads to. */
-typedef struct {
-    hv_mmu *mmu;
-    uint64_t gva, pkey;
-    uint32_t pfec, kind;
-    const hv_walked *found;
-} fault;
-
-/* Zap the oldest shadow pages until others fit: the root may not go while it is used. */
-static int make_room(hv_mmu *m, uint64_t wanted)
+/* Either privilege has entries of its own. Those of the user mode allow what the guest's tables allow the user;
+ * where that is nothing (no U) none may be built. Those of the kernel allow what they allow a supervisor,
+ * which SMEP, SMAP and protection keys do not restrict here: every page, and writes to all of them while the
+ * guest's CR0.WP is clear. */
+uint32_t hv_deprivileged_access(uint32_t access, int32_t user, int32_t cr0_wp)
 {
-    int flush = 0;
-    while (m->pages->count + wanted > m->shadow_pages) {
-        uint32_t oldest = m->pages->oldest;
-        if (oldest == m->root)
-            oldest = m->pages->pages[oldest].newer;
-        hv_zap_page(m->pages, oldest);
-        flush = 1;
+    return user ? access : access | PF_U | (cr0_wp ? 0 : PF_W);
+}
+
+/* Registers. */
+
+/* SMAP and protection keys spare fetches, but an error code shows ID only under NXE or SMEP. Hardware then runs
+ * with NXE set, so that the hypervisor can tell, and the guest must not see its error codes. */
+static int hides_fetches(const hv_regs *regs)
+{
+    return (regs->cr4 & (CR4_SMAP | CR4_PKE)) && !(regs->efer & EFER_NXE) &&
+           !(regs->cr4 & CR4_SMEP);
+}
+
+static uint32_t role_of(const hv_regs *regs)
+{
+    int wp = !!(regs->cr0 & CR0_WP);
+    return (regs->efer & EFER_NXE ? HV_ROLE_NXE : 0) | (wp ? HV_ROLE_CR0_WP : 0) |
+           ((regs->cr4 & CR4_SMEP) && !wp ? HV_ROLE_SMEP_ANDNOT_WP : 0) |
+           ((regs->cr4 & CR4_SMAP) && !wp ? HV_ROLE_SMAP_ANDNOT_WP : 0) |
+           (regs->cr4 & CR4_PKE ? HV_ROLE_PKE : 0) |
+           (hides_fetches(regs) ? 0 : HV_ROLE_BYPASSABLE);
+}
+
+static uint32_t child_role_of(uint32_t role, uint32_t level, uint32_t access)
+{
+    return role | level | access << HV_ROLE_ACCESS_SHIFT;
+}
+
+/* Work out what the registers grant, unless CR3 alone has changed. */
+static void set_regs(hv_mmu *m, const hv_regs *regs)
+{
+    hv_regs old = m->regs;
+    m->regs = m->hardware = *regs;
+    if (m->paging) {
+        m->hardware.cr0 |= CR0_WP;
+        m->hardware.cr4 &= ~CR4_PGE;
+        m->hardware.efer |= hides_fetches(regs) ? EFER_NXE : 0;
     }
-    return flush;
-}
-
-/* Return 2 if one large entry may map the page, else 1. */
-static uint32_t leaf_level(const fault *f)
-{
-    const hv_mmu *m = f->mmu;
-    if (f->found->level == 1 || !m->large_pages)
-        return 1;
-    uint64_t start = f->found->pa & -(FRAMES * PAGE);
-    int fits = !((start + m->pages->base) % (FRAMES * PAGE)) &&
-               start + FRAMES * PAGE <= m->pages->ram_size;
-    return fits && !hv_holds_table(m->pages, start / PAGE) ? 2 : 1;
-}
-
-/* Return what the entry at level must link to: guest frame and role. */
-static uint64_t below(const fault *f, uint32_t level, uint32_t *role)
-{
-    const hv_walked *found = f->found;
-    *role = f->mmu->regs_role | (level - 1);
-    if (level > found->level) {
-        const hv_step *step = &found->path[ROOT_LEVEL - level];
-        *role |= step->access << 4;
-        return (step->entry & PTE_ADDRESS) / PAGE;
-    }
-    *role |= HV_ROLE_DIRECT | found->access << 4 | (uint32_t)f->pkey << 9;
-    *role |= found->dirty ? HV_ROLE_DIRTY : 0;
-    return (found->pa & -(1ull << shift_of(level))) / PAGE;
-}
-
-/* Follow the shadow from its root to the page that holds the leaf, and return that page. */
-static uint32_t descend(const fault *f, int *relinked, int *flush)
-{
-    hv_pages *pages = f->mmu->pages;
-    uint32_t page = f->mmu->root;
-    pages->pages[page].write_flooding = 0;
-    for (uint32_t level = ROOT_LEVEL; level > 1; level--) {
-        if (level == 2 && leaf_level(f) == 2)
-            break;
-        uint32_t role, child;
-        uint64_t gfn = below(f, level, &role), sptep = sptep_of(page, f->gva, level);
-        uint64_t spte = read_entry(pages, sptep);
-        int is_link = is_present(pages, spte) && !(spte & PTE_PS);
-        child = is_link ? (uint32_t)((spte & PTE_ADDRESS) / PAGE) : 0;
-        if (!child || pages->pages[child].gfn != gfn || pages->pages[child].role != role) {
-            int32_t made;
-            *flush |= hv_zap_entry(pages, sptep);
-            child = hv_page_get(pages, gfn, role, &made);
-            if (!child)
-                abort(); /* make_room has seen to it that frames are left */
-            *flush |= made;
-            hv_link(pages, sptep, child);
-            *relinked = 1;
-        }
-        page = child;
-        pages->pages[page].write_flooding = 0;
-    }
-    return page;
-}
-
-/* Say whether hardware refuses the access by an entry. */
-static int is_refused(const fault *f, uint64_t spte)
-{
-    const hv_mmu *m = f->mmu;
-    if (m->hardware.cr4 & CR4_PKE)
-        return !!hv_permission_fault(&m->hardware, access_of(spte), (uint32_t)f->pkey, f->kind);
-    return !(m->let[access_of(spte)] >> f->kind & 1);
-}
-
-static void settle(const fault *f, uint64_t spte, int changed, int spurious, hv_handled *out)
-{
-    const hv_walked *found = f->found;
-    out->route = INSTALL;
-    out->cause = UNBUILT;
-    if (is_refused(f, spte)) {
-        out->route = EMULATE;
-        out->cause = is_table(f->mmu->pages, found->pa / PAGE) ? TABLE_WRITE : WRITE_PROTECT_OFF;
-    } else if (spurious) {
-        out->route = SPURIOUS;
-        out->cause = STALE;
-    } else if (changed && (f->kind & PF_W)) {
-        int was_clean = !(found->path[found->refs - 1].entry & PTE_D);
-        if (was_clean || !(found->access & PF_W)) {
-            out->route = ACCESSED_DIRTY;
-            out->cause = was_clean ? DIRTY : WRITE_PROTECT_OFF;
-        }
-    }
-}
-
-/* Bring the shadow up to the guest's tables; return whether it was. */
-static int install(const fault *f, hv_handled *out)
-{
-    hv_mmu *m = f->mmu;
-    hv_pages *pages = m->pages;
-    const hv_walked *found = f->found;
-    int relinked = 0;
-    out->flush = make_room(m, ROOT_LEVEL);
-    uint32_t page = descend(f, &relinked, &out->flush);
-    uint32_t level = pages->pages[page].role & 7;
-    uint64_t sptep = sptep_of(page, f->gva, level);
-    uint64_t gpa = found->pa & -(1ull << shift_of(level));
-    uint32_t access = wp_override(found->access, f->kind, &m->regs);
-    int writable = found->dirty && !is_table(pages, gpa / PAGE);
-    uint64_t spte = make_spte(gpa + pages->base, access, writable, level == 2, f->pkey);
-    uint64_t old = read_entry(pages, sptep);
-    int was_present = is_present(pages, old);
-    int was_leaf = was_present && (level == 1 || (old & PTE_PS));
-    int same = was_leaf && (old & ~(PTE_A | PTE_D)) == spte;
-    if (!same) {
-        hv_zap_entry(pages, sptep);
-        hv_set_leaf(pages, sptep, spte);
-        out->flush |= was_present;
-    }
-    settle(f, spte, was_leaf && !same, same && !relinked, out);
-    return same && !relinked;
-}
-
-/* The guest's tables. */
-
-static void look_at_regs(hv_mmu *m)
-{
-    hv_regs now[2] = {m->regs, m->hardware};
-    now[0].cr3 = now[1].cr3 = 0;
-    m->regs_changed = 0;
-    if (!memcmp(now, m->looked_at, sizeof now))
+    old.cr3 = regs->cr3;
+    if (!memcmp(&old, regs, sizeof old))
         return;
-    memcpy(m->looked_at, now, sizeof now);
-    int shows = (m->regs.efer & EFER_NXE) || (m->regs.cr4 & CR4_SMEP);
-    m->shown = shows ? ~0u : ~PF_ID;
+    m->pfec_mask = (regs->efer & EFER_NXE) || (regs->cr4 & CR4_SMEP) ? ~0u : ~PF_ID;
     for (uint32_t access = 0; access < 32; access++) {
-        m->allowed[access] = m->let[access] = 0;
+        m->guest_allows[access] = m->hardware_allows[access] = 0;
         for (uint32_t kind = 0; kind < 32; kind++) {
-            m->allowed[access] |= (uint32_t)!hv_permission_fault(&m->regs, access, 0, kind) << kind;
-            m->let[access] |= (uint32_t)!hv_permission_fault(&m->hardware, access, 0, kind) << kind;
+            int denied = !!hv_permission_fault(&m->regs, access, 0, kind);
+            m->guest_allows[access] |= (uint32_t)!denied << kind;
+            denied = !!hv_permission_fault(&m->hardware, access, 0, kind);
+            m->hardware_allows[access] |= (uint32_t)!denied << kind;
         }
     }
-    forget_known(m);
 }
 
-/* Walk them with no effect, as hv_walk does, and say whether A and D are set as the access wants;
- * return -1 where more is to be looked at: reserved bits, keys, what is forbidden or outside. */
+/* Roots. */
+
+static int is_live(const hv_pages *p, hv_root root)
+{
+    return root.page && p->pages[root.page].serial == root.serial;
+}
+
+/* Say whether an access is by the user mode of a deprivileged guest, which has a root to itself. */
+static int is_users(const hv_mmu *m, uint32_t kind) { return m->vm->deprivileged && (kind & PF_U); }
+
+static hv_root root_for(const hv_mmu *m, uint32_t kind)
+{
+    return is_users(m, kind) ? m->user_root : m->root;
+}
+
+static int is_root(const hv_vm *vm, uint32_t page)
+{
+    for (const hv_mmu *m = vm->mmus; m; m = m->next)
+        if ((page == m->root.page && is_live(vm->pages, m->root)) ||
+            (page == m->user_root.page && is_live(vm->pages, m->user_root)))
+            return 1;
+    return 0;
+}
+
+int32_t hv_mmu_lost_root(const hv_mmu *m)
+{
+    const hv_pages *p = m->vm->pages;
+    return m->paging && (!is_live(p, m->root) || (m->vm->deprivileged && !is_live(p, m->user_root)));
+}
+
+/* Zap the oldest shadow pages until others fit: roots stay. */
+static int32_t make_room(const hv_vm *vm, uint64_t wanted)
+{
+    hv_pages *p = vm->pages;
+    uint32_t page = p->oldest;
+    while (p->count + wanted > vm->params.shadow_pages) {
+        while (page && is_root(vm, page))
+            page = p->pages[page].newer;
+        if (!page)
+            return HV_NO_ROOM;
+        uint32_t newer = p->pages[page].newer;
+        hv_zap_page(p, page);
+        page = newer;
+    }
+    return 0;
+}
+
+/* Return the flush that this vCPU owes: for all changes since it was last told, its own among them. */
+static int32_t owed(hv_mmu *m)
+{
+    int behind = m->flushes != m->vm->pages->flushes;
+    m->flushes = m->vm->pages->flushes;
+    return behind ? HV_FLUSH_ALL : HV_FLUSH_NOTHING;
+}
+
+/* Return whether there was none; a failure is negative. */
+static int32_t ensure_root(hv_mmu *m, hv_root *root, uint32_t role)
+{
+    hv_pages *p = m->vm->pages;
+    if (is_live(p, *root))
+        return 0;
+    int32_t error = make_room(m->vm, 1);
+    if (error)
+        return error;
+    uint32_t all = child_role_of(role, ROOT_LEVEL, PF_W | PF_U | PF_ID);
+    int32_t page = hv_page_get(p, (m->regs.cr3 & PTE_ADDRESS) / PAGE, all);
+    if (page < 0)
+        return page;
+    *root = (hv_root){(uint32_t)page, p->pages[page].serial};
+    return 1;
+}
+
+int32_t hv_mmu_reload(hv_mmu *m)
+{
+    if (!m->paging)
+        return HV_FLUSH_NOTHING;
+    int32_t fresh = ensure_root(m, &m->root, m->role), users = 0;
+    if (fresh < 0)
+        return fresh;
+    if (m->vm->deprivileged)
+        users = ensure_root(m, &m->user_root, m->user_role);
+    if (users < 0)
+        return users;
+    m->hardware.cr3 = m->root.page * PAGE;
+    int32_t flush = owed(m);
+    return fresh || users ? HV_FLUSH_ALL : flush;
+}
+
+int32_t hv_mmu_load_guest(hv_mmu *m, const hv_regs *regs, const hv_formats *formats)
+{
+    uint32_t role = role_of(regs) | (m->vm->deprivileged ? HV_ROLE_DEPRIVILEGED : 0);
+    if (regs->cr3 != m->regs.cr3 || role != m->role || !formats)
+        m->root = m->user_root = (hv_root){0};
+    m->role = role;
+    m->user_role = role | HV_ROLE_USER;
+    m->paging = formats != NULL;
+    if (formats)
+        m->formats = *formats;
+    set_regs(m, regs);
+    return hv_mmu_reload(m);
+}
+
+/* Walks of the guest's tables. */
+
+/* Walk them with no effect, as hv_walk does, and say whether A and D are set as the access wants; return -1
+ * where more is to be looked at: reserved bits, keys, what is forbidden or outside. */
 static inline int walk_plainly(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_walked *out)
 {
     const hv_formats *f = &m->formats;
-    const uint8_t *ram = m->pages->ram;
-    const uint64_t size = m->pages->ram_size;
+    const hv_space *space = &m->vm->space;
     uint64_t table = m->regs.cr3 & PTE_ADDRESS, where, entry, all = PTE_A;
     uint32_t access = PF_W | PF_U | PF_ID, n = ROOT_LEVEL;
     hv_step *step = out->path;
-    if ((gva + (1ull << 47)) >> 48 || (m->regs.cr4 & CR4_PKE)) /* not canonical, or keyed */
+    if (space->through || (gva + (1ull << 47)) >> 48 || (m->regs.cr4 & CR4_PKE)) /* not canonical, or keyed */
         return -1;
     for (;; n--, step++) {
-        if (table >= size) /* both are multiples of a page */
+        if (table >= space->size) /* both are multiples of a page */
             return -1;
         where = table + (gva >> 9 * n & 0xff8);
-        memcpy(&entry, ram + where, 8);
+        memcpy(&entry, space->bytes + where, 8);
         if (n == 1 || (entry & (f->reserved[n] | PTE_PS | PTE_P)) != PTE_P)
             break;
         *step = (hv_step){where, entry, access &= access_of(entry)};
@@ -257,7 +267,7 @@ static inline int walk_plainly(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_
         table = entry & PTE_ADDRESS;
     }
     out->ok = out->general_protection = 0;
-    out->pfec = kind & m->shown;
+    out->pfec = kind & m->pfec_mask;
     out->level = n;
     out->refs = ROOT_LEVEL + 1 - n;
     if (entry & PTE_P) {
@@ -266,7 +276,7 @@ static inline int walk_plainly(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_
         if (entry & (n > 1 ? f->reserved_large : f->reserved)[n])
             return -1;
         access &= access_of(entry);
-        if (!(m->allowed[access] >> kind & 1))
+        if (!(m->guest_allows[access] >> kind & 1))
             return -1;
         uint64_t offset = (1ull << shift_of(n)) - 1;
         out->ok = 1;
@@ -279,112 +289,325 @@ static inline int walk_plainly(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_
     return (all & entry & PTE_A) && ((entry & PTE_D) || !(kind & PF_W));
 }
 
-/* Any other walk. Return 0 if the fault is none that is handled here. */
-static int walk_at_length(const hv_mmu *m, const hv_space *space, uint64_t gva, uint32_t kind,
-                          hv_walked *out)
+/* Walk as hardware does: with A and D set in the guest's entries where the walk succeeds. */
+static void walk_guest(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_walked *out)
 {
-    hv_walk(space, &m->regs, &m->formats, gva, kind, out);
-    int outside = 0;
-    for (uint32_t i = 0; out->ok && i + 1 < out->refs; i++)
-        outside |= (out->path[i].entry & PTE_ADDRESS) >= space->size;
-    return !out->general_protection && !outside;
+    int marked = walk_plainly(m, gva, kind, out);
+    if (marked < 0)
+        hv_walk(&m->vm->space, &m->regs, &m->formats, gva, kind, out);
+    if (out->ok && marked <= 0)
+        hv_set_accessed_dirty(&m->vm->space, &m->formats, out, kind);
 }
 
-int hv_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_handled *out)
+static uint64_t load_slots(hv_way *way, uint64_t gpa, int32_t size)
 {
-    if (m->regs_changed)
-        look_at_regs(m);
-    if (is_known(m, gva, pfec, out))
+    const hv_pages *p = ((hv_slots_way *)way)->pages;
+    uint64_t hpa = hpa_of(p, gpa), value = 0;
+    if (hpa == NOWHERE || hpa + (uint64_t)size > p->memory_size)
+        return size == 8 ? ~0ull : 0xffffffffull;
+    memcpy(&value, p->memory + hpa, (size_t)size);
+    return value;
+}
+
+static void store_slots(hv_way *way, uint64_t gpa, uint64_t value, int32_t size)
+{
+    const hv_pages *p = ((hv_slots_way *)way)->pages;
+    uint64_t hpa = hpa_of(p, gpa);
+    if (hpa != NOWHERE && hpa + (uint64_t)size <= p->memory_size)
+        memcpy(p->memory + hpa, &value, (size_t)size);
+}
+
+/* Installing. */
+
+/* A fault that the guest's tables do not explain: their walk, and the page and key that it leads to. */
+typedef struct {
+    hv_mmu *mmu;
+    uint64_t gva, hpa;
+    uint32_t kind, pkey;
+    int users; /* by the user mode of a deprivileged guest */
+    const hv_walked *found;
+} fault;
+
+/* Return 2 if one large entry may map the page, else 1: it would let writes through to every page table in it. */
+static uint32_t leaf_level(const fault *f)
+{
+    const hv_pages *p = f->mmu->vm->pages;
+    if (f->found->level == 1 || !f->mmu->vm->params.large_pages)
         return 1;
-    const hv_space space = {.bytes = m->pages->ram, .size = m->pages->ram_size};
-    uint32_t kind = pfec & (PF_W | PF_U | PF_ID);
-    hv_walked found;
-    int marked = walk_plainly(m, gva, kind, &found);
-    if (marked < 0 && !walk_at_length(m, &space, gva, kind, &found))
-        return 0;
-    if (found.ok && found.pa >= space.size)
-        return 0;
-    *out = (hv_handled){.level = found.level, .walk_refs = found.refs, .pfec = pfec};
-    if (!found.ok) {
-        out->route = INJECT;
-        out->cause = hv_guest_cause(found.pfec, found.access, kind, &m->regs);
-        out->pfec = found.pfec;
+    uint64_t start = f->found->pa & -LARGE;
+    const hv_memslot *s = slot_of(p, start);
+    if (!s || s->size - (start - s->gpa) < LARGE || (s->hpa - s->gpa) % LARGE)
         return 1;
+    return p->regions[index_of(p, f->hpa) / ENTRIES] ? 1 : 2;
+}
+
+/* Return what the entry at level must link to: guest frame and role. Below a guest large page that is a direct page,
+ * another one while the large page's D is clear: nothing writable must survive in it when the guest clears D. */
+static uint64_t child_of(const fault *f, uint32_t level, uint32_t *role)
+{
+    const hv_walked *found = f->found;
+    *role = f->users ? f->mmu->user_role : f->mmu->role;
+    if (level > found->level) {
+        const hv_step *step = &found->path[ROOT_LEVEL - level];
+        *role = child_role_of(*role, level - 1, step->access);
+        return (step->entry & PTE_ADDRESS) / PAGE;
     }
-    if (marked <= 0)
-        hv_set_accessed_dirty(&space, &m->formats, &found, kind);
-    out->gpa = found.pa;
-    uint64_t pkey = m->regs_role & HV_ROLE_PKE ? found.pkey : 0;
-    fault f = {.mmu = m, .gva = gva, .pkey = pkey, .pfec = pfec, .kind = kind, .found = &found};
-    int was_so = install(&f, out);
-    if (was_so && marked > 0 && !out->flush && out->cause == TABLE_WRITE)
-        know(m, gva, pfec, &found);
-    return 1;
+    *role = child_role_of(*role, level - 1, found->access) | HV_ROLE_DIRECT |
+            f->pkey << HV_ROLE_PKEY_SHIFT | (found->dirty ? HV_ROLE_DIRTY : 0);
+    return (found->pa & -(1ull << shift_of(level))) / PAGE;
+}
+
+/* Follow the shadow from its root, and return the page that the leaf belongs to; a failure is negative. Whether a
+ * large leaf will do is asked on arrival: shadowing the tables on the way may have put one of them into the
+ * very page. */
+static int32_t walk_shadow(const fault *f, int *relinked)
+{
+    hv_pages *p = f->mmu->vm->pages;
+    uint32_t page = root_for(f->mmu, f->kind).page;
+    p->pages[page].write_flooding = 0;
+    for (uint32_t level = ROOT_LEVEL; level > 1; level--) {
+        if (level == 2 && leaf_level(f) == 2)
+            break;
+        uint32_t role;
+        uint64_t gfn = child_of(f, level, &role), sptep = sptep_of(page, f->gva, level);
+        uint64_t spte = read_entry(p, sptep);
+        uint32_t child = is_present(p, spte) && !(spte & PTE_PS) ? page_of(spte) : 0;
+        if (!child || p->pages[child].gfn != gfn || p->pages[child].role != role) {
+            int32_t found = hv_page_get(p, gfn, role);
+            if (found < 0)
+                return found;
+            child = (uint32_t)found;
+            hv_zap_entry(p, sptep);
+            hv_link(p, sptep, child);
+            *relinked = 1;
+        }
+        page = child;
+        p->pages[page].write_flooding = 0;
+    }
+    return (int32_t)page;
+}
+
+/* Say whether hardware refuses the access by an entry. */
+static int is_refused(const fault *f, uint64_t spte)
+{
+    const hv_mmu *m = f->mmu;
+    uint32_t access = access_of(spte), kind = f->kind | (m->vm->deprivileged ? PF_U : 0);
+    if (m->hardware.cr4 & CR4_PKE)
+        return !!hv_permission_fault(&m->hardware, access, f->pkey, kind);
+    return !(m->hardware_allows[access] >> kind & 1);
+}
+
+/* Name the route, now that the entry is written. */
+static void classify(const fault *f, uint64_t spte, int changed, int spurious, hv_fault_outcome *out)
+{
+    const hv_walked *found = f->found;
+    out->route = INSTALL;
+    out->cause = UNBUILT;
+    if (is_refused(f, spte)) {
+        out->route = EMULATE;
+        out->cause = is_table(f->mmu->vm->pages, f->hpa) ? TABLE_WRITE : WRITE_PROTECT_OFF;
+    } else if (spurious) {
+        out->route = SPURIOUS;
+        out->cause = STALE;
+    } else if (changed && (f->kind & PF_W)) {
+        int was_clean = !(found->path[found->refs - 1].entry & PTE_D);
+        if (was_clean || (!f->mmu->vm->deprivileged && !(found->access & PF_W))) {
+            out->route = ACCESSED_DIRTY;
+            out->cause = was_clean ? DIRTY : WRITE_PROTECT_OFF;
+        }
+    }
+}
+
+/* Return what the leaf must be, at this level. */
+static uint64_t leaf_for(const fault *f, uint32_t level)
+{
+    const hv_mmu *m = f->mmu;
+    uint64_t hpa = f->hpa & -(1ull << shift_of(level));
+    uint32_t access = m->vm->deprivileged
+        ? hv_deprivileged_access(f->found->access, f->users, !!(m->regs.cr0 & CR0_WP))
+        : hv_wp_override(f->found->access, f->kind, &m->regs);
+    int writable = f->found->dirty && !is_table(m->vm->pages, hpa);
+    return hv_make_spte(hpa, access, writable, level == 2, f->pkey);
+}
+
+/* Bring the shadow up to the guest's tables; return 0 or a failure. */
+static int32_t install(const fault *f, hv_fault_outcome *out)
+{
+    hv_pages *p = f->mmu->vm->pages;
+    int relinked = 0;
+    int32_t error = make_room(f->mmu->vm, ROOT_LEVEL);
+    int32_t page = error ? error : walk_shadow(f, &relinked);
+    if (page < 0)
+        return page;
+    uint32_t level = level_of(p, (uint32_t)page);
+    uint64_t sptep = sptep_of((uint32_t)page, f->gva, level);
+    uint64_t spte = leaf_for(f, level), old = read_entry(p, sptep);
+    int was_leaf = is_present(p, old) && (level == 1 || (old & PTE_PS));
+    int same = was_leaf && (old & ~(PTE_A | PTE_D)) == spte;
+    if (!same) {
+        hv_zap_entry(p, sptep);
+        hv_set_leaf(p, sptep, spte);
+    }
+    classify(f, spte, was_leaf && !same, same && !relinked, out);
+    return 0;
+}
+
+/* The guest's tables allow the access. */
+static int32_t resolve(hv_mmu *m, uint64_t gva, uint32_t kind, const hv_walked *found,
+                       hv_fault_outcome *out)
+{
+    fault f = {.mmu = m, .gva = gva, .kind = kind, .found = found,
+               .hpa = hpa_of(m->vm->pages, found->pa),
+               .pkey = m->role & HV_ROLE_PKE ? found->pkey : 0,
+               .users = is_users(m, kind)};
+    out->gpa = found->pa;
+    if (f.hpa != NOWHERE)
+        return install(&f, out);
+    out->route = MMIO;
+    out->cause = NO_MEMORY;
+    return 0;
+}
+
+static void inject(const hv_mmu *m, uint32_t kind, const hv_walked *found, hv_fault_outcome *out)
+{
+    out->route = INJECT;
+    out->cause = hv_guest_cause(found->pfec, found->access, kind, &m->regs);
+    out->pfec = found->pfec;
+}
+
+int32_t hv_mmu_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_fault_outcome *out)
+{
+    uint32_t kind = pfec & PF_KIND;
+    hv_walked found;
+    if (!m->paging)
+        return HV_NO_PAGING;
+    if (!is_live(m->vm->pages, root_for(m, kind)))
+        return HV_NO_ROOT;
+    walk_guest(m, gva, kind, &found);
+    *out = (hv_fault_outcome){.level = found.level, .walk_refs = found.refs, .pfec = pfec};
+    int32_t error = 0;
+    if (found.general_protection)
+        error = HV_NOT_CANONICAL;
+    else if (!found.ok)
+        inject(m, kind, &found, out);
+    else
+        error = resolve(m, gva, kind, &found, out);
+    out->flush = owed(m);
+    return error;
 }
 
 /* Page-table writes. */
 
-/* Count a write, and say whether the guest seems to use the frame otherwise by now. */
+/* Count a write, and say whether the guest seems to use the frame otherwise by now. The count starts again when a
+ * fault is resolved through the page, or when hardware has used the entry that the last write built. */
 static int is_flooded(const hv_mmu *m, hv_page *page)
 {
-    if (page->last_written) {
-        uint64_t spte;
-        memcpy(&spte, m->pages->memory + page->last_written, 8);
-        if (spte & PTE_A)
-            page->write_flooding = 0;
-    }
+    if (page->last_written && (read_entry(m->vm->pages, page->last_written) & PTE_A))
+        page->write_flooding = 0;
     page->write_flooding++;
-    return m->flood_threshold && m->flood_threshold <= page->write_flooding;
+    uint64_t threshold = m->vm->params.flood_threshold;
+    return threshold && threshold <= page->write_flooding;
 }
 
 /* Build the leaf at once, if the page goes with the registers in force. */
 static void update_on_write(const hv_mmu *m, hv_page *page, uint64_t sptep, uint64_t gpte)
 {
-    uint32_t access = page->role >> 4 & 31;
-    uint64_t gpa = gpte & PTE_ADDRESS;
-    if (page->role != (m->regs_role | 1 | access << 4) || (gpte & m->formats.reserved[1]) ||
-        gpa >= m->pages->ram_size)
+    hv_pages *p = m->vm->pages;
+    uint32_t access = (page->role & HV_ROLE_ACCESS) >> HV_ROLE_ACCESS_SHIFT;
+    int user = !!(page->role & HV_ROLE_USER);
+    uint32_t mine = child_role_of(user ? m->user_role : m->role, 1, access);
+    uint64_t hpa = hpa_of(p, gpte & PTE_ADDRESS);
+    if (!m->paging || page->role != mine || (gpte & m->formats.reserved[1]) || hpa == NOWHERE)
         return;
-    int writable = (gpte & PTE_D) && !is_table(m->pages, gpa / PAGE);
-    uint64_t pkey = page->role & HV_ROLE_PKE ? gpte >> PTE_PKEY_SHIFT & 15 : 0;
     access &= access_of(gpte);
-    hv_set_leaf(m->pages, sptep, make_spte(gpa + m->pages->base, access, writable, 0, pkey));
+    if (user && !(access & PF_U))
+        return; /* the user's own root maps no supervisor page */
+    if (m->vm->deprivileged)
+        access = hv_deprivileged_access(access, user, !!(page->role & HV_ROLE_CR0_WP));
+    int writable = (gpte & PTE_D) && !is_table(p, hpa);
+    uint32_t pkey = page->role & HV_ROLE_PKE ? gpte >> PTE_PKEY_SHIFT & 15 : 0;
+    hv_set_leaf(p, sptep, hv_make_spte(hpa, access, writable, 0, pkey));
     page->last_written = sptep;
 }
 
-static int follow_write(const hv_mmu *m, uint32_t frame, uint64_t gptep)
+/* Update one shadow entry after the guest's entry at gptep was written. It first becomes trap. A leaf then becomes
+ * notrap if the guest's entry is not present, or the real entry if it is present and accessed; above the leaf it
+ * stays trap. */
+static void sync_entry(const hv_mmu *m, uint32_t frame, uint64_t gptep)
 {
-    hv_page *page = m->pages->pages + frame;
-    uint64_t sptep = frame * PAGE + (gptep & 0xfff), gpte;
-    int flush = hv_zap_entry(m->pages, sptep);
+    hv_pages *p = m->vm->pages;
+    hv_page *page = p->pages + frame;
+    uint64_t sptep = frame * PAGE + (gptep & (PAGE - 1)), gpte;
+    hv_zap_entry(p, sptep);
     page->last_written = 0;
-    if ((page->role & 7) > 1)
-        return flush;
-    memcpy(&gpte, m->pages->ram + gptep, 8);
+    if (level_of(p, frame) > 1)
+        return;
+    gpte = hv_load(&m->vm->space, gptep, 8);
     if (!(gpte & PTE_P)) {
-        if (page->role & HV_ROLE_QUIET)
-            hv_set_notrap(m->pages, sptep);
-    } else if ((gpte & PTE_A) && m->update_on_write) {
+        if (page->role & HV_ROLE_BYPASSABLE)
+            hv_set_notrap(p, sptep);
+    } else if ((gpte & PTE_A) && m->vm->params.update_on_write) {
         update_on_write(m, page, sptep, gpte);
     }
-    return flush;
 }
 
-int hv_emulate_store(hv_mmu *m, uint64_t gpa, uint64_t value)
+int32_t hv_mmu_store(hv_mmu *m, uint64_t gpa, uint64_t value, uint32_t size)
 {
-    int flush = 0;
-    memcpy(m->pages->ram + gpa, &value, 8);
-    uint32_t next, page = m->pages->by_gfn[gpa / PAGE];
+    hv_pages *p = m->vm->pages;
+    uint64_t gfn = gpa / PAGE, hpa = hpa_of(p, gpa);
+    if (hpa != NOWHERE && hpa + size <= p->memory_size)
+        memcpy(p->memory + hpa, &value, size);
+    uint32_t next, page = hv_next_shadow(p, gfn, 0);
     for (; page; page = next) {
-        next = m->pages->pages[page].next;
-        if (m->pages->pages[page].role & HV_ROLE_DIRECT)
-            continue;
-        if (is_flooded(m, m->pages->pages + page)) {
-            hv_zap_page(m->pages, page);
-            flush = 1;
-        } else {
-            flush |= follow_write(m, page, gpa & ~7ull);
-        }
+        next = hv_next_shadow(p, gfn, page);
+        if (is_flooded(m, p->pages + page))
+            hv_zap_page(p, page);
+        else
+            sync_entry(m, page, gpa & ~7ull);
     }
-    return flush;
+    return owed(m);
+}
+
+/* Making and freeing. */
+
+void hv_vm_free(hv_vm *vm)
+{
+    if (!vm)
+        return;
+    for (hv_mmu *m = vm->mmus, *next; m; m = next) {
+        next = m->next;
+        free(m);
+    }
+    hv_pages_free(vm->pages);
+    free(vm);
+}
+
+hv_vm *hv_vm_new(uint8_t *memory, uint64_t memory_size, const hv_memslot *slots, uint32_t slot_count,
+                 uint32_t end_frame)
+{
+    hv_vm *vm = calloc(1, sizeof *vm);
+    hv_pages *p = vm ? hv_pages_new(memory, memory_size, slots, slot_count, end_frame) : NULL;
+    if (!p) {
+        free(vm);
+        return NULL;
+    }
+    vm->pages = p;
+    vm->way = (hv_slots_way){{load_slots, store_slots}, p};
+    if (slot_count == 1 && !slots->gpa)
+        vm->space = (hv_space){.bytes = memory + slots->hpa, .size = slots->size};
+    else
+        vm->space = (hv_space){.through = &vm->way.way};
+    return vm;
+}
+
+hv_mmu *hv_mmu_new(hv_vm *vm)
+{
+    hv_mmu *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->vm = vm;
+    m->next = vm->mmus;
+    m->flushes = vm->pages->flushes;
+    vm->mmus = m;
+    return m;
 }

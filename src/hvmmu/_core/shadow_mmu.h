@@ -1,29 +1,99 @@
-/* The shadow MMU as _core/shadow_mmu.py has it, for C and Python. cffi reads this file too. */
+/* The shadow MMU: routes page faults that exited, and keeps shadow tables true to the guest's.
+ *
+ * hv_vm is what all vCPUs of a virtual machine share, hv_mmu what each has for itself. cffi reads this
+ * file too, without its directives.
+ */
 
-/* A store into a page table that was found to be one and left all as it was, and what it was found
- * by: while that is so still, so is the next one into the table. */
+#pragma once
+
+#include "arch.h"
+#include "shadow_page.h"
+#include "thread.h"
+#include "walk.h"
+
+typedef struct hv_mmu hv_mmu;
+
+/* The way to guest-physical memory where it is not one memslot from 0 up. */
 typedef struct {
-    uint64_t page;              /* of its address */
-    uint64_t changes, cr3;      /* of the shadow pages; the guest's */
-    uint64_t at[4], entry[4];   /* of the guest's tables, refs of them */
-    uint64_t sptep, spte, gpa;  /* the leaf, without A and D; the page */
-    uint32_t root, pfec, level, refs;
-    uint32_t on_way[4], passed; /* shadow pages, passed of them */
-} hv_known;
+    hv_way way;
+    hv_pages *pages;
+} hv_slots_way;
 
 typedef struct {
     hv_pages *pages;
-    hv_regs regs, hardware; /* the guest's registers, and those in force */
-    hv_formats formats;     /* of the guest's */
-    uint32_t root;          /* shadow page */
-    uint32_t regs_role;     /* the part of a role that comes from the registers */
-    uint32_t flood_threshold;
-    int32_t update_on_write, large_pages;
-    int32_t regs_changed;   /* since the last fault: what follows is to be made anew */
-    uint32_t shown;         /* of a kind: what an error code of the guest's has of it */
-    uint32_t allowed[32];   /* by access, a bit for each kind that the guest's registers allow */
-    uint32_t let[32];       /* the same of those in force; neither knows protection keys */
-    hv_regs looked_at[2];   /* the registers they were made for */
-    hv_known known[64];
-    uint64_t shadow_pages;
-} hv_mmu;
+    hv_mmu_params params; /* _mmu_params.py describes them */
+    int32_t deprivileged; /* hardware runs the guest's kernel in user mode too */
+    hv_space space;       /* guest-physical memory */
+    hv_slots_way way;
+    hv_mmu *mmus;         /* one for each vCPU */
+} hv_vm;
+
+/* A root in use: zapped when its shadow page has another serial number. */
+typedef struct {
+    uint32_t page; /* 0: none */
+    uint64_t serial;
+} hv_root;
+
+struct hv_mmu {
+    hv_vm *vm;
+    hv_mmu *next;
+    hv_regs regs, hardware; /* the guest's registers, and those that hardware runs with */
+    hv_formats formats;     /* of the guest's tables */
+    int32_t paging;
+    uint32_t role, user_role;  /* what all roles below each root have of the registers */
+    hv_root root, user_root;   /* the latter of a deprivileged guest's user mode */
+    uint64_t flushes;       /* of the shadow pages, those that this vCPU was told to perform */
+    uint32_t pfec_mask;     /* the bits of a kind that the guest's error codes show */
+    uint32_t guest_allows[32], hardware_allows[32]; /* by access, a bit for each kind that the registers
+                                                       grant, protection keys apart */
+};
+
+/* What became of a fault. */
+typedef struct {
+    uint32_t route, cause; /* of fault.py, by order */
+    uint32_t pfec;         /* the guest's error code where the fault is the guest's, else hardware's */
+    uint32_t level;        /* of the guest's entry that decided */
+    uint32_t walk_refs;    /* guest entries that were read */
+    int32_t flush;         /* the scope of the flush that is owed: HV_FLUSH_ALL or HV_FLUSH_NOTHING */
+    uint64_t gpa;          /* of the access, where the guest's tables give one */
+} hv_fault_outcome;
+
+/* A virtual machine without vCPUs; params, deprivileged, trap, notrap and write are the caller's to set
+ * before there is one. NULL where there is no memory. */
+hv_vm *hv_vm_new(uint8_t *memory, uint64_t memory_size, const hv_memslot *slots, uint32_t slot_count,
+                 uint32_t end_frame);
+void hv_vm_free(hv_vm *vm);
+
+/* The MMU of one more vCPU; it is freed with the machine. NULL where there is no memory. */
+hv_mmu *hv_mmu_new(hv_vm *vm);
+
+/* Each of the following returns the scope of the flush that this vCPU owes, for changes by other vCPUs
+ * too; or else a failure, which is negative. */
+
+/* Take over the guest's registers; formats is NULL while paging is off. */
+int32_t hv_mmu_load_guest(hv_mmu *mmu, const hv_regs *regs, const hv_formats *formats);
+
+/* Make new roots where they were zapped; to be called before a vCPU runs on. */
+int32_t hv_mmu_reload(hv_mmu *mmu);
+
+/* Complete a store by the guest of 1, 2, 4 or 8 bytes, and carry it into the shadow. */
+int32_t hv_mmu_store(hv_mmu *mmu, uint64_t gpa, uint64_t value, uint32_t size);
+
+/* Route a page fault that exited; return 0 or a failure. */
+int32_t hv_mmu_handle(hv_mmu *mmu, uint64_t gva, uint32_t pfec, hv_fault_outcome *out);
+
+/* Say whether a root was zapped, so that hv_mmu_reload makes another. */
+int32_t hv_mmu_lost_root(const hv_mmu *mmu);
+
+/* Name the rule of the guest's tables that a fault broke: SDM "Access Rights". */
+uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_regs *regs);
+
+/* Return a leaf for the frame at hpa. access is what it allows; writable is 0 where a write must exit all
+ * the same: the guest's D is clear, or the frame is a shadowed page table. */
+uint64_t hv_make_spte(uint64_t hpa, uint32_t access, int32_t writable, int32_t large, uint32_t pkey);
+
+/* Return access as hardware, which runs with CR0.WP set, must have it for a kind of access. */
+uint32_t hv_wp_override(uint32_t access, uint32_t kind, const hv_regs *regs);
+
+/* Return access as hardware must have it that runs the guest's kernel in user mode as well. */
+uint32_t hv_deprivileged_access(uint32_t access, int32_t user, int32_t cr0_wp);

@@ -1,7 +1,11 @@
-/* Shadow pages in C: the books of _core/py_pages.py and _core/py_rmap.py, and every change to an entry.
+/* The books of shadow pages, and every change to an entry.
  *
- * An entry is named by its number, sptep / 8. It stands in one list at most: that of the leaves that
- * map a guest frame, or that of a page's parents; its node lies beside its page.
+ * Three things hold at all times: the reverse map names exactly the leaves, a page's parents are exactly
+ * the entries that link to it, and no leaf lets a write through to a guest frame that is shadowed as a
+ * page table.
+ *
+ * An entry is named by its number, sptep / 8. It stands in one list at most: that of the leaves that map
+ * a guest frame, or that of a page's parents; its node lies beside its page.
  */
 
 #include <stdint.h>
@@ -9,13 +13,8 @@
 #include <string.h>
 
 #include "arch.h"
-#include "thread.h"
 #include "shadow_page.h"
 #include "spte_inline.h"
-
-#define ENTRIES 512u
-#define PAGE 4096u
-#define LEVEL 7u /* of a role */
 
 struct hv_node {
     uint32_t next, before; /* entries; 0 for none: frame 0 is never a shadow page's */
@@ -23,17 +22,20 @@ struct hv_node {
 
 static void write_entry(hv_pages *p, uint64_t sptep, uint64_t spte)
 {
-    memcpy(p->memory + sptep, &spte, 8);
+    if (p->write)
+        p->write(p->writer, sptep, spte);
+    else
+        memcpy(p->memory + sptep, &spte, 8);
 }
 
 static int is_leaf(const hv_pages *p, uint64_t sptep, uint64_t spte)
 {
-    return (spte & PTE_PS) || (p->pages[sptep / PAGE].role & LEVEL) == 1;
+    return (spte & PTE_PS) || level_of(p, (uint32_t)(sptep / PAGE)) == 1;
 }
 
-static uint64_t gfn_of(const hv_pages *p, uint64_t spte)
+static uint32_t *leaves_of(const hv_pages *p, uint64_t spte)
 {
-    return ((spte & PTE_ADDRESS) - p->base) / PAGE;
+    return p->leaves + index_of(p, spte & PTE_ADDRESS);
 }
 
 /* Lists of entries. */
@@ -63,50 +65,63 @@ static void delist(const hv_pages *p, uint32_t *first, uint64_t sptep)
         *first = node->next;
 }
 
-static uint32_t listed(const hv_pages *p, uint32_t entry, uint64_t *out, uint32_t room)
+uint64_t hv_parents(const hv_pages *p, uint32_t page, uint64_t *sptep, uint64_t room)
 {
-    uint32_t count = 0;
-    for (; entry && count < room; entry = node_of(p, entry)->next)
-        out[count++] = 8ull * entry;
+    uint64_t count = 0;
+    for (uint32_t entry = p->pages[page].parents; entry; entry = node_of(p, entry)->next)
+        if (count++ < room)
+            sptep[count - 1] = 8ull * entry;
     return count;
 }
 
-uint32_t hv_leaves(const hv_pages *p, uint64_t gfn, uint64_t *out, uint32_t room)
+uint64_t hv_leaves(const hv_pages *p, uint64_t *sptep, uint64_t *hpa, uint64_t room)
 {
-    return listed(p, p->leaves[gfn], out, room);
+    uint64_t count = 0;
+    for (uint64_t at = 0; at < p->frames; at++)
+        for (uint32_t entry = p->leaves[at]; entry; entry = node_of(p, entry)->next)
+            if (count++ < room) {
+                sptep[count - 1] = 8ull * entry;
+                hpa[count - 1] = (p->first_frame + at) * PAGE;
+            }
+    return count;
 }
 
-uint32_t hv_parents(const hv_pages *p, uint32_t page, uint64_t *out, uint32_t room)
+/* Questions. */
+
+uint32_t hv_next_shadow(const hv_pages *p, uint64_t gfn, uint32_t page)
 {
-    return listed(p, p->pages[page].parents, out, room);
+    page = page ? p->pages[page].next : p->shadows[index_of_gfn(p, gfn)];
+    while (page && (p->pages[page].gfn != gfn || (p->pages[page].role & HV_ROLE_DIRECT)))
+        page = p->pages[page].next;
+    return page;
 }
 
-/* What there is. */
+int32_t hv_is_table(const hv_pages *p, uint64_t gfn) { return hv_next_shadow(p, gfn, 0) != 0; }
 
-int32_t hv_is_table(const hv_pages *p, uint64_t gfn) { return is_table(p, gfn); }
-
-int32_t hv_holds_table(const hv_pages *p, uint64_t gfn) { return p->regions[gfn / ENTRIES] > 0; }
+int32_t hv_holds_table(const hv_pages *p, uint64_t gfn)
+{
+    uint64_t index = index_of_gfn(p, gfn);
+    return index < p->frames && p->regions[index / ENTRIES] > 0;
+}
 
 uint32_t hv_child(const hv_pages *p, uint64_t sptep)
 {
     uint64_t spte = read_entry(p, sptep);
-    if (!is_present(p, spte) || is_leaf(p, sptep, spte))
-        return 0;
-    return (uint32_t)((spte & PTE_ADDRESS) / PAGE);
+    return is_present(p, spte) && !is_leaf(p, sptep, spte) ? page_of(spte) : 0;
 }
 
 /* Entries. */
 
 void hv_link(hv_pages *p, uint64_t sptep, uint32_t child)
 {
-    p->changes++;
     enlist(p, &p->pages[child].parents, sptep);
-    write_entry(p, sptep, (uint64_t)child * PAGE | PTE_P | PTE_W | PTE_U | PTE_A);
+    /* a link allows everything: the path's permissions are in the child's role */
+    write_entry(p, sptep, child * PAGE | PTE_P | PTE_W | PTE_U | PTE_A);
 }
 
 void hv_set_leaf(hv_pages *p, uint64_t sptep, uint64_t spte)
 {
-    enlist(p, p->leaves + gfn_of(p, spte), sptep);
+    enlist(p, leaves_of(p, spte), sptep);
     write_entry(p, sptep, spte);
 }
 
@@ -115,71 +130,82 @@ void hv_set_notrap(hv_pages *p, uint64_t sptep) { write_entry(p, sptep, p->notra
 /* Take a present entry out of the books. */
 static void forget(hv_pages *p, uint64_t sptep, uint64_t spte)
 {
-    if (is_leaf(p, sptep, spte)) {
-        delist(p, p->leaves + gfn_of(p, spte), sptep);
-    } else {
-        p->changes++;
-        delist(p, &p->pages[(spte & PTE_ADDRESS) / PAGE].parents, sptep);
-    }
+    if (is_leaf(p, sptep, spte))
+        delist(p, leaves_of(p, spte), sptep);
+    else
+        delist(p, &p->pages[page_of(spte)].parents, sptep);
 }
 
 int32_t hv_zap_entry(hv_pages *p, uint64_t sptep)
 {
     uint64_t spte = read_entry(p, sptep);
     int was_present = is_present(p, spte);
-    if (was_present)
+    if (was_present) {
         forget(p, sptep, spte);
-    write_entry(p, sptep, p->trap);
+        p->flushes++;
+    }
+    if (spte != p->trap)
+        write_entry(p, sptep, p->trap);
     return was_present;
 }
 
 /* Pages. */
 
-static uint32_t take_frame(hv_pages *p)
+/* Return a frame for a shadow page, zeroed and with nodes; a failure is negative. */
+static int32_t take_frame(hv_pages *p)
 {
+    uint32_t frame = p->free_count ? p->free[p->free_count - 1] : p->next_frame;
+    hv_page *page = p->pages + frame;
+    if (frame == p->end_frame)
+        return HV_NO_FRAMES;
+    if (!page->nodes)
+        page->nodes = malloc(ENTRIES * sizeof *page->nodes);
+    if (!page->nodes)
+        return HV_NO_HOST_MEMORY;
     if (p->free_count) {
-        uint32_t frame = p->free[--p->free_count];
-        memset(p->memory + (uint64_t)frame * PAGE, 0, PAGE);
-        return frame;
+        p->free_count--;
+        memset(p->memory + frame * PAGE, 0, PAGE);
+    } else {
+        p->next_frame++;
     }
-    return p->next_frame == p->end_frame ? 0 : p->next_frame++;
+    return (int32_t)frame;
 }
 
-/* Write-protect a guest table that is shadowed for the first time; return whether a flush is owed. */
-static int write_protect(hv_pages *p, uint64_t gfn)
+/* Write-protect a guest table that is shadowed for the first time. */
+static void write_protect(hv_pages *p, uint64_t index)
 {
-    int flush = 0;
-    uint32_t next, entry = p->leaves[gfn / ENTRIES * ENTRIES];
+    uint32_t next, entry = p->leaves[index / ENTRIES * ENTRIES];
     for (; entry; entry = next) {
         next = node_of(p, entry)->next;
-        if ((p->pages[entry / ENTRIES].role & LEVEL) == 2)
-            flush |= hv_zap_entry(p, 8ull * entry);
+        if (level_of(p, entry / ENTRIES) == 2)
+            hv_zap_entry(p, 8ull * entry);
     }
-    for (entry = p->leaves[gfn]; entry; entry = node_of(p, entry)->next) {
+    for (entry = p->leaves[index]; entry; entry = node_of(p, entry)->next) {
         uint64_t spte = read_entry(p, 8ull * entry);
-        if ((spte & PTE_W) && (p->pages[entry / ENTRIES].role & LEVEL) == 1) {
+        if ((spte & PTE_W) && level_of(p, entry / ENTRIES) == 1) {
             write_entry(p, 8ull * entry, spte & ~PTE_W);
-            flush = 1;
+            p->flushes++;
         }
     }
-    return flush;
 }
 
-/* Mark every entry as unbuilt: the guest's own not-present ones apart, where they may be. */
+/* Mark every entry as unbuilt: the guest's own not-present ones apart, where they may be. Hardware does not
+ * use the frame yet, so it is written in one go. */
 static void fill(hv_pages *p, uint64_t gfn, uint32_t frame, uint32_t role)
 {
     if (!p->trap && !p->notrap)
         return; /* the frame came zeroed */
-    int apart = !(role & HV_ROLE_DIRECT) && (role & HV_ROLE_QUIET);
+    uint64_t hpa = hpa_of(p, gfn * PAGE);
+    int apart = !(role & HV_ROLE_DIRECT) && (role & HV_ROLE_BYPASSABLE) && hpa != NOWHERE;
     for (uint32_t at = 0; at < ENTRIES; at++) {
         uint64_t gpte = PTE_P;
         if (apart)
-            memcpy(&gpte, p->ram + gfn * PAGE + 8 * at, 8);
-        write_entry(p, (uint64_t)frame * PAGE + 8 * at, gpte & PTE_P ? p->trap : p->notrap);
+            memcpy(&gpte, p->memory + hpa + 8 * at, 8);
+        memcpy(p->memory + frame * PAGE + 8 * at, gpte & PTE_P ? &p->trap : &p->notrap, 8);
     }
 }
 
-static void append(hv_pages *p, uint32_t frame)
+static void append(hv_pages *p, uint64_t index, uint32_t frame)
 {
     hv_page *page = p->pages + frame;
     page->older = p->newest;
@@ -188,43 +214,41 @@ static void append(hv_pages *p, uint32_t frame)
     else
         p->oldest = frame;
     p->newest = frame;
-    uint32_t *link = p->by_gfn + page->gfn;
+    uint32_t *link = p->shadows + index;
     while (*link)
         link = &p->pages[*link].next;
     *link = frame;
     p->count++;
 }
 
-uint32_t hv_page_get(hv_pages *p, uint64_t gfn, uint32_t role, int32_t *flush)
+int32_t hv_page_get(hv_pages *p, uint64_t gfn, uint32_t role)
 {
-    *flush = 0;
-    for (uint32_t page = p->by_gfn[gfn]; page; page = p->pages[page].next)
-        if (p->pages[page].role == role)
-            return page;
-    struct hv_node *nodes = calloc(ENTRIES, sizeof *nodes);
-    uint32_t frame = nodes ? take_frame(p) : 0;
-    if (!frame) {
-        free(nodes);
-        return 0;
-    }
-    int is_first = !(role & HV_ROLE_DIRECT) && !is_table(p, gfn);
-    p->pages[frame] = (hv_page){.gfn = gfn, .serial = ++p->serial, .role = role, .nodes = nodes};
-    append(p, frame);
-    p->changes++;
-    if (is_first) {
-        p->regions[gfn / ENTRIES]++;
-        *flush = write_protect(p, gfn);
+    uint64_t index = index_of_gfn(p, gfn);
+    for (uint32_t page = p->shadows[index]; page; page = p->pages[page].next)
+        if (p->pages[page].role == role && p->pages[page].gfn == gfn)
+            return (int32_t)page;
+    int32_t taken = take_frame(p);
+    if (taken < 0)
+        return taken;
+    uint32_t frame = (uint32_t)taken;
+    hv_page *page = p->pages + frame;
+    int is_first = !(role & HV_ROLE_DIRECT) && !hv_is_table(p, gfn);
+    *page = (hv_page){.gfn = gfn, .serial = ++p->serial, .role = role, .nodes = page->nodes};
+    append(p, index, frame);
+    if (is_first && index < p->frames) {
+        p->regions[index / ENTRIES]++;
+        write_protect(p, index);
     }
     fill(p, gfn, frame, role);
-    return frame;
+    return taken;
 }
 
-static void remove_page(hv_pages *p, uint32_t frame)
+static void remove_page(hv_pages *p, uint64_t index, uint32_t frame)
 {
     hv_page *page = p->pages + frame;
     *(page->older ? &p->pages[page->older].newer : &p->oldest) = page->newer;
     *(page->newer ? &p->pages[page->newer].older : &p->newest) = page->older;
-    uint32_t *link = p->by_gfn + page->gfn;
+    uint32_t *link = p->shadows + index;
     while (*link != frame)
         link = &p->pages[*link].next;
     *link = page->next;
@@ -234,22 +258,21 @@ static void remove_page(hv_pages *p, uint32_t frame)
 void hv_zap_page(hv_pages *p, uint32_t frame)
 {
     hv_page *page = p->pages + frame;
+    uint64_t index = index_of_gfn(p, page->gfn);
     for (uint64_t at = 0; at < ENTRIES; at++) {
-        uint64_t sptep = (uint64_t)frame * PAGE + 8 * at, spte = read_entry(p, sptep);
+        uint64_t sptep = frame * PAGE + 8 * at, spte = read_entry(p, sptep);
         if (is_present(p, spte))
             forget(p, sptep, spte);
     }
     while (page->parents)
         hv_zap_entry(p, 8ull * page->parents);
-    remove_page(p, frame);
-    p->changes++;
-    if (!(page->role & HV_ROLE_DIRECT) && !is_table(p, page->gfn))
-        p->regions[page->gfn / ENTRIES]--;
-    free(page->nodes);
-    page->nodes = NULL;
+    remove_page(p, index, frame);
+    if (!(page->role & HV_ROLE_DIRECT) && index < p->frames && !hv_is_table(p, page->gfn))
+        p->regions[index / ENTRIES]--;
     page->serial = 0;
     p->free[p->free_count++] = frame;
     p->zapped++;
+    p->flushes++;
 }
 
 /* Making and freeing them all. */
@@ -258,37 +281,51 @@ void hv_pages_free(hv_pages *p)
 {
     if (!p)
         return;
-    for (uint32_t page = p->oldest; page; page = p->pages[page].newer)
-        free(p->pages[page].nodes);
+    for (uint32_t frame = 0; p->pages && frame < p->next_frame; frame++)
+        free(p->pages[frame].nodes);
+    free(p->slots);
     free(p->free);
     free(p->pages);
-    free(p->by_gfn);
+    free(p->shadows);
     free(p->leaves);
     free(p->regions);
     free(p);
 }
 
-hv_pages *hv_pages_new(uint8_t *memory, uint64_t base, uint64_t ram_size, uint32_t end_frame,
-                       uint64_t trap, uint64_t notrap)
+/* Find the host frames behind guest memory, from a multiple of 2 MiB on. */
+static void span_slots(hv_pages *p)
+{
+    uint64_t first = NOWHERE, end = 0;
+    for (const hv_memslot *s = p->slots; s < p->slots + p->slot_count; s++) {
+        first = s->hpa < first ? s->hpa : first;
+        end = s->hpa + s->size > end ? s->hpa + s->size : end;
+    }
+    p->first_frame = first / (ENTRIES * PAGE) * ENTRIES;
+    p->frames = (end + PAGE - 1) / PAGE - p->first_frame;
+}
+
+hv_pages *hv_pages_new(uint8_t *memory, uint64_t memory_size, const hv_memslot *slots,
+                       uint32_t slot_count, uint32_t end_frame)
 {
     hv_pages *p = calloc(1, sizeof *p);
     if (!p)
         return NULL;
-    size_t frames = ram_size / PAGE;
     p->memory = memory;
-    p->ram = memory + base;
-    p->base = base;
-    p->ram_size = ram_size;
-    p->trap = trap;
-    p->notrap = notrap;
+    p->memory_size = memory_size;
     p->next_frame = 1;
     p->end_frame = end_frame;
-    p->free = calloc(end_frame, sizeof *p->free);
-    p->pages = calloc(end_frame, sizeof *p->pages);
-    p->by_gfn = calloc(frames, sizeof *p->by_gfn);
-    p->leaves = calloc(frames, sizeof *p->leaves);
-    p->regions = calloc(frames / ENTRIES + 1, sizeof *p->regions);
-    if (p->free && p->pages && p->by_gfn && p->leaves && p->regions)
+    p->slot_count = slot_count;
+    p->slots = malloc(slot_count * sizeof *p->slots);
+    if (p->slots) {
+        memcpy(p->slots, slots, slot_count * sizeof *p->slots);
+        span_slots(p);
+        p->free = calloc(end_frame, sizeof *p->free);
+        p->pages = calloc(end_frame, sizeof *p->pages);
+        p->shadows = calloc(p->frames + 1, sizeof *p->shadows);
+        p->leaves = calloc(p->frames + 1, sizeof *p->leaves);
+        p->regions = calloc(p->frames / ENTRIES + 1, sizeof *p->regions);
+    }
+    if (p->free && p->pages && p->shadows && p->leaves && p->regions)
         return p;
     hv_pages_free(p);
     return NULL;

@@ -1,11 +1,10 @@
-"""Shadow pages kept in C, for the fast lane to change in place: what `ShadowPages` is otherwise.
+"""Read-only views of the books of shadow pages, which are C's: see `shadow_page.h`.
 
-`_core/shadow_page.c` does the work. It wants a guest whose tables all lie in its one memslot.
+The functions that change an entry are for tests and mutants; the MMU's own changes are made in C.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hvmmu._core.engine import ffi, lib
@@ -16,39 +15,40 @@ from hvmmu.tlb import Scope
 from hvmmu.types import ENTRIES, PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from hvmmu._core.engine import CompiledEngine
-    from hvmmu.memory import Memory, Memslot
+    from hvmmu.memory import Memslots
     from hvmmu.spte import Nonpresent
 
-_FLAGS = ("dirty", "bypassable", "pke", "nxe", "cr0_wp", "smep_andnot_wp", "smap_andnot_wp")
-_FIRST_FLAG = 13
-_ROOM = 64
+_FAILURES: dict[int, tuple[type[Exception], str]] = {
+    lib.HV_NO_HOST_MEMORY: (
+        GuestMemoryError,
+        "no memory left for the books of shadow tables; lower mmu.shadow_pages or guest.memory",
+    ),
+    lib.HV_NO_FRAMES: (
+        GuestMemoryError,
+        "no host frame left for shadow tables; raise mmu.shadow_pages",
+    ),
+    lib.HV_NO_ROOM: (
+        GuestMemoryError,
+        "all shadow pages are in use as roots; raise mmu.shadow_pages",
+    ),
+    lib.HV_NO_PAGING: (InvariantError, "a page fault exited before the guest turned paging on"),
+    lib.HV_NO_ROOT: (InvariantError, "a page fault exited from a shadow root that was zapped"),
+    lib.HV_NOT_CANONICAL: (InvariantError, "a page fault exited at no canonical address"),
+}
 
 
-@lru_cache(maxsize=4096)
-def packed(role: Role) -> int:
-    """Return a role as C has it: see pages.h."""
-    flags = sum(bool(getattr(role, flag)) << at for at, flag in enumerate(_FLAGS))
-    return role.level | role.direct << 3 | role.access << 4 | role.pkey << 9 | flags << _FIRST_FLAG
+def checked(result: int) -> int:
+    """Return what a function of C's returned; raise the error that it stands for if negative."""
+    if result < 0:
+        kind, message = _FAILURES[result]
+        raise kind(message)
+    return result
 
 
-@lru_cache(maxsize=4096)
-def unpacked(role: int) -> Role:
-    """Return a role as Python has it."""
-    flags = {flag: bool(role >> _FIRST_FLAG + at & 1) for at, flag in enumerate(_FLAGS)}
-    return Role(
-        level=role & 7,
-        direct=bool(role >> 3 & 1),
-        access=role >> 4 & 0x1F,
-        pkey=role >> 9 & 0xF,
-        **flags,
-    )
-
-
-class CompiledPage:
-    """A shadow page as `ShadowPage` is one, but kept in C."""
+class ShadowPage:
+    """A shadow table: 512 entries at *hpa* that stand for guest table *gfn* under *role*."""
 
     __slots__ = ("_page", "_pages", "gfn", "hpa", "role", "serial")
 
@@ -56,174 +56,154 @@ class CompiledPage:
         self._pages, self._page = pages, pages.pages + frame
         self.hpa = frame << PAGE_SHIFT
         self.gfn, self.serial = self._page.gfn, self._page.serial
-        self.role = unpacked(self._page.role)
+        self.role = Role(self._page.role)
 
     @property
-    def parents(self) -> dict[int, None]:
+    def parents(self) -> set[int]:
         """Where the entries that link to this page lie (sptep)."""
-        frame, pages = self.hpa >> PAGE_SHIFT, self._pages
-        return dict.fromkeys(_listed(lambda out, room: lib.hv_parents(pages, frame, out, room)))
+        frame = self.hpa >> PAGE_SHIFT
+        count = lib.hv_parents(self._pages, frame, ffi.NULL, 0)
+        sptep = ffi.new("uint64_t[]", count)
+        lib.hv_parents(self._pages, frame, sptep, count)
+        return set(sptep)
 
     @property
     def write_flooding(self) -> int:
         """Writes to the guest's table since the shadow was last of use."""
         return int(self._page.write_flooding)
 
-    @write_flooding.setter
-    def write_flooding(self, count: int) -> None:
-        self._page.write_flooding = count
-
     @property
     def last_written(self) -> int | None:
         """The entry (sptep) that the last emulated write built."""
         return self._page.last_written or None
 
-    @last_written.setter
-    def last_written(self, sptep: int | None) -> None:
-        self._page.last_written = sptep or 0
 
+class Rmap:
+    """The reverse map: which leaf entries map a guest frame."""
 
-def _listed(fill: Any) -> list[int]:  # noqa: ANN401 - a function of cffi's
-    room = _ROOM
-    while True:
-        out = ffi.new("uint64_t[]", room)
-        count = fill(out, room)
-        if count < room:
-            return list(out[0:count])
-        room *= 8
+    def __init__(self, pages: Any, slots: Memslots) -> None:  # noqa: ANN401 - a struct of cffi's
+        self._pages, self._slots = pages, slots
 
-
-class CompiledRmap:
-    """The reverse map, read only: what changes it changes an entry too."""
-
-    def __init__(self, pages: Any) -> None:  # noqa: ANN401 - a struct of cffi's
-        self._pages = pages
-
-    def _of(self, gfn: int) -> Iterator[tuple[int, int]]:
-        pages = self._pages
-        for sptep in _listed(lambda out, room: lib.hv_leaves(pages, gfn, out, room)):
-            yield sptep, pages.pages[sptep >> PAGE_SHIFT].role & 7
+    def items(self) -> Iterator[tuple[int, int, int]]:
+        """Yield every leaf as (gfn, sptep, level); a large one with its first gfn."""
+        pages, count = self._pages, len(self)
+        sptep, hpa = ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count)
+        lib.hv_leaves(pages, sptep, hpa, count)
+        for one, at in zip(sptep, hpa, strict=True):
+            level = Role(pages.pages[one >> PAGE_SHIFT].role).level
+            yield self._slots.gpa(at) >> PAGE_SHIFT, one, level
 
     def leaves(self, gfn: int, level: int) -> list[int]:
         """Return the leaves of *level* whose first frame is *gfn*."""
-        return [sptep for sptep, at in self._of(gfn) if at == level]
-
-    def items(self) -> Iterator[tuple[int, int, int]]:
-        """Yield every (gfn, sptep, level)."""
-        for gfn in range(self._pages.ram_size >> PAGE_SHIFT):
-            if self._pages.leaves[gfn]:
-                for sptep, level in self._of(gfn):
-                    yield gfn, sptep, level
+        return [sptep for first, sptep, at in self.items() if (first, at) == (gfn, level)]
 
     def __len__(self) -> int:
         """Count the leaves."""
-        return sum(1 for _ in self.items())
+        return int(lib.hv_leaves(self._pages, ffi.NULL, ffi.NULL, 0))
 
 
-class CompiledPages:
-    """The shadow pages of one guest, as `ShadowPages` keeps them, in C."""
+class ShadowPages:
+    """The shadow pages of one guest."""
 
     def __init__(
-        self, memory: Memory, slot: Memslot, engine: CompiledEngine, end: int, entries: Nonpresent
+        self,
+        pages: Any,  # noqa: ANN401 - a struct of cffi's
+        slots: Memslots,
+        nonpresent: Nonpresent,
     ) -> None:
-        self._memory, self.nonpresent = memory, entries
-        made = lib.hv_pages_new(
-            engine.memory, slot.hpa, slot.size, end, entries.trap, entries.notrap
-        )
-        if made == ffi.NULL:
-            raise MemoryError("no memory for the books of shadow pages")
-        self.handle = ffi.gc(made, lib.hv_pages_free)
-        self._known: dict[int, CompiledPage] = {}
-        self.rmap = CompiledRmap(self.handle)
+        self.pointer, self.nonpresent = pages, nonpresent
+        self.rmap = Rmap(pages, slots)
+        self._words = slots.memory.u64
+        self._known: dict[int, ShadowPage] = {}
 
     @property
     def zapped(self) -> int:
         """Shadow pages given up since the start."""
-        return int(self.handle.zapped)
+        return int(self.pointer.zapped)
 
-    def page(self, frame: int) -> CompiledPage:
+    def page(self, frame: int) -> ShadowPage:
         """Return the shadow page in host frame *frame*, the same object each time."""
         known = self._known.get(frame)
-        if known is None or known.serial != self.handle.pages[frame].serial:
-            known = self._known[frame] = CompiledPage(self.handle, frame)
+        if known is None or known.serial != self.pointer.pages[frame].serial:
+            known = self._known[frame] = ShadowPage(self.pointer, frame)
         return known
 
-    def __iter__(self) -> Iterator[CompiledPage]:
+    def __iter__(self) -> Iterator[ShadowPage]:
         """Yield the shadow pages, oldest first."""
-        frame = self.handle.oldest
+        frame = self.pointer.oldest
         while frame:
             yield self.page(frame)
-            frame = self.handle.pages[frame].newer
+            frame = self.pointer.pages[frame].newer
 
     def __len__(self) -> int:
         """Count the shadow pages."""
-        return int(self.handle.count)
+        return int(self.pointer.count)
 
-    def __contains__(self, page: CompiledPage) -> bool:
+    def __contains__(self, page: ShadowPage) -> bool:
         """Say whether *page* is still in use."""
-        return bool(self.handle.pages[page.hpa >> PAGE_SHIFT].serial == page.serial)
+        return bool(self.pointer.pages[page.hpa >> PAGE_SHIFT].serial == page.serial)
 
-    def shadows_of(self, gfn: int) -> list[CompiledPage]:
-        """Return the shadow pages that stand for the guest table at *gfn*; a copy."""
-        found, frame = [], self.handle.by_gfn[gfn]
-        while frame:
-            page = self.page(frame)
-            if not page.role.direct:
-                found.append(page)
-            frame = self.handle.pages[frame].next
+    def shadows_of(self, gfn: int) -> list[ShadowPage]:
+        """Return the shadow pages that stand for the guest table at *gfn*, oldest first."""
+        found, frame = [], 0
+        while frame := lib.hv_next_shadow(self.pointer, gfn, frame):
+            found.append(self.page(frame))
         return found
 
     def is_table(self, gfn: int) -> bool:
         """Say whether *gfn* is shadowed as a page table, so that writes to it must exit."""
-        return bool(lib.hv_is_table(self.handle, gfn))
+        return bool(lib.hv_is_table(self.pointer, gfn))
 
     def holds_table(self, gfn: int) -> bool:
         """Say whether any frame of the 2 MiB region around *gfn* is shadowed as a page table."""
-        return bool(lib.hv_holds_table(self.handle, gfn))
+        return bool(lib.hv_holds_table(self.pointer, gfn))
 
     def entry(self, sptep: int) -> int:
         """Return the entry at *sptep*."""
-        spte: int = self._memory.u64[sptep >> 3]
+        spte: int = self._words[sptep >> 3]
         return spte
 
-    def entries(self, page: CompiledPage) -> list[int]:
+    def entries(self, page: ShadowPage) -> list[int]:
         """Return the 512 entries of *page*."""
         first = page.hpa >> 3
-        return self._memory.u64[first : first + ENTRIES].tolist()
+        return self._words[first : first + ENTRIES].tolist()
 
-    def child(self, sptep: int) -> CompiledPage | None:
+    def child(self, sptep: int) -> ShadowPage | None:
         """Return the shadow page that the entry at *sptep* links to, None if it links to none."""
-        frame = lib.hv_child(self.handle, sptep)
+        frame = lib.hv_child(self.pointer, sptep)
         return self.page(frame) if frame else None
 
-    def get(self, gfn: int, role: Role) -> tuple[CompiledPage, Flush]:
+    # Changes.
+
+    def _changed(self, change: Callable[..., int | None], *arguments: int) -> tuple[int, Flush]:
+        """Change the books; return what the change returned, and the flush that it owes."""
+        before = self.pointer.flushes
+        result = change(self.pointer, *arguments) or 0
+        owed = self.pointer.flushes != before
+        self.pointer.flushes = before  # the flush is the caller's, and no vCPU's
+        return checked(result), Flush(Scope.ALL if owed else None)
+
+    def get(self, gfn: int, role: Role) -> tuple[ShadowPage, Flush]:
         """Return the shadow page for *gfn* under *role*, built if there is none."""
-        if gfn >= self.handle.ram_size >> PAGE_SHIFT:
-            raise InvariantError(f"the guest has a page table at gfn {gfn:#x}, beyond its memory")
-        flush = ffi.new("int32_t *")
-        frame = lib.hv_page_get(self.handle, gfn, packed(role), flush)
-        if not frame:
-            raise GuestMemoryError("no host frame left for shadow tables; raise mmu.shadow_pages")
-        return self.page(frame), Flush(Scope.ALL if flush[0] else None)
+        frame, flush = self._changed(lib.hv_page_get, gfn, role)
+        return self.page(frame), flush
 
-    def link(self, sptep: int, child: CompiledPage) -> None:
-        """Point the entry at *sptep*, which maps nothing, to *child*."""
-        lib.hv_link(self.handle, sptep, child.hpa >> PAGE_SHIFT)
-
-    def set_leaf(self, sptep: int, spte: int, gfn: int, level: int) -> None:
-        """Write a leaf into the entry at *sptep*, which maps nothing."""
-        del gfn, level  # the entry and its page say them
-        lib.hv_set_leaf(self.handle, sptep, spte)
-
-    def set_notrap(self, sptep: int) -> None:
-        """Leave the entry at *sptep*, which maps nothing, to the guest's own not-present fault."""
-        lib.hv_set_notrap(self.handle, sptep)
+    def zap_page(self, page: ShadowPage) -> Flush:
+        """Give a shadow page up: its entries, the links to it, its frame."""
+        return self._changed(lib.hv_zap_page, page.hpa >> PAGE_SHIFT)[1]
 
     def zap_entry(self, sptep: int) -> Flush:
         """Make the entry at *sptep* trap, whatever it was."""
-        return Flush(Scope.ALL if lib.hv_zap_entry(self.handle, sptep) else None)
+        return self._changed(lib.hv_zap_entry, sptep)[1]
 
-    def zap_page(self, page: CompiledPage) -> Flush:
-        """Give a shadow page up: its entries, the links to it, its frame."""
-        lib.hv_zap_page(self.handle, page.hpa >> PAGE_SHIFT)
-        return Flush(Scope.ALL)
+    def link(self, sptep: int, child: ShadowPage) -> None:
+        """Point the entry at *sptep*, which maps nothing, to *child*."""
+        lib.hv_link(self.pointer, sptep, child.hpa >> PAGE_SHIFT)
+
+    def set_leaf(self, sptep: int, spte: int) -> None:
+        """Write a leaf into the entry at *sptep*, which maps nothing."""
+        lib.hv_set_leaf(self.pointer, sptep, spte)
+
+    def set_notrap(self, sptep: int) -> None:
+        """Leave the entry at *sptep*, which maps nothing, to the guest's own not-present fault."""
+        lib.hv_set_notrap(self.pointer, sptep)

@@ -15,13 +15,21 @@
 #include "vcpu.h"
 #include "callbacks.h"
 #include "stops.h"
-#include "fault_outcome.h"
 #include "guest.h"
 
 #define PAGE 4096ull
 
 /* Return whether a callback went on: everything but HV_FAILED does. */
 static int call(hv_vcpu *v, int32_t what) { return hv_call(v->self, what) != HV_FAILED; }
+
+/* Return whether the MMU did what it was to do; Python raises the error that a negative result is. */
+static int went(hv_vcpu *v, int32_t result)
+{
+    if (result >= 0)
+        return 1;
+    v->value = (uint64_t)(int64_t)result;
+    return call(v, HV_CALL_MMU_FAILED);
+}
 
 /* The ledger. */
 
@@ -168,23 +176,25 @@ static int32_t leave(hv_vcpu *v, hv_fault *f)
 /* Route a fault that exited; return 0 if Python failed. */
 static int route(hv_vcpu *v, hv_fault *f)
 {
-    hv_handled out;
+    hv_fault_outcome out;
     if (f->handled)
         return 1;
-    if (v->mmu && hv_handle(v->mmu, f->gva, f->pfec, &out)) {
+    if (v->mmu) {
+        if (!went(v, hv_mmu_handle(v->mmu, f->gva, f->pfec, &out)))
+            return 0;
         f->route = out.route;
         f->cause = out.cause;
         f->guest_pfec = out.pfec;
         f->level = out.level;
         f->walk_refs = out.walk_refs;
         f->gpa = out.gpa;
-        f->flush = (hv_flush_request){out.flush ? HV_FLUSH_ALL : HV_FLUSH_NOTHING, 0};
+        f->flush = (hv_flush_request){out.flush, 0};
         return 1;
     }
     v->fault = *f;
-    int went = call(v, HV_CALL_ROUTE);
+    int routed = call(v, HV_CALL_ROUTE);
     *f = v->fault;
-    return went;
+    return routed;
 }
 
 /* Complete a store; an access whose operand is unknown writes what was there. */
@@ -195,21 +205,21 @@ static int emulate(hv_vcpu *v, hv_fault *f)
         f->size = 8;
         f->operand = peek(v, f->gpa);
     }
-    if (v->mmu && f->size == 8) {
-        if (hv_emulate_store(v->mmu, f->gpa, f->operand))
-            f->flush = (hv_flush_request){HV_FLUSH_ALL, 0};
-        return 1;
+    if (v->mmu) {
+        int32_t scope = hv_mmu_store(v->mmu, f->gpa, f->operand, f->size);
+        f->flush = widest(f->flush, (hv_flush_request){scope, 0});
+        return went(v, scope);
     }
     v->fault = *f;
-    int went = call(v, HV_CALL_STORE);
+    int stored = call(v, HV_CALL_STORE);
     *f = v->fault;
-    return went;
+    return stored;
 }
 
 /* Say whether the roots that hardware walks from may have changed. */
 static int may_have_new_roots(const hv_vcpu *v)
 {
-    return !v->mmu || !v->mmu->pages->pages[v->mmu->root].serial;
+    return v->mmu ? hv_mmu_lost_root(v->mmu) : v->hypervised;
 }
 
 static int32_t page_fault_exit(hv_vcpu *v, const uint64_t *operand, uint32_t size)

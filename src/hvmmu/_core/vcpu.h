@@ -14,6 +14,7 @@ enum {
 enum {
     HV_CALL_ROUTE,        /* fault: an MMU in Python routes it */
     HV_CALL_STORE,        /* fault: an MMU in Python completes the store */
+    HV_CALL_MMU_FAILED,   /* value: raise the error that this result of the MMU is */
     HV_CALL_RELOAD,       /* load the roots that hardware walks from */
     HV_CALL_ENTER,        /* inject: enter the guest through the control structure */
     HV_CALL_PRIVILEGE,    /* user: switch a deprivileged guest through the control structure */

@@ -1,7 +1,11 @@
 /* The walk and its rules, for the C that is not the engine: spec/walk.py says them in words.
  *
- * It comes after kernel.h. cffi reads this file too, so it has no directives.
+ * cffi reads this file too, without its directives.
  */
+
+#pragma once
+
+#include "thread.h"
 
 /* How memory is reached that lies behind a second dimension. */
 typedef struct hv_way {

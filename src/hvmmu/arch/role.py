@@ -1,107 +1,105 @@
-"""Shadow pages: a frame of shadow entries, and the role that makes two of them the same."""
+"""A shadow page's role: all that decides, beside the guest frame, what its entries must be.
 
-import attrs
+A role is one integer, here and in C: `Role` names its bits, and C has the same names from here. The
+MMU makes roles; everything else reads them. KVM's word is `kvm_mmu_page_role`.
+"""
 
-from hvmmu._records import define, frozen
-from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
+from collections.abc import Iterator
+from typing import Self, overload
 
-
-def hides_fetch_bit(regs: Regs) -> bool:
-    """Say whether the guest's error codes hide which faults are fetches, though it matters.
-
-    SMAP and protection keys spare fetches, but ID is reported only under NXE or SMEP. Hardware then
-    runs with NXE set, so that the hypervisor can tell, and the guest must not see its error codes.
-    """
-    return bool(regs.cr4 & (CR4_SMAP | CR4_PKE)) and not (
-        regs.efer & EFER_NXE or regs.cr4 & CR4_SMEP
-    )
+from hvmmu.arch import pfec as pf
 
 
-@frozen(eq=True, cache_hash=True)
-class Role:
-    """What, beside the guest frame, decides what a shadow page must hold."""
+class Field:
+    """Some bits of a role, read as a number."""
 
-    level: int
-    direct: bool
+    def __init__(self, shift: int, width: int) -> None:
+        self.shift, self.width = shift, width
+
+    @property
+    def mask(self) -> int:
+        """The field's bits, in their place."""
+        return (1 << self.width) - 1 << self.shift
+
+    @overload
+    def __get__(self, role: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, role: int, owner: type) -> int: ...
+
+    def __get__(self, role: int | None, owner: type) -> "int | Self":
+        """Return the field's value in *role*; of the class, the field itself."""
+        return self if role is None else (role & self.mask) >> self.shift
+
+
+class Flag(Field):
+    """One bit of a role, read as a boolean."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__(shift, 1)
+
+    @overload
+    def __get__(self, role: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, role: int, owner: type) -> bool: ...
+
+    def __get__(self, role: int | None, owner: type) -> "bool | Self":
+        """Return the flag's value in *role*; of the class, the flag itself."""
+        return self if role is None else bool(role & self.mask)
+
+
+class Role(int):
+    """The role of a shadow page."""
+
+    __slots__ = ()
+
+    level = Field(0, 3)
+    """Level of the page's entries; 1 is the one that maps 4 KiB pages."""
+    direct = Flag(3)
     """Maps a guest large page in smaller pieces: no guest table lies behind it."""
-    access: int
-    """What the path above allows, in the bits of a kind."""
-    nxe: bool
-    cr0_wp: bool
-    smep_andnot_wp: bool
-    smap_andnot_wp: bool
-    pke: bool
-    bypassable: bool
-    """Entries may be left for the guest alone to fault on: hardware's error code is the guest's."""
-    pkey: int = 0
+    access = Field(4, 5)
+    """Permissions of the path above, in the bits of a kind."""
+    pkey = Field(9, 4)
     """Of a direct page: the protection key of the large page."""
-    dirty: bool = False
+    dirty = Flag(13)
     """Of a direct page: the large page's D, without which nothing in it may be writable."""
-    user: bool | None = None
-    """For the guest's user mode, or for its kernel; None where one page does for both."""
+    bypassable = Flag(14)
+    """Entries may be left for the guest alone to fault on: hardware's error code is the guest's."""
+    pke = Flag(15)
+    nxe = Flag(16)
+    cr0_wp = Flag(17)
+    smep_andnot_wp = Flag(18)
+    smap_andnot_wp = Flag(19)
+    deprivileged = Flag(20)
+    """Belongs to one privilege of a guest that hardware runs as user: *user* says to which."""
+    user = Flag(21)
+    """Belongs to the user mode of a deprivileged guest."""
+
+    def replace(self, **values: int) -> "Role":
+        """Return the role with other values of some fields."""
+        bits = int(self)
+        for name, value in values.items():
+            field = FIELDS[name]
+            if not 0 <= value < 1 << field.width:
+                raise ValueError(f"{name} of a role has {field.width} bits, and {value} has more")
+            bits = bits & ~field.mask | value << field.shift
+        return Role(bits)
+
+    def __repr__(self) -> str:
+        """Return the fields that are set."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        values["access"] = pf.describe(self.access)
+        return f"Role({', '.join(f'{name}={value}' for name, value in values.items() if value)})"
 
 
-@frozen
-class CpuRole:
-    """The part of a role that comes from the guest's control registers."""
-
-    nxe: bool
-    cr0_wp: bool
-    smep_andnot_wp: bool
-    smap_andnot_wp: bool
-    pke: bool
-    bypassable: bool
-    user: bool | None = None
-
-    @classmethod
-    def of(cls, regs: Regs, *, user: bool | None = None) -> "CpuRole":
-        """Read it from the registers; *user* is the privilege that the page is for, if for one."""
-        wp = bool(regs.cr0 & CR0_WP)
-        return cls(
-            nxe=bool(regs.efer & EFER_NXE),
-            cr0_wp=wp,
-            smep_andnot_wp=bool(regs.cr4 & CR4_SMEP) and not wp,
-            smap_andnot_wp=bool(regs.cr4 & CR4_SMAP) and not wp,
-            pke=bool(regs.cr4 & CR4_PKE),
-            bypassable=not hides_fetch_bit(regs),
-            user=user,
-        )
-
-    def role(self, level: int, access: int) -> Role:
-        """Complete it to the role of the shadow of a guest table."""
-        return self._role(level, access, direct=False, pkey=0, dirty=False)
-
-    def direct(self, level: int, access: int, *, pkey: int, dirty: bool) -> Role:
-        """Complete it to the role of a page that maps a guest large page in pieces."""
-        return self._role(level, access, direct=True, pkey=pkey, dirty=dirty)
-
-    def _role(self, level: int, access: int, *, direct: bool, pkey: int, dirty: bool) -> Role:
-        return Role(
-            level,
-            direct,
-            access,
-            self.nxe,
-            self.cr0_wp,
-            self.smep_andnot_wp,
-            self.smap_andnot_wp,
-            self.pke,
-            self.bypassable,
-            pkey,
-            dirty,
-            self.user,
-        )
+FIELDS = {name: field for name, field in vars(Role).items() if isinstance(field, Field)}
+"""The layout by name, from bit 0 up."""
 
 
-@define(eq=False)
-class ShadowPage:
-    """One shadow table: 512 entries at *hpa* that stand for guest table *gfn* under *role*."""
-
-    gfn: int
-    role: Role
-    hpa: int
-    parents: dict[int, None] = attrs.field(factory=dict)
-    """Where the entries that link to this page lie (sptep), oldest first."""
-    write_flooding: int = 0
-    """Writes to the guest's table since the shadow was last of use."""
-    last_written: int | None = None
-    """The entry (sptep) that the last emulated write built."""
+def layout() -> Iterator[tuple[str, int]]:
+    """Yield name and value of C's constants: a mask for each field, and a shift if it is wider."""
+    for name, field in FIELDS.items():
+        yield name.upper(), field.mask
+        if field.width > 1:
+            yield f"{name.upper()}_SHIFT", field.shift

@@ -3,19 +3,88 @@
 It reads and never writes, and knows nothing of how the tables came to be.
 """
 
+from collections.abc import Iterable, Iterator
+from typing import NoReturn, Protocol
+
 import attrs
 
-from hvmmu._core.shadow_mmu import ShadowMmu
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
-from hvmmu.arch.role import Role, ShadowPage
+from hvmmu.arch.role import Role
 from hvmmu.errors import InvariantError
 from hvmmu.memory import Memslots
-from hvmmu.spte import LINK, access_of
-from hvmmu.types import PAGE_SHIFT
+from hvmmu.spte import LINK, Nonpresent, access_of
+from hvmmu.types import ENTRIES, PAGE_SHIFT
 
 _FRAMES = {1: 1, 2: 512, 3: 512 * 512}
 """Frames that one entry of a level maps."""
+
+
+class ShadowTable(Protocol):
+    """A shadow page as the books have it."""
+
+    @property
+    def gfn(self) -> int:
+        """The guest table that it stands for, or the first frame that it maps if it is direct."""
+        ...
+
+    @property
+    def role(self) -> Role:
+        """The rest of what its entries follow from."""
+        ...
+
+    @property
+    def hpa(self) -> int:
+        """Where its 512 entries lie."""
+        ...
+
+    @property
+    def parents(self) -> Iterable[int]:
+        """Where the entries that link to it lie."""
+        ...
+
+
+class ReverseMap(Protocol):
+    """The leaves there are, as the books have them."""
+
+    def items(self) -> Iterable[tuple[int, int, int]]:
+        """Return gfn, place (hpa) and level of each."""
+        ...
+
+
+class Books(Protocol):
+    """A shadow MMU's books about its tables."""
+
+    @property
+    def nonpresent(self) -> Nonpresent:
+        """The values of an entry that maps nothing."""
+        ...
+
+    @property
+    def rmap(self) -> ReverseMap:
+        """The reverse map."""
+        ...
+
+    def __iter__(self) -> Iterator[ShadowTable]:
+        """Yield the shadow pages."""
+        ...
+
+    def is_table(self, gfn: int) -> bool:
+        """Say whether *gfn* is write-protected as a page table."""
+        ...
+
+    def holds_table(self, gfn: int) -> bool:
+        """Say whether any frame of the 2 MiB around *gfn* is."""
+        ...
+
+
+class Shadow(Protocol):
+    """A shadow MMU, for an audit."""
+
+    @property
+    def pages(self) -> Books:
+        """Its books."""
+        ...
 
 
 @attrs.frozen
@@ -31,7 +100,7 @@ class _Promise:
     pkey: int
 
 
-def audit(mmu: ShadowMmu, slots: Memslots) -> None:
+def audit(mmu: Shadow, slots: Memslots) -> None:
     """Raise InvariantError, naming entry and rule, where the shadow breaks a promise."""
     _Audit(mmu, slots).run()
 
@@ -39,27 +108,32 @@ def audit(mmu: ShadowMmu, slots: Memslots) -> None:
 class _Audit:
     """One pass over all shadow pages, collecting what the books should say."""
 
-    def __init__(self, mmu: ShadowMmu, slots: Memslots) -> None:
-        self._pages, self._slots = mmu.pages, slots
+    def __init__(self, mmu: Shadow, slots: Memslots) -> None:
+        self._books, self._slots, self._words = mmu.pages, slots, slots.memory.u64
         self._nonpresent = mmu.pages.nonpresent
-        self._parents: dict[int, set[int]] = {page.hpa: set() for page in self._pages}
+        self._pages = {page.hpa: page for page in mmu.pages}
+        self._parents: dict[int, set[int]] = {hpa: set() for hpa in self._pages}
         self._leaves: set[tuple[int, int, int]] = set()
 
     def run(self) -> None:
-        for page in self._pages:
+        for page in self._pages.values():
             self._page(page)
-        for page in self._pages:
+        for page in self._pages.values():
             if set(page.parents) != self._parents[page.hpa]:
                 self._fail(page.hpa, "the parents noted are not the entries that link to the page")
-        if set(self._pages.rmap.items()) != self._leaves:
+        if set(self._books.rmap.items()) != self._leaves:
             self._fail(0, "the reverse map does not name exactly the leaves there are")
 
-    def _page(self, page: ShadowPage) -> None:
+    def _entries(self, page: ShadowTable) -> list[int]:
+        first = page.hpa >> 3
+        return self._words[first : first + ENTRIES].tolist()
+
+    def _page(self, page: ShadowTable) -> None:
         trap, notrap = self._nonpresent.trap, self._nonpresent.notrap
-        if not page.role.direct and not self._pages.is_table(page.gfn):
+        if not page.role.direct and not self._books.is_table(page.gfn):
             self._fail(page.hpa, "its page is not among the shadows of its table")
         guest_only = page.role.bypassable and not page.role.direct
-        pairs = zip(self._pages.entries(page), self._slots.table(page.gfn), strict=True)
+        pairs = zip(self._entries(page), self._slots.table(page.gfn), strict=True)
         for at, (spte, gpte) in enumerate(pairs):
             if spte == trap:
                 continue
@@ -73,15 +147,17 @@ class _Audit:
                     " see this fault, or not its error code",
                 )
 
-    def _present(self, page: ShadowPage, sptep: int, spte: int, gpte: int) -> None:
+    def _present(self, page: ShadowTable, sptep: int, spte: int, gpte: int) -> None:
         promise = self._promise(page, sptep, gpte)
-        child = self._pages.child(sptep)
-        if child is None:
+        if spte & pte.PS or page.role.level == 1:
             self._leaf(page, sptep, spte, promise)
-        else:
-            self._link(page.role, sptep, spte, child, promise)
+            return
+        child = self._pages.get(spte & pte.ADDRESS)
+        if child is None:
+            self._fail(sptep, "a link to no shadow page")
+        self._link(page.role, sptep, spte, child, promise)
 
-    def _promise(self, page: ShadowPage, sptep: int, gpte: int) -> _Promise:
+    def _promise(self, page: ShadowTable, sptep: int, gpte: int) -> _Promise:
         at = (sptep & 0xFFF) // 8
         role = page.role
         if role.direct:
@@ -98,13 +174,12 @@ class _Audit:
         return _Promise(gfn, access, dirty=bool(gpte & pte.D), leaf=leaf, pkey=pkey)
 
     def _link(
-        self, role: Role, sptep: int, spte: int, child: ShadowPage, promise: _Promise
+        self, role: Role, sptep: int, spte: int, child: ShadowTable, promise: _Promise
     ) -> None:
         self._parents[child.hpa].add(sptep)
         if spte & ~pte.ADDRESS != LINK:
             self._fail(sptep, "a link does not leave everything to its child")
-        expected = attrs.evolve(
-            role,
+        expected = role.replace(
             level=role.level - 1,
             direct=promise.leaf,
             access=promise.access,
@@ -112,11 +187,11 @@ class _Audit:
             dirty=promise.dirty and promise.leaf,
         )
         # D set through another path makes the child's role lag behind; it must never lead.
-        lagging = attrs.evolve(expected, dirty=False)
+        lagging = expected.replace(dirty=False)
         if child.gfn != promise.gfn or child.role not in (expected, lagging):
             self._fail(sptep, f"links to {child.role}, and the guest's entry asks for {expected}")
 
-    def _leaf(self, page: ShadowPage, sptep: int, spte: int, promise: _Promise) -> None:
+    def _leaf(self, page: ShadowTable, sptep: int, spte: int, promise: _Promise) -> None:
         level = page.role.level
         if not promise.leaf:
             self._fail(sptep, "a leaf, though the guest's entry leads to a table")
@@ -127,12 +202,12 @@ class _Audit:
         if spte >> pte.PKEY_SHIFT & 0xF != promise.pkey:
             self._fail(sptep, "carries another protection key than the guest's entry")
         self._leaf_access(page.role, sptep, spte, promise)
-        tables = self._pages.holds_table(gfn) if level == 2 else self._pages.is_table(gfn)
+        tables = self._books.holds_table(gfn) if level == 2 else self._books.is_table(gfn)
         if spte & pte.W and tables:
             self._fail(sptep, "lets writes through to a shadowed page table")
 
     def _leaf_access(self, role: Role, sptep: int, spte: int, promise: _Promise) -> None:
-        if role.user is not None:
+        if role.deprivileged:
             self._leaf_of_one_privilege(role, sptep, spte, promise)
         elif access_of(spte) & ~self._allowed(role, spte, promise):
             self._fail(sptep, "allows more than the guest's path does")
@@ -159,5 +234,5 @@ class _Audit:
                 allowed &= ~pf.ID
         return allowed
 
-    def _fail(self, sptep: int, rule: str) -> None:
-        raise InvariantError(f"shadow entry at {sptep:#x} ({self._pages.entry(sptep):#x}): {rule}")
+    def _fail(self, sptep: int, rule: str) -> NoReturn:
+        raise InvariantError(f"shadow entry at {sptep:#x} ({self._words[sptep >> 3]:#x}): {rule}")
