@@ -5,7 +5,7 @@ An exception is kept until C has returned, and raised again there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hvmmu._core.binding import ffi, lib
 from hvmmu._world_switch import SCOPE_NUMBER
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hvmmu._hooks import Call, HookCall, RunHooks
+    from hvmmu._world_switch import WorldSwitch
+    from hvmmu.engine import Engine
+    from hvmmu.ledger import Ledger
+    from hvmmu.mmu import Mmu
     from hvmmu.tlb import Scope
-    from hvmmu.vcpu import Vcpu
 
 _ROUTES, _CAUSES = list(Route), list(Cause)
 _ROUTE_NUMBER = {route: at for at, route in enumerate(Route)}
@@ -48,11 +51,63 @@ def _outcome(*values: Any) -> FaultOutcome:  # noqa: ANN401 - the fields in orde
     return made
 
 
+class Owner(Protocol):
+    """The vCPU as its callbacks use it."""
+
+    world_switch: WorldSwitch
+    mmu: Mmu
+    engine: Engine
+    ledger: Ledger
+
+    def reload(self) -> None:
+        """Have hardware walk from the MMU's roots, which may be new."""
+        ...
+
+    def fail_mmu(self) -> None:
+        """Raise the error that the shadow MMU has returned to C."""
+        ...
+
+    def take_page_fault(self, pfec: int) -> int:
+        """Run the guest's page-fault handler; return what became of the access."""
+        ...
+
+    def take_general_protection(self, gva: int) -> int:
+        """Run the guest's handler of a general-protection fault."""
+        ...
+
+    def drain(self) -> None:
+        """Make room in what C notes of the guest."""
+        ...
+
+    def run_engine(
+        self,
+        gva: Any,  # noqa: ANN401 - cffi's
+        kind: Any,  # noqa: ANN401 - cffi's
+        at: int,
+        count: int,
+        translated: Any,  # noqa: ANN401 - cffi's
+    ) -> int:
+        """Run accesses on an engine in Python; return the index of the one that stopped."""
+        ...
+
+    def set_engine_root(self, root: int) -> None:
+        """Set the root that an engine in Python walks from."""
+        ...
+
+    def refuse_to_hang(self, tries: int) -> None:
+        """Give up on an access that stopped too often."""
+        ...
+
+    def refuse_stop(self) -> None:
+        """Give up where the engine stopped for a reason that cannot be."""
+        ...
+
+
 class Callbacks:
     """The callbacks of one vCPU, *c* as C has it."""
 
-    def __init__(self, vcpu: Vcpu, c: Any, hooks: RunHooks) -> None:  # noqa: ANN401 - a struct of cffi's
-        self._vcpu, self._c = vcpu, c
+    def __init__(self, vcpu: Owner, c: Any, hooks: RunHooks) -> None:  # noqa: ANN401 - a struct of cffi's
+        self.vcpu, self._c = vcpu, c
         self._exit_hook = _call(hooks.handle_exit)
         self._fault_hook = _call(hooks.handle_fault)
         self._handled_hook = _call(hooks.fault_handled)
@@ -110,7 +165,7 @@ class Callbacks:
 
     def exit(self, gva: int, pfec: int) -> int:
         """Have a page fault exit where exits are simulated, and show it to the hooks."""
-        vcpu, c = self._vcpu, self._c
+        vcpu, c = self.vcpu, self._c
         fault = _page_fault(gva, pfec)
         if c.simulated:
             fault = vcpu.world_switch.leave(fault)
@@ -131,7 +186,7 @@ class Callbacks:
         """Have an INVLPG exit where exits are simulated, and show it to the hooks."""
         what = Invlpg(gva)
         if self._c.simulated:
-            what = self._vcpu.world_switch.leave(what)
+            what = self.vcpu.world_switch.leave(what)
         else:
             self._exit = what
         self._c.value = self.shown(what).gva
@@ -140,7 +195,7 @@ class Callbacks:
 
     def shown(self, what: Any) -> Any:  # noqa: ANN401 - a VmExit and another of its kind
         """Show an exit to the hooks; return the exit to be acted on."""
-        answer = None if self._exit_hook is None else self._exit_hook(self._vcpu, what)
+        answer = None if self._exit_hook is None else self._exit_hook(self.vcpu, what)
         return what if answer is None else answer
 
     def record(self) -> None:
@@ -149,7 +204,7 @@ class Callbacks:
             what, self._exit = self._exit, None
             if isinstance(what, PageFault) and self._c.deprivileged:
                 what = _page_fault(what.gva, what.pfec | 4)
-            self._vcpu.world_switch.record(what)
+            self.vcpu.world_switch.record(what)
 
     def fault(self, gva: int, pfec: int, key: int, walk_refs: int, gpa: int) -> int:
         """Show a fault that was routed to the hooks."""
@@ -158,7 +213,7 @@ class Callbacks:
             made = self._counted(key, walk_refs, gpa) if key != 0xFFFF_FFFF else self._routed()
             if made.route is not Route.BYPASS and not self._c.simulated:
                 self._exit = fault
-            self._handled_hook(self._vcpu, fault, made)
+            self._handled_hook(self.vcpu, fault, made)
             self._exit = None
         return _CONTINUE
 
@@ -196,26 +251,26 @@ class Callbacks:
 
     def _route(self) -> None:
         f = self._c.fault
-        self._answer(*self._vcpu.mmu.handle(PageFault(f.gva, f.pfec)))
+        self._answer(*self.vcpu.mmu.handle(PageFault(f.gva, f.pfec)))
 
     def _store(self) -> None:
         f = self._c.fault
         gpa, value, size = f.gpa, f.operand, f.size
         owed = Flush(SCOPES[f.flush.scope], f.flush.gva)
-        self._owe(owed.merge(self._vcpu.mmu.emulate_store(gpa, value, size)))
+        self._owe(owed.merge(self.vcpu.mmu.emulate_store(gpa, value, size)))
 
     def _deliver(self) -> None:
         f = self._c.fault
-        f.pfec = self._vcpu.world_switch.deliver(f.gva, f.pfec)
+        f.pfec = self.vcpu.world_switch.deliver(f.gva, f.pfec)
 
     def _invlpg(self) -> None:
-        vcpu = self._vcpu
+        vcpu = self.vcpu
         vcpu.world_switch.request(vcpu.mmu.invlpg(self._c.value))
 
     def _flush(self) -> None:
         scope = SCOPES[self._c.scope]
         if scope is not None:
-            self._vcpu.engine.flush(scope, self._c.value)
+            self.vcpu.engine.flush(scope, self._c.value)
 
 
 def _call(hook: HookCall | None) -> Call | None:
@@ -285,7 +340,7 @@ def hv_call_engine(  # noqa: PLR0917 - as C has it
     """Run accesses on an engine in Python."""
     callbacks: Callbacks = ffi.from_handle(handle)
     try:
-        return callbacks._vcpu.run_engine(gva, kind, at, count, translated)  # noqa: SLF001
+        return callbacks.vcpu.run_engine(gva, kind, at, count, translated)
     except BaseException as error:  # noqa: BLE001 - as in _kept
         callbacks.kept(error)
         return (1 << 64) - 1

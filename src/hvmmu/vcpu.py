@@ -4,8 +4,7 @@ A fault reaches the guest either straight from hardware or by injection, through
 """
 
 import enum
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import attrs
 
@@ -26,6 +25,11 @@ from hvmmu.memory import Memory, Memslots
 from hvmmu.mmu import Mmu
 from hvmmu.tlb import Scope
 from hvmmu.types import Buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hvmmu.steps import Words
 
 IA32_EFER = 0xC000_0080
 MOST_TRIES = 100
@@ -356,9 +360,7 @@ class Vcpu:
             at = lib.hv_vcpu_run(self.c, vas, kinds, start, len(vas), out)
         self._done(at == len(vas))
 
-    def run_to_stop(
-        self, kept: Sequence[int], site_gva: Sequence[int], site_kind: Buffer, start: int
-    ) -> int:
+    def run_to_stop(self, kept: "Words", site_gva: "Words", site_kind: Buffer, start: int) -> int:
         """Run what *kept* lists from *start* to the first stop; return where that is, or the end.
 
         Each is an index of *site_gva* and *site_kind*.

@@ -95,7 +95,9 @@ class SvmBackend:
     def switch_profile(self, control: SvmVcpu) -> SwitchProfile:
         """Return one exit code for every page fault; TLB_CONTROL flushes the whole guest."""
         del control
-        whole = dict.fromkeys((Scope.NON_GLOBAL, Scope.ALL), Scope.ALL)
+        whole: dict[Scope | None, Scope | None] = dict.fromkeys(
+            (Scope.NON_GLOBAL, Scope.ALL), Scope.ALL
+        )
         return SwitchProfile(
             page_faults=(ExitCode.VMEXIT_EXCP14.name,) * FILTER_BITS,
             invlpg=ExitCode.VMEXIT_INVLPG.name,
