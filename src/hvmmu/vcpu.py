@@ -139,10 +139,8 @@ class Vcpu:
         if self.c.engine != ffi.NULL:
             core.walk_refs = lib.hv_counts_of(self.c.engine).walk_refs
         core.event = _BY_NUMBER.get(stop.event)
-        if core.event is not None:
-            core.gva, core.kind, core.pfec = stop.gva, stop.kind, stop.pfec
-            core.level, core.access = stop.level, stop.access
-            core.pa = stop.pa
+        core.gva, core.kind, core.pfec = stop.gva, stop.kind, stop.pfec
+        core.level, core.access, core.pa = stop.level, stop.access, stop.pa
         return core
 
     @property
