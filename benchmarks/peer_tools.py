@@ -77,7 +77,7 @@ def cachegrind(trace: Recorded, explicit: Asked) -> list[Case]:
 def dynamorio(trace: Recorded, explicit: Asked) -> list[Case]:
     """Return the program under DynamoRIO's TLB simulator."""
     if explicit.dynamorio is None:
-        todo = "unpack a release of github.com/DynamoRIO/dynamorio, and say --dynamorio DIR"
+        todo = "unpack a release of github.com/DynamoRIO/dynamorio, and pass --dynamorio DIR"
         raise programs.SkippedError(f"not installed: {todo}")
     drrun = explicit.dynamorio / "bin64" / "drrun"
     if not drrun.is_file():
@@ -88,7 +88,7 @@ def dynamorio(trace: Recorded, explicit: Asked) -> list[Case]:
 def champsim(trace: Recorded, explicit: Asked) -> list[Case]:
     """Return ChampSim over the first instructions of the trace, in its own format."""
     if explicit.champsim is None:
-        todo = "build github.com/ChampSim/ChampSim, and say --champsim BINARY"
+        todo = "build github.com/ChampSim/ChampSim, and pass --champsim BINARY"
         raise programs.SkippedError(f"not installed: {todo}")
     if not explicit.champsim.is_file():
         raise programs.SkippedError(f"{explicit.champsim} is missing: BINARY is ChampSim's program")

@@ -84,18 +84,18 @@ def trace(tmp_path: Path) -> Path:
 def test_table() -> None:
     """A ratio would be upside down, or of other seconds than its label says."""
     figures = peer_page.text(results())
-    rates = row(figures, "references a CPU second, start-up subtracted")
+    rates = row(figures, "references per CPU second, start-up subtracted")
     assert rates == ["≥ 3.00 G/s", "5.00 G/s / 3.33 G/s"]
-    assert row(figures, "how far that may be off") == ["", "10% / 13%"]
-    rates = row(figures, "references a CPU second, whole process")
+    assert row(figures, "uncertainty") == ["", "10% / 13%"]
+    rates = row(figures, "references per CPU second, whole process")
     assert rates == ["", "3.00 G/s / 2.00 G/s"]
-    ratios = row(figures, "over cachegrind as a TLB, whole processes")
+    ratios = row(figures, "speed-up over cachegrind as a TLB simulator, whole processes")
     assert ratios == ["≥ 30 x", "120 x / 80 x"]
-    ratios = row(figures, "over cachegrind as a TLB, both without start-up")
+    ratios = row(figures, "speed-up over cachegrind as a TLB simulator, both without start-up")
     assert ratios == ["", "100 x / 67 x"]
-    ratios = row(figures, "over pycachesim, in one batch, both without start-up")
+    ratios = row(figures, "speed-up over pycachesim, in one batch, both without start-up")
     assert ratios == ["≥ 15.0 x", "50 x / 33 x"]
-    ratios = row(figures, "over pycachesim, in one batch, ours with start-up")
+    ratios = row(figures, "speed-up over pycachesim, in one batch, ours with start-up")
     assert ratios == ["", "30 x / 20 x"]
     assert row(figures, "misses equal cachegrind's") == ["yes", "yes"]
     assert "20 M references 60 MiB, 200 M references 60 MiB" in " ".join(figures.split())
@@ -109,7 +109,9 @@ def test_missed_goal() -> None:
         **CASES,
         "cachegrind": case(1.0, 150_000_000, 1.0),
     }
-    ratios = row(peer_page.text(made), "over cachegrind as a TLB, whole processes")
+    ratios = row(
+        peer_page.text(made), "speed-up over cachegrind as a TLB simulator, whole processes"
+    )
     assert ratios == ["≥ 30 x", "20 x / 13.3 x ✗"]
 
 
@@ -119,11 +121,11 @@ def test_noise(start: float) -> None:
     made = results()
     cases = made["programs"]["sort"]["cases"] = dict(CASES)
     cases["native, start-up"] = case(start, 1, start)
-    rates = row(peer_page.text(made), "references a CPU second, start-up subtracted")
-    assert rates == ["≥ 3.00 G/s", "lost in noise / 3.33 G/s"]
+    rates = row(peer_page.text(made), "references per CPU second, start-up subtracted")
+    assert rates == ["≥ 3.00 G/s", "within noise / 3.33 G/s"]
     cases["vmx, start-up"] = case(start, 1, 0.073)
-    rates = row(peer_page.text(made), "references a CPU second, start-up subtracted")
-    assert rates == ["≥ 3.00 G/s", "lost in noise / lost in noise ✗"]
+    rates = row(peer_page.text(made), "references per CPU second, start-up subtracted")
+    assert rates == ["≥ 3.00 G/s", "within noise / within noise ✗"]
 
 
 def test_long() -> None:
@@ -144,9 +146,9 @@ def test_long() -> None:
     usual, _, figures = peer_page.text(made).partition("The same programs with 10 times the work:")
     assert row(usual, "references") == ["", "150,000,000"]
     assert row(figures, "references") == ["", "1,500,000,000"]
-    rates = row(figures, "references a CPU second, start-up subtracted")
+    rates = row(figures, "references per CPU second, start-up subtracted")
     assert rates[1].startswith("5.00 G/s /")
-    ratios = row(figures, "over cachegrind as a TLB, whole processes")
+    ratios = row(figures, "speed-up over cachegrind as a TLB simulator, whole processes")
     assert ratios[1].startswith("100 x /")
     assert row(figures, "peak memory, MiB") == ["", "60 / 60"]
     assert "pycachesim" not in figures
@@ -157,7 +159,7 @@ def test_what_was_not_run() -> None:
     """A peer that is missing would have a row of nothing, or end the table."""
     figures = peer_page.text(results())
     assert "Unicorn" not in figures
-    assert "| over DynamoRIO" not in figures
+    assert "| speed-up over DynamoRIO" not in figures
 
 
 def test_misses_that_differ() -> None:
@@ -340,7 +342,7 @@ def test_champsim(trace: Path, tmp_path: Path) -> None:
         ("dynamorio", {}, "not installed: unpack .* --dynamorio DIR"),
         ("dynamorio", {"dynamorio": Path("nowhere")}, "drrun is not there"),
         ("champsim", {}, "not installed: build .* --champsim BINARY"),
-        ("champsim", {"champsim": Path("nowhere")}, "is not there"),
+        ("champsim", {"champsim": Path("nowhere")}, "is missing"),
     ],
 )
 def test_not_installed(peer: str, explicit: dict[str, Path], why: str, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The reference page walk: one walker for every paging mode, written to be read.
 
-A 48-bit linear address under 4-level paging, SDM "4-Level Paging and 5-Level Paging":
+A 48-bit linear address under 4-level paging, SDM "4-Level Paging and 5-Level Paging"::
 
     63      48 47      39 38      30 29      21 20      12 11         0
     | sign    |  PML4    |  PDPT    |   PD     |   PT     |  offset    |
