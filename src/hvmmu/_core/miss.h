@@ -114,20 +114,19 @@ static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, const o
 static int walk_at_length(hv_engine *e, uint64_t va, uint32_t kind, const outcome *at_stop,
                           payload *out)
 {
-    hv_trail *trail = hv_last_trail(e->trails, va);
-    const hv_walked *w = &trail->walked;
-    hv_walk_again(&e->space, &e->regs, &e->formats, va, kind, trail);
-    if (w->ok)
-        hv_mark_again(&e->space, &e->formats, trail, kind);
-    e->counts.walk_refs += w->refs;
-    if (!w->ok || w->pa >= e->space.size) {
-        stop_at(at_stop, w, va, kind);
+    hv_walked w;
+    hv_walk(&e->space, &e->regs, &e->formats, va, kind, &w);
+    if (w.ok)
+        hv_set_accessed_dirty(&e->space, &e->formats, &w, kind);
+    e->counts.walk_refs += w.refs;
+    if (!w.ok || w.pa >= e->space.size) {
+        stop_at(at_stop, &w, va, kind);
         return 0;
     }
-    int size = (int)w->level - 1;
+    int size = (int)w.level - 1;
     out->tag = tag_of(va, size);
-    out->leaf = (w->pa & -(1ull << SHIFTS[size])) | w->access | (uint64_t)w->pkey << PTE_PKEY_SHIFT |
-                (w->dirty ? PTE_D : 0) | (w->global ? PTE_G : 0);
+    out->leaf = (w.pa & -(1ull << SHIFTS[size])) | w.access | (uint64_t)w.pkey << PTE_PKEY_SHIFT |
+                (w.dirty ? PTE_D : 0) | (w.global ? PTE_G : 0);
     out->kinds = kinds_of(e, out->leaf);
     return 1;
 }

@@ -12,7 +12,6 @@
 #include "thread.h"
 #include "tlb.h"
 #include "walk.h"
-#include "trail.h"
 #include "walk_cache.h"
 #include "thread_inline.h"
 #include "miss.h"
@@ -83,42 +82,29 @@ uint64_t hv_run(hv_engine *e, const uint64_t *gva, const uint8_t *kind, uint64_t
     }
 }
 
-static __attribute__((noinline)) int32_t run_one_slowly(hv_engine *e, uint64_t va, uint32_t kind,
-                                                        uint64_t *hpa, uint64_t exit_filter,
-                                                        hv_stop *stop)
+int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
+                   hv_stop *stop)
 {
     outcome out = {.filter = exit_filter, .stop = stop};
-    if (!may_run(e, 0, 1, stop) || !look(e, va, kind, &out))
+    if (!may_run(e, 0, 1, stop) || !look(e, va, kind & (KINDS - 1), &out))
         return 0;
     *hpa = out.base | (va & out.mask);
     return 1;
 }
 
-/* Say where an access lands that hits the most recent entry of its set in the first level: such a
- * hit changes nothing. A large page is what a kernel's direct map comes to, where no 4 KiB page of
- * it is apart. */
-static inline int hit_first(const hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa)
+/* Say where a supervisor's read lands that hits the most recent entry of its set in the first level,
+ * which changes nothing. The entry of a large page counts where no 4 KiB page of it is in the set. */
+static inline int read_most_recent(const hv_engine *e, uint64_t va, uint64_t *hpa)
 {
-    uint32_t fetch = kind / PF_ID, writes = kind / PF_W & 1;
-    tlb_set *set = first_set(&e->first, &FOUR, va >> 12, fetch);
-    tlb_set *large = first_set(&e->first, &FOUR, va >> 21, fetch);
-    if (shown_of(set, &FOUR)[writes] == key_of(tag_of(va, 0), kind))
+    tlb_set *set = first_set(&e->first, &FOUR, va >> 12, DATA);
+    tlb_set *large = first_set(&e->first, &FOUR, va >> 21, DATA);
+    if (shown_of(set, &FOUR)[0] == key_of(tag_of(va, 0), 0))
         *hpa = base_of(entries_of(set, &FOUR) + set->way) | (va & 0xfff);
-    else if (shown_of(large, &FOUR)[writes] == key_of(tag_of(va, 1), kind) &&
+    else if (shown_of(large, &FOUR)[0] == key_of(tag_of(va, 1), 0) &&
              !group_of(set->marks, tag_of(va, 0)))
         *hpa = base_of(entries_of(large, &FOUR) + large->way) | (va & ((1ull << SHIFTS[1]) - 1));
     else
         return 0;
-    return 1;
-}
-
-int32_t hv_run_one(hv_engine *e, uint64_t va, uint32_t kind, uint64_t *hpa, uint64_t exit_filter,
-                   hv_stop *stop)
-{
-    kind &= KINDS - 1;
-    if (!e->paging || !e->usual || !hit_first(e, va, kind, hpa))
-        return run_one_slowly(e, va, kind, hpa, exit_filter, stop);
-    stop->event = HV_END;
     return 1;
 }
 
@@ -127,7 +113,7 @@ uint32_t hv_read_at_once(const hv_engine *e, const uint64_t *gva, uint64_t *hpa,
     uint32_t at = 0;
     if (!e->paging || !e->usual)
         return 0;
-    while (at < count && hit_first(e, gva[at], 0, hpa + at))
+    while (at < count && read_most_recent(e, gva[at], hpa + at))
         at++;
     return at;
 }
@@ -240,7 +226,6 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     if (!memcmp(&old, regs, sizeof old) && e->paging == (formats != NULL))
         return; /* the root alone has changed */
     e->paging = formats != NULL;
-    hv_forget_trails(e->trails);
     if (formats)
         e->formats = *formats;
     e->global = regs->cr4 & CR4_PGE ? PTE_G : 0;
@@ -287,7 +272,6 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
         return NULL;
     e->space.bytes = memory;
     e->space.size = size;
-    hv_forget_trails(e->trails);
     hv_forget_uppers(e->uppers);
     if (!make_level(&e->tlb[INSTRUCTION], instruction.sets, instruction.ways, 1) ||
         !make_level(&e->tlb[DATA], data.sets, data.ways, 1) ||

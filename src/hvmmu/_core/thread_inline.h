@@ -1,6 +1,6 @@
 /* The compiled engine: what it holds, and its TLB as a whole.
  *
- * It comes after bits.h, kernel.h, tlb.h, walk.h, trail.h and upper.h.
+ * It comes after bits.h, kernel.h, tlb.h, walk.h and upper.h.
  */
 
 #include <stdint.h>
@@ -40,7 +40,6 @@ struct hv_engine {
     uint64_t plain_link, plain_entry; /* of its last two, the bits that may not be other than usual */
     hv_counts counts;
     uint32_t told; /* of a plain walk's kind: what an error code has of it */
-    hv_trail trails[HV_TRAILS];
     hv_upper uppers[HV_UPPERS];
 };
 

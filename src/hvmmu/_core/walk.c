@@ -10,7 +10,6 @@
 #include "arch.h"
 #include "thread.h"
 #include "walk.h"
-#include "trail.h"
 
 /* Memory: all ones come from beyond its end, and stores there are lost. */
 
@@ -229,102 +228,4 @@ void hv_set_accessed_dirty(const hv_space *space, const hv_formats *f, const hv_
     }
     const hv_space flat = {space->bytes, space->size, NULL};
     mark_in(&flat, f, w, kind);
-}
-
-/* Walk from the root in a mode of 8-byte entries whose tables are all alike, and leave the trail;
- * return the entry that ends the walk. */
-static uint64_t leave_trail(const hv_space *space, const hv_formats *f, uint64_t table, uint64_t va,
-                            hv_trail *t)
-{
-    hv_step *step = t->walked.path;
-    uint32_t access = PF_W | PF_U | PF_ID;
-    uint64_t entry, links = ~0ull;
-    int n = f->depth, outside = 0;
-    for (;; n--, step++) {
-        uint64_t where = table + (va >> 9 * n & 0xff8);
-        int inside = where <= space->size - 8;
-        outside |= !inside;
-        entry = ~0ull;
-        if (inside)
-            memcpy(&entry, space->bytes + where, 8);
-        *step = (hv_step){where, entry, access};
-        if (!(entry & PTE_P))
-            break;
-        step->access = access &= access_of(entry);
-        if (n == 1 || ((entry & PTE_PS) && f->large[n]) || (entry & f->reserved[n]))
-            break;
-        links &= entry;
-        table = entry & PTE_ADDRESS;
-    }
-    t->walked.access = access;
-    t->walked.refs = (uint32_t)(f->depth - n) + 1;
-    t->ended = n;
-    t->links = links;
-    t->region = n < f->depth && !outside ? va >> 21 : HV_NO_REGION;
-    return entry;
-}
-
-/* Say whether the links that a trail followed are as they were. */
-static inline int leads_there_still(const hv_space *space, const hv_trail *t)
-{
-    const hv_step *path = t->walked.path;
-    uint64_t changed = 0, entry;
-    for (uint32_t i = 0; i + 1 < t->walked.refs; i++) {
-        memcpy(&entry, space->bytes + path[i].pa, 8);
-        changed |= entry ^ path[i].entry;
-    }
-    return !changed;
-}
-
-/* Read the entry that ended the last walk, or its neighbour; return 0 if the walk goes on there. */
-static inline int end_of_trail(const hv_space *space, const hv_formats *f, uint64_t va, hv_trail *t,
-                               uint64_t *found)
-{
-    int n = t->ended;
-    hv_step *step = t->walked.path + t->walked.refs - 1;
-    uint64_t where = (step->pa & ~0xfffull) + (va >> 9 * n & 0xff8), entry;
-    memcpy(&entry, space->bytes + where, 8);
-    uint64_t ends = f->reserved[n] | (f->large[n] ? PTE_PS : 0);
-    if (n > 1 && (entry & PTE_P) && !(entry & ends))
-        return 0;
-    uint32_t access = step[-1].access & (entry & PTE_P ? access_of(entry) : ~0u);
-    *step = (hv_step){where, entry, access};
-    t->walked.access = access;
-    *found = entry;
-    return 1;
-}
-
-void hv_walk_again(const hv_space *space, const hv_regs *regs, const hv_formats *f, uint64_t va,
-                   uint32_t kind, hv_trail *t)
-{
-    hv_walked *out = &t->walked;
-    uint64_t entry;
-    if (t->region == va >> 21 && t->cr3 == regs->cr3 && leads_there_still(space, t) &&
-        end_of_trail(space, f, va, t, &entry)) {
-        out->ok = out->general_protection = 0;
-        out->pfec = 0;
-        end_walk(regs, f, va, kind, out, t->ended, entry);
-        return;
-    }
-    if (space->through || f->entry_size != 8 || f->is_pae || !is_canonical(f, va)) {
-        t->region = HV_NO_REGION;
-        t->links = 0;
-        hv_walk(space, regs, f, va, kind, out);
-        return;
-    }
-    memset(out, 0, offsetof(hv_walked, path));
-    t->cr3 = regs->cr3;
-    entry = leave_trail(space, f, root_of(f, regs->cr3), va, t);
-    end_walk(regs, f, va, kind, out, t->ended, entry);
-}
-
-void hv_mark_again(const hv_space *space, const hv_formats *f, const hv_trail *t, uint32_t kind)
-{
-    const hv_walked *w = &t->walked;
-    const hv_step *last = w->path + w->refs - 1;
-    uint64_t wanted = PTE_A | (kind & PF_W ? PTE_D : 0);
-    if (!(t->links & PTE_A))
-        hv_set_accessed_dirty(space, f, w, kind);
-    else if ((last->entry & wanted) != wanted)
-        store(space, last->pa, last->entry | wanted, 8);
 }
