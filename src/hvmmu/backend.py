@@ -9,7 +9,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.fault import PageFault
 from hvmmu.spte import Nonpresent
@@ -68,7 +69,7 @@ class Paging(enum.Enum):
     """Tables that the hypervisor derives from the guest's."""
 
 
-@frozen
+@frozen(eq=False)
 class Caps:
     """What a backend can do, as data."""
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import attrs
 
-from hvmmu._records import define
 from hvmmu.fault import Cause, FaultOutcome, Route
 
 
@@ -18,7 +17,7 @@ class Row(NamedTuple):
     level: int
 
 
-@define
+@attrs.define
 class Ledger:
     """Counts since the start, or since the last time it was cleared."""
 

@@ -17,7 +17,6 @@ from hvmmu._guest.os import GuestOs
 from hvmmu._guest.policy import GuestParams
 from hvmmu._hooks import RunHooks, told
 from hvmmu._mmu_params import MmuParams
-from hvmmu._records import frozen
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
@@ -39,7 +38,7 @@ GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
 
 
-@frozen
+@attrs.frozen(eq=False)
 class MachineConfig:
     """Everything that makes one machine."""
 

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.errors import GuestMemoryError, InvariantError
 from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE, Buffer, Gpa, Hpa, Pfn
 
@@ -78,7 +79,7 @@ class Memory:
         self._mapping.close()
 
 
-@frozen
+@frozen(eq=False)
 class Memslot:
     """Guest-physical [gpa, gpa+size) lies at host-physical [hpa, hpa+size); all in bytes."""
 

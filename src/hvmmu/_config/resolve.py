@@ -13,7 +13,6 @@ import attrs
 
 from hvmmu._config import sources
 from hvmmu._config.sources import PREFIX, Setting
-from hvmmu._records import define
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.params import Param, Value, declared, nearest, parse, plain, shown, written
 
@@ -100,7 +99,7 @@ def resolve(
     return resolution.resolve(found + arguments)
 
 
-@define
+@attrs.define(eq=False)
 class _Resolution:
     """One pass over all settings in rising precedence; it collects problems as it goes."""
 

@@ -28,7 +28,6 @@ from hvmmu._plugins.offered import (
 )
 from hvmmu._plugins.point import Point
 from hvmmu._plugins.registry import Offer, Plugin, Registry, State
-from hvmmu._records import define
 from hvmmu.backend import API_VERSION
 from hvmmu.errors import ConfigError
 from hvmmu.params import nearest, plain, shown
@@ -60,7 +59,7 @@ def load(
     return _Loader(chosen, commands).load(unread)
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class _Candidate:
     """A plugin on its way; it goes on while its state is OK."""
 

@@ -2,7 +2,6 @@
 
 import attrs
 
-from hvmmu._records import define, frozen
 from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
 
 
@@ -17,7 +16,7 @@ def hides_fetch_bit(regs: Regs) -> bool:
     )
 
 
-@frozen(eq=True, cache_hash=True)
+@attrs.frozen(cache_hash=True)
 class Role:
     """What, beside the guest frame, decides what a shadow page must hold."""
 
@@ -41,7 +40,7 @@ class Role:
     """For the guest's user mode, or for its kernel; None where one page does for both."""
 
 
-@frozen
+@attrs.frozen
 class CpuRole:
     """The part of a role that comes from the guest's control registers."""
 
@@ -92,7 +91,7 @@ class CpuRole:
         )
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class ShadowPage:
     """One shadow table: 512 entries at *hpa* that stand for guest table *gfn* under *role*."""
 
