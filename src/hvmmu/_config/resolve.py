@@ -273,7 +273,7 @@ class _Resolution:
 
 def _word(name: str, doc: str, choices: Iterable[str]) -> Param:
     words = tuple(choices)
-    return Param(name, str, words[0], doc, False, None, None, False, words)
+    return Param(name, str, words[0], doc, choices=words)
 
 
 def _key(section: str | None, name: str) -> str:

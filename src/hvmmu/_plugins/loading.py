@@ -30,6 +30,7 @@ from hvmmu._plugins.point import Point
 from hvmmu._plugins.registry import Offer, Plugin, Registry, State
 from hvmmu.backend import API_VERSION
 from hvmmu.errors import ConfigError
+from hvmmu.log import configure_if_imported
 from hvmmu.params import nearest, plain, shown
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def load(
     """
     found, unread = installed() if points is None else (list(map(Point.of, points)), [])
     chosen = _chosen(sorted(found, key=lambda p: (p.name, p.value)), block, extra, autoload)
-    return _Loader(chosen, commands).load(unread)
+    registry = _Loader(chosen, commands).load(unread)
+    configure_if_imported()
+    return registry
 
 
 @attrs.define(eq=False)
