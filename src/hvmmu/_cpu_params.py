@@ -1,11 +1,12 @@
 """The CPU model's parameters, section ``cpu``: the same for every backend of a comparison."""
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.params import param
 
 
-@frozen
+@frozen(eq=False)
 class CpuParams:
     """What the CPU offers."""
 

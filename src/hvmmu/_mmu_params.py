@@ -1,6 +1,7 @@
 """The MMU's own module parameters, section ``mmu``."""
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.params import param
 
 

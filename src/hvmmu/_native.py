@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, NoReturn
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import API_VERSION, Caps, Intercept, Paging, Registers, VmEntry, VmExit
 from hvmmu.engine import EXIT_NEVER
@@ -13,7 +14,7 @@ from hvmmu.spte import Nonpresent
 from hvmmu.tlb import Scope
 
 
-@frozen
+@frozen(eq=False)
 class NativeParams:
     """A bare machine has no module parameters."""
 

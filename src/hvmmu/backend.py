@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.fault import PageFault
 from hvmmu.spte import Nonpresent
@@ -69,7 +70,7 @@ class Paging(enum.Enum):
     """Tables that the hypervisor derives from the guest's."""
 
 
-@frozen
+@frozen(eq=False)
 class Caps:
     """What a backend can do, as data."""
 

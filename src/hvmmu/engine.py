@@ -9,7 +9,6 @@ from typing import Protocol
 
 import attrs
 
-from hvmmu._records import define, frozen
 from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.memory import Memory
 from hvmmu.tlb import Scope
@@ -36,7 +35,7 @@ class Event(enum.Enum):
     """The translation ends where no memory is; physical address in *pa*."""
 
 
-@define
+@attrs.define(eq=False)
 class HwThread:
     """One hardware thread as its engine sees it."""
 
@@ -61,7 +60,7 @@ class HwThread:
     """Entries read by page walks, those that faulted included."""
 
 
-@frozen
+@attrs.frozen(eq=False)
 class EngineCaps:
     """What the hardware behind an engine can do, as data."""
 
@@ -97,7 +96,7 @@ class EngineCaps:
     """The engine itself enters the guest's handler through an IDT."""
 
 
-@frozen
+@attrs.frozen
 class TlbCounts:
     """What the TLB counted; an access that faults and is retried misses once."""
 

@@ -7,12 +7,11 @@ import enum
 
 import attrs
 
-from hvmmu._records import frozen
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CR4_SMAP, Regs
 
 
-@frozen
+@attrs.frozen
 class PageFault:
     """A page fault as the hypervisor reads it from an exit."""
 
@@ -65,7 +64,7 @@ class Cause(enum.Enum):
     STALE = "stale translation"
 
 
-@frozen
+@attrs.frozen
 class FaultOutcome:
     """What became of a fault: a row of the ledger, and where the access lands."""
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import attrs
 
-from hvmmu._records import define, frozen
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
@@ -39,7 +38,7 @@ from hvmmu.tlb import Scope
 P = TypeVar("P")
 
 
-@frozen
+@attrs.frozen(eq=False)
 class NoParams:
     """No module parameters."""
 
@@ -65,7 +64,7 @@ def without(
     return made
 
 
-@define
+@attrs.define(eq=False)
 class Controls:
     """A vCPU's control structure: controls, the last exit, and what the next entry is to do."""
 

@@ -16,7 +16,6 @@ from hvmmu._guest.policy import GuestParams
 from hvmmu._guest_books import GuestBooks
 from hvmmu._hooks import RunHooks, told
 from hvmmu._mmu_params import MmuParams
-from hvmmu._records import frozen
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
@@ -36,7 +35,7 @@ GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
 
 
-@frozen
+@attrs.frozen(eq=False)
 class MachineConfig:
     """Everything that makes one machine."""
 

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.errors import InvariantError
 from hvmmu.types import ENTRIES, PAGE_SHIFT, Buffer, Gpa, Hpa
 

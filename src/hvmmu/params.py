@@ -32,12 +32,11 @@ class Param(NamedTuple):
     name: str
     type: type
     default: Value
-    doc: str
-    writable: bool
-    least: int | None
-    most: int | None
-    size: bool
-    choices: tuple[str, ...]
+    doc: str = ""
+    least: int | None = None
+    most: int | None = None
+    size: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -70,7 +69,6 @@ def param(
     *,
     default: V,
     doc: str,
-    writable: bool = False,
     least: int | None = None,
     most: int | None = None,
     size: bool = False,
@@ -78,10 +76,10 @@ def param(
 ) -> V:
     """Declare a module parameter as a field of an attrs class.
 
-    Its type is its default's. `writable=False`: fixed once loaded. `least` and `most` bound an
-    int, `size=True` lets it be written 64M or 1G, `choices` are the words a str may be.
+    Its type is its default's. `least` and `most` bound an int, `size=True` lets it be written 64M
+    or 1G, `choices` are the words a str may be.
     """
-    declaration = Param("", type(default), default, doc, writable, least, most, size, choices)
+    declaration = Param("", type(default), default, doc, least, most, size, choices)
 
     def allowed(_: object, field: "attrs.Attribute[Value]", value: Value) -> None:
         if type(value) is not declaration.type or not _is_within(declaration, value):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.engine import TlbCounts
 from hvmmu.fault import Cause, Route
 from hvmmu.ledger import Ledger

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from hvmmu._records import frozen
+from attrs import frozen
 
 if TYPE_CHECKING:
     from array import array
@@ -42,7 +42,7 @@ class Backing(StrEnum):
     """A trace tells of accesses and never of mappings: the guest decides what each page is."""
 
 
-@frozen(slots=True)
+@frozen
 class Accesses:
     """Run accesses in the current process, in user mode, in order.
 
@@ -79,7 +79,7 @@ class Rest(Protocol):
         ...
 
 
-@frozen(slots=True)
+@frozen(eq=False)
 class Reduced:
     """Run accesses as `Accesses` does, of which those are left out that cannot change a TLB.
 
@@ -120,7 +120,7 @@ class Reduced:
             at = rest.following
 
 
-@frozen(slots=True)
+@frozen
 class Mmap:
     """Map *pages* pages of 4 KiB from *start*, which is page-aligned, in the current process."""
 
@@ -130,7 +130,7 @@ class Mmap:
     backing: Backing
 
 
-@frozen(slots=True)
+@frozen
 class Munmap:
     """Unmap *pages* pages of 4 KiB from *start*, which is page-aligned."""
 
@@ -138,7 +138,7 @@ class Munmap:
     pages: int
 
 
-@frozen(slots=True)
+@frozen
 class Mprotect:
     """Give *pages* pages of 4 KiB from *start* the protection *prot*."""
 
@@ -147,28 +147,28 @@ class Mprotect:
     prot: int
 
 
-@frozen(slots=True)
+@frozen
 class Fork:
     """Copy the current process, copy-on-write, into the new process *child*; the parent goes on."""
 
     child: int
 
 
-@frozen(slots=True)
+@frozen
 class SwitchTo:
     """Make *pid* the current process: a CR3 load."""
 
     pid: int
 
 
-@frozen(slots=True)
+@frozen
 class ExitProcess:
     """End process *pid*, which is not the current one, and give back its frames and tables."""
 
     pid: int
 
 
-@frozen(slots=True)
+@frozen
 class StartMeasuring:
     """Start the ledger again from zero: what came before was warm-up and is not counted."""
 

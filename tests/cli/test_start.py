@@ -41,25 +41,12 @@ TRACES = {"hvmmu._trace.codec", "hvmmu._trace.hvt", "hvmmu._trace.lackey"}
 OF_A_RUN = {"attrs", "cffi", "hvmmu.machine", "hvmmu._plugins", "pluggy", "tomllib"}
 """What takes part in a run, and in nothing that only prints what is known."""
 
-COMPARED = {"hvmmu.arch.regs.Regs", "hvmmu.arch.role.Role"}
-"""Records that are compared or hashed all the time, and for which attrs may write how."""
-
 LOADED = """
 import sys
 from hvmmu._cli import main
 code = main(sys.argv[1:])
 import json
 print("\\n" + json.dumps([code, sorted(sys.modules)]))
-"""
-
-WRITTEN = """
-import linecache, sys
-from hvmmu._cli import main
-code = main(sys.argv[1:])
-print()
-for name, (_, _, lines, _) in linecache.cache.items():
-    if name.startswith("<attrs generated") and "def __eq__(self, other):\\n" in lines:
-        print(name.rpartition(" ")[2].rstrip(">"))
 """
 
 AT_THE_END = """
@@ -120,14 +107,6 @@ def test_a_trace_loads_only_what_it_is_packed_with(tmp_path: Path, bare: set[str
     assert "hvmmu._trace.hvt" in modules
     unused = {"difflib", "gzip", "lzma", "random", "hvmmu.workloads._synthetic"}
     assert modules & unused - bare == set()
-
-
-def test_records_are_not_told_how_to_compare(tmp_path: Path) -> None:
-    """Each class of a run has a method compiled that nobody calls: half a millisecond for each."""
-    run = [sys.executable, "-I", "-c", WRITTEN, "run", "-b", "native"]
-    told = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    names = {line for line in told.splitlines() if line.startswith("hvmmu.")}
-    assert names == COMPARED
 
 
 def test_a_command_of_the_process_searches_for_no_garbage(tmp_path: Path) -> None:

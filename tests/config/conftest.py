@@ -45,7 +45,7 @@ class Nothing:
 class Left:
     """A backend's parameters."""
 
-    filter_faults: bool = param(default=True, doc="a bool", writable=True)
+    filter_faults: bool = param(default=True, doc="a bool")
     depth: int = param(default=1, doc="an int", least=1)
     flood: int = param(default=9, doc="named as one of the core's")
 

@@ -58,7 +58,7 @@ def choice(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
     ]
     off = False
     if _AUTOLOAD_OFF in environ:
-        switch = Param(_AUTOLOAD_OFF, bool, False, "", False, None, None, False, ())
+        switch = Param(_AUTOLOAD_OFF, bool, default=False)
         try:
             off = bool(
                 parse(switch, environ[_AUTOLOAD_OFF], key=_AUTOLOAD_OFF, source="environment")

@@ -10,7 +10,6 @@ from hvmmu._cli.progress import Progress
 from hvmmu._cli.session import Session
 from hvmmu._hooks import told
 from hvmmu._plugins import Registry
-from hvmmu._records import define
 from hvmmu._report.document import Document, document
 from hvmmu._report.reading import names
 from hvmmu.errors import HvmmuError, PluginError
@@ -60,7 +59,7 @@ def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]
     )
 
 
-@define
+@attrs.define(eq=False)
 class _Group:
     """The machines that still run, and why the others do not."""
 

@@ -10,7 +10,7 @@ from hvmmu.params import plain
 
 def configure(*, verbose: bool) -> None:
     """Show warnings, or with *verbose* everything down to debug."""
-    log.set_up(lambda: _configure(verbose=verbose))
+    log.configure_with(lambda: _configure(verbose=verbose))
 
 
 def _configure(*, verbose: bool) -> None:

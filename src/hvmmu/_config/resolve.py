@@ -13,7 +13,6 @@ import attrs
 
 from hvmmu._config import sources
 from hvmmu._config.sources import PREFIX, Setting
-from hvmmu._records import define
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.params import Param, Value, declared, nearest, parse, plain, shown, written
 
@@ -100,7 +99,7 @@ def resolve(
     return resolution.resolve(found + arguments)
 
 
-@define
+@attrs.define(eq=False)
 class _Resolution:
     """One pass over all settings in rising precedence; it collects problems as it goes."""
 
@@ -274,7 +273,7 @@ class _Resolution:
 
 def _word(name: str, doc: str, choices: Iterable[str]) -> Param:
     words = tuple(choices)
-    return Param(name, str, words[0], doc, False, None, None, False, words)
+    return Param(name, str, words[0], doc, choices=words)
 
 
 def _key(section: str | None, name: str) -> str:

@@ -1,19 +1,20 @@
 """What a user can choose about the guest."""
 
+from attrs import frozen
+
 from hvmmu._guest.layout import LARGE_PAGE
-from hvmmu._records import frozen
 from hvmmu.errors import ConfigError
 from hvmmu.params import param
 
 
-@frozen
+@frozen(eq=False)
 class PagerPolicy:
     """How the pager writes the entries that a fault asks for."""
 
     set_accessed_dirty: bool = True
 
 
-@frozen
+@frozen(eq=False)
 class GuestParams:
     """The guest's module parameters."""
 

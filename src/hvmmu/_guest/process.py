@@ -3,11 +3,10 @@
 import attrs
 
 from hvmmu._guest.regions import Regions
-from hvmmu._records import define
 from hvmmu.types import Gpa
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class Process:
     """One address space and its name."""
 

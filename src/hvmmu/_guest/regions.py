@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from hvmmu._records import define, frozen
 from hvmmu.types import PAGE_SIZE, Gpa, Gva
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 _START, _END = attrgetter("start"), attrgetter("end")
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class PageCache:
     """The frames of one mapped file, by page address in its first mapping.
 
@@ -33,7 +32,7 @@ class PageCache:
     or a fault came to nothing half-way."""
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class Region:
     """Addresses from *start* up to *end* under one protection, from one backing."""
 

@@ -28,9 +28,9 @@ from hvmmu._plugins.offered import (
 )
 from hvmmu._plugins.point import Point
 from hvmmu._plugins.registry import Offer, Plugin, Registry, State
-from hvmmu._records import define
 from hvmmu.backend import API_VERSION
 from hvmmu.errors import ConfigError
+from hvmmu.log import configure_if_imported
 from hvmmu.params import nearest, plain, shown
 
 if TYPE_CHECKING:
@@ -57,10 +57,12 @@ def load(
     """
     found, unread = installed() if points is None else (list(map(Point.of, points)), [])
     chosen = _chosen(sorted(found, key=lambda p: (p.name, p.value)), block, extra, autoload)
-    return _Loader(chosen, commands).load(unread)
+    registry = _Loader(chosen, commands).load(unread)
+    configure_if_imported()
+    return registry
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class _Candidate:
     """A plugin on its way; it goes on while its state is OK."""
 

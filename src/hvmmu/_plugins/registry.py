@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 
 from hvmmu._hooks import RunHooks
-from hvmmu._records import frozen
 from hvmmu.backend import Backend
 from hvmmu.costs import CostModel
 from hvmmu.engine import Engine
@@ -47,7 +46,7 @@ class Problem(NamedTuple):
     """One line."""
 
 
-@frozen
+@attrs.frozen
 class Plugin:
     """One plugin that was found, and what became of it."""
 
@@ -88,7 +87,7 @@ Offers = Mapping[str, Mapping[str, Offer]]
 """What there is, by word for its kind and by name: the built-in first, then in order of names."""
 
 
-@frozen
+@attrs.frozen(eq=False)
 class Registry:
     """All there is to choose from, the hooks of a run, and every plugin that was found."""
 

@@ -39,7 +39,6 @@ def _particulars(param: Param, row: Row) -> Iterator[str]:
         yield f"one of {', '.join(param.choices)}"
     if param.bounds:
         yield param.bounds
-    yield "writable at run time" if param.writable else "fixed once loaded"
 
 
 def _labelled(label: str, text: str) -> str:

@@ -75,7 +75,7 @@ class _Reading:
     def __attrs_post_init__(self) -> None:
         classes = self.known.classes().items()
         self.sections = {name: {p.name: p for p in declared(made)} for name, made in classes}
-        one = Param("", str, "", "", False, None, None, False, ())
+        one = Param("", str, "")
         named = one._replace(choices=tuple(self.known.backends))
         count = one._replace(type=int, least=1)
         self.top = {"workload": one, "limit": count, "backend": named, **self.known.top()}

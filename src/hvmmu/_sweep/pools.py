@@ -53,7 +53,7 @@ def hear_nothing() -> None:
 
     The parent has logged what there is to say of a plugin or a parameter, once.
     """
-    log.set_up(_say_nothing)
+    log.configure_with(_say_nothing)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):
         os.dup2(2, 1)  # what a plugin prints must not get between the results

@@ -13,7 +13,8 @@ import zlib
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.errors import TraceError
 from hvmmu.params import plain
 
@@ -96,7 +97,7 @@ def _unzstd() -> _Decoder:
     return cast("_Decoder", zstd.ZstdDecompressor(options=most))
 
 
-@frozen
+@frozen(eq=False)
 class _Format:
     name: str
     suffix: str

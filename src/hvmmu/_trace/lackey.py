@@ -12,7 +12,8 @@ import re
 from array import array
 from typing import TYPE_CHECKING
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu._trace.codec import blocks
 from hvmmu._trace.tracefile import USER_END, USER_START, WHOLE, TraceFile
 from hvmmu.arch import pfec as pf
@@ -128,7 +129,7 @@ def _blame(line: bytes) -> tuple[str, str]:
     return f"lackey never prints '{text}{dots}'", _MIXED
 
 
-@frozen
+@frozen(eq=False)
 class LackeyTrace(TraceFile):
     """The lackey trace in the file *path*, plain or compressed, up to *limit* references."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Backing, Mmap
 from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gva
 
@@ -23,7 +24,7 @@ WHOLE = Mmap(
 """The mapping: a trace tells of accesses and never of mappings."""
 
 
-@frozen
+@frozen(eq=False)
 class TraceFile:
     """The trace in the file *path*, up to *limit* references."""
 

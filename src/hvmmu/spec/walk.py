@@ -10,7 +10,8 @@ A 48-bit linear address under 4-level paging, SDM "4-Level Paging and 5-Level Pa
 import enum
 from typing import NamedTuple
 
-from hvmmu._records import define
+from attrs import define
+
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LEGACY32, PAE, Formats, Level

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu._trace.trace_formats import Hvt, Lackey
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, plain, shown
@@ -94,7 +95,7 @@ FORMATS: Mapping[str, TraceFormat] = {one.name: one for one in (ANY_OTHER, Hvt)}
 """The trace formats that are built in, by name."""
 
 
-@frozen
+@frozen(eq=False)
 class Limited:
     """A workload up to *limit* references."""
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from hvmmu._records import frozen
 from hvmmu.arch import pfec as pf
 from hvmmu.errors import ConfigError
 from hvmmu.params import declared, nearest, param, parse, shown
@@ -80,7 +79,7 @@ def _data(pages: int) -> Mmap:
     return Mmap(Gva(DATA), pages, _RW, Backing.ANONYMOUS)
 
 
-@frozen
+@attrs.frozen(eq=False)
 class Synthetic:
     """A workload that its name and its parameters determine."""
 
@@ -95,7 +94,7 @@ class Synthetic:
         raise NotImplementedError
 
 
-@frozen
+@attrs.frozen(eq=False)
 class DemandZero(Synthetic):
     """Write fresh pages under leaf tables that exist: *pages* guest faults, one a page.
 
@@ -121,7 +120,7 @@ class DemandZero(Synthetic):
         yield from _touch(_Dice(self.seed).shuffled(fresh), _WRITE)
 
 
-@frozen
+@attrs.frozen(eq=False)
 class ForkCow(Synthetic):
     """Fork, write every page in the child and then in the parent: faults on present entries.
 
@@ -149,7 +148,7 @@ class ForkCow(Synthetic):
             yield ExitProcess(child)
 
 
-@frozen
+@attrs.frozen(eq=False)
 class Protect(Synthetic):
     """Take write permission away and give it back: entries change, pages stay.
 
@@ -175,7 +174,7 @@ class Protect(Synthetic):
             yield from _touch(dice.shuffled(pages), _WRITE)
 
 
-@frozen
+@attrs.frozen(eq=False)
 class Random(Synthetic):
     """Read, write and fetch all over a footprint larger than the TLB, from the first touch on.
 
@@ -203,7 +202,7 @@ class Random(Synthetic):
             yield Accesses(gva, kind)
 
 
-@frozen
+@attrs.frozen(eq=False)
 class ContextSwitch(Synthetic):
     """Several processes with the same addresses and their own pages, one after the other.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from hvmmu._records import frozen
+from attrs import frozen
+
 from hvmmu._trace.hvt.reader import HvtFile
 from hvmmu._trace.tracefile import WHOLE, TraceFile
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hvmmu.steps import Step
 
 
-@frozen
+@frozen(eq=False)
 class HvtTrace(TraceFile):
     """The compact trace in the file *path*, up to *limit* references."""
 
