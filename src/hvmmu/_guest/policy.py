@@ -1,21 +1,17 @@
-"""What a user can choose about the guest."""
+"""What a user can choose about the guest, and what its pager counts faults by."""
 
 from hvmmu._guest.layout import LARGE_PAGE
 from hvmmu._records import frozen
 from hvmmu.errors import ConfigError
 from hvmmu.params import param
 
-
-@frozen
-class PagerPolicy:
-    """How the pager writes the entries that a fault asks for."""
-
-    set_accessed_dirty: bool = True
+CAUSES = ("zero", "file", "cow_zero", "cow_copy", "cow_reuse", "exec_upgrade", "spurious")
+"""Why a fault was taken; every handled fault has exactly one cause."""
 
 
 @frozen
 class GuestParams:
-    """The guest's module parameters."""
+    """The guest's module parameters; C has them as a struct with the same fields."""
 
     memory: int = param(
         default=1 << 30,
@@ -33,8 +29,3 @@ class GuestParams:
         """Refuse RAM that 2 MiB pages cannot map whole."""
         if self.memory % LARGE_PAGE:
             raise ConfigError([f"memory: {self.memory} is not a multiple of 2M; round it up"])
-
-    @property
-    def policy(self) -> PagerPolicy:
-        """Return the part of the parameters that the pager reads."""
-        return PagerPolicy(set_accessed_dirty=self.set_accessed_dirty)
