@@ -7,13 +7,14 @@ fault on the page drops it): a flush the guest forgot shows as a wrong value rea
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import pytest
 
 from hvmmu._core.binding import ffi
-from hvmmu._guest.layout import KERNEL_BASE, ROOT_LEVEL, shift, slot
+from hvmmu._guest.layout import KERNEL_BASE, ROOT_LEVEL, index, shift, slot
 from hvmmu._guest.os import GuestOs
 from hvmmu._guest.policy import GuestParams
 from hvmmu.arch import pfec as pf
@@ -23,7 +24,7 @@ from hvmmu.steps import Accesses, Backing, Fork, Mmap, Mprotect, Munmap, SwitchT
 from hvmmu.types import ENTRIES, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hvmmu.vcpu import Resume
 
@@ -233,6 +234,17 @@ class BareVcpu:
         return entry
 
 
+def tables_of(vcpu: BareVcpu, table: int, level: int) -> Iterator[tuple[int, int, list[int]]]:
+    """Yield (table, level, entries in use) of a table and those below it; the kernel's not."""
+    entries = vcpu.table(table >> 12)
+    if level == ROOT_LEVEL:
+        entries = entries[: index(KERNEL_BASE, ROOT_LEVEL)]
+    used = [entry for entry in entries if entry]
+    yield table, level, used
+    for entry in used if level > 1 else ():
+        yield from tables_of(vcpu, entry & pte.ADDRESS, level - 1)
+
+
 @attrs.define
 class Guest:
     """A booted guest on a bare vCPU, and short ways to ask it for things."""
@@ -299,6 +311,30 @@ class Guest:
     def in_use(self) -> tuple[int, int]:
         """Return how many (table, data) frames are in use."""
         return self.os.frames.tables.in_use, self.os.frames.data.in_use
+
+    def check_books(self) -> None:
+        """Hold counts and free lists against the tables as they lie in memory."""
+        kept, used, held = self.os, {}, Counter[int]()
+        caches = {}
+        for process in kept.processes.values():
+            for table, level, entries in tables_of(self.vcpu, process.root, ROOT_LEVEL):
+                assert table not in used, "two links lead to one table"
+                used[table] = len(entries)
+                held.update(entry & pte.ADDRESS for entry in entries if level == 1)
+            caches |= {id(r.cache): r.cache for r in process.regions if r.cache is not None}
+        assert kept.tables.used == used
+        held.update(frame for cache in caches.values() for frame in cache.frames.values())
+        held[kept.kernel.state.zero_frame] += 1
+        frames = kept.frames
+        shared = frames.shared
+        data = range(frames.data.first, frames.data.next, PAGE_SIZE)
+        assert {frame: shared[nth] for nth, frame in enumerate(data) if shared[nth]} == held
+        assert not any(shared[len(data) :])
+        for zone in (frames.tables, frames.data):
+            assert len(set(zone.free)) == len(zone.free), "a frame was given back twice"
+            assert all(zone.first <= frame < zone.next <= zone.end for frame in zone.free)
+        assert set(frames.data.free) == set(data) - set(held)
+        assert not set(frames.tables.free) & set(used)
 
 
 def start(*, nx: bool = True, memory: int = 16 << 20, accessed_dirty: bool = True) -> Guest:

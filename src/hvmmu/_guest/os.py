@@ -54,7 +54,8 @@ class GuestOs:
         # The kernel's own share keeps the zero frame from ever looking exclusive, or being freed.
         self.kernel.state.zero_frame = self.frames.take()
         self._syscalls = Syscalls(vcpu, self.frames, self.tables)
-        self._processes = {FIRST_PID: self.current}
+        self.processes = {FIRST_PID: self.current}
+        """Those that exist, by pid."""
         vcpu.page_fault = self.page_fault
         vcpu.run_kernel(self.kernel.state, self.kernel.error)
         self.run: Callable[[Buffer, Buffer], None] = vcpu.run
@@ -84,7 +85,7 @@ class GuestOs:
 
     def page_tables_sha256(self) -> str:
         """Return a digest of all processes' page tables as they are in memory, A and D included."""
-        processes = [self._processes[pid] for pid in sorted(self._processes)]
+        processes = [self.processes[pid] for pid in sorted(self.processes)]
         return page_tables_sha256(processes, self._vcpu.slots.table)
 
     def step(self, step: Step) -> None:
@@ -119,11 +120,11 @@ class GuestOs:
                 pass  # the ledger's business
 
     def _fork(self, child: int) -> None:
-        if child in self._processes:
+        if child in self.processes:
             raise InputError(f"fork: process {child} exists already; choose another pid")
         if child < FIRST_PID:
             raise InputError(f"fork: {child} is no pid; choose one from {FIRST_PID} up")
-        self._processes[child] = self._syscalls.fork(self.current, child, loaded=True)
+        self.processes[child] = self._syscalls.fork(self.current, child, loaded=True)
 
     def _exit(self, pid: int) -> None:
         """Refuse the current process: its tables are in CR3 until a switch loads others."""
@@ -131,10 +132,10 @@ class GuestOs:
         if process is self.current:
             raise InputError(f"exit of process {pid}: it is the current one; switch first")
         self._syscalls.exit(process)
-        del self._processes[pid]
+        del self.processes[pid]
 
     def _process(self, pid: int, what: str) -> Process:
-        process = self._processes.get(pid)
+        process = self.processes.get(pid)
         if process is None:
             raise InputError(f"{what} process {pid}: there is none; fork it first")
         return process
