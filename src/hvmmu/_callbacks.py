@@ -75,8 +75,8 @@ class Owner(Protocol):
         """Run the guest's handler of a general-protection fault."""
         ...
 
-    def drain(self) -> None:
-        """Make room in what C notes of the guest."""
+    def fail_guest(self) -> None:
+        """Raise the error that the guest's kernel ended in."""
         ...
 
     def run_engine(
@@ -135,7 +135,7 @@ class Callbacks:
             lib.HV_CALL_SET_ROOT: lambda: vcpu.set_engine_root(c.value),
             lib.HV_CALL_HANG: lambda: vcpu.refuse_to_hang(c.value),
             lib.HV_CALL_BROKEN: vcpu.refuse_stop,
-            lib.HV_CALL_DRAIN: vcpu.drain,
+            lib.HV_CALL_GUEST_FAILED: vcpu.fail_guest,
             lib.HV_CALL_NOTHING_THERE: lambda: _refuse_copy(c.value),
         }
 

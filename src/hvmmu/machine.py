@@ -13,7 +13,6 @@ from hvmmu._cpu_params import CpuParams
 from hvmmu._engines import DEFAULT
 from hvmmu._guest.os import GuestOs
 from hvmmu._guest.policy import GuestParams
-from hvmmu._guest_books import GuestBooks
 from hvmmu._hooks import RunHooks, told
 from hvmmu._mmu_params import MmuParams
 from hvmmu.arch.regs import CpuFeatures
@@ -176,8 +175,7 @@ class Machine:
         )
         self.vcpu = self._platform.vcpu
         try:
-            self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
-            self.vcpu.books = GuestBooks(self.vcpu, self.guest)
+            self.guest = GuestOs(self.vcpu, config.guest)
         except BaseException:
             self.close()
             raise

@@ -4,7 +4,7 @@ A fault reaches the guest either straight from hardware or by injection, through
 """
 
 import enum
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -59,22 +59,6 @@ class Resume(enum.Enum):
     """The next access: the guest moved its instruction pointer on."""
 
 
-class GuestBooks(Protocol):
-    """State of a guest kernel in C that Python code of the guest changes too."""
-
-    def pull(self) -> None:
-        """Bring Python's side up to date."""
-        ...
-
-    def push(self) -> None:
-        """Bring C's side up to date."""
-        ...
-
-    def failed(self) -> None:
-        """Trust nothing that a fault may have left half done."""
-        ...
-
-
 class Vcpu:
     """A vCPU over one engine, one backend and one MMU.
 
@@ -100,11 +84,10 @@ class Vcpu:
         """Everything that was counted so far."""
         self.regs = Regs()
         """The guest's own view of its registers."""
-        self.page_fault: Callable[[int], Resume] = _no_handler
-        """The guest's page-fault handler: takes the error code, finds the address in cr2."""
+        self._page_fault: Callable[[int], Resume] = _no_handler
+        self._kernel_error: Callable[[], Exception] = RuntimeError
         self.general_protection: Callable[[int], Resume] = _no_canonical
         """The guest's handler for non-canonical addresses: takes the address."""
-        self.books: GuestBooks | None = None
         self.c = c = ffi.new("hv_vcpu *")
         self._memory = ffi.from_buffer("uint8_t[]", memory.bytes.obj)
         memory.before_close(self._release)
@@ -123,6 +106,9 @@ class Vcpu:
         self._callbacks = Callbacks(self, c, hooks or RunHooks())
         self._self = ffi.new_handle(self._callbacks)
         c.self = self._self
+        self.guest_cpu = c.guest_cpu = ffi.new("hv_guest_cpu *")
+        """This vCPU as the kernel of a guest in C uses it."""
+        lib.hv_vcpu_as_guest_cpu(c, self.guest_cpu)
 
     def _release(self) -> None:
         self.c.engine = ffi.NULL
@@ -177,6 +163,28 @@ class Vcpu:
         """Have hardware walk from the MMU's roots, which may be new."""
         hardware, made = self.mmu.reload()
         self.world_switch.load(hardware, made, self.mmu.user_root)
+
+    # The guest's page-fault handler.
+
+    @property
+    def page_fault(self) -> "Callable[[int], Resume]":
+        """The guest's page-fault handler: takes the error code, finds the address in cr2."""
+        return self._page_fault
+
+    @page_fault.setter
+    def page_fault(self, handler: "Callable[[int], Resume]") -> None:
+        self._page_fault, self.c.guest = handler, ffi.NULL
+
+    def run_kernel(self, kernel: Any, error: "Callable[[], Exception]") -> None:  # noqa: ANN401 - cffi's
+        """Have C's handler, in the struct *kernel*, take page faults from now on.
+
+        Until another handler is set; *error* returns what one ended in.
+        """
+        self.c.guest, self._kernel_error = kernel, error
+
+    def fail_guest(self) -> None:
+        """Raise the error that the guest's kernel ended in."""
+        raise self._kernel_error()
 
     # The guest's view of the machine.
 
@@ -273,6 +281,14 @@ class Vcpu:
         self._done(lib.hv_access_one(self.c, gva, kind, value, size, hpa))
         return int(hpa[0])
 
+    def keep(self, error: BaseException) -> None:
+        """Keep an exception until C has returned."""
+        self._callbacks.kept(error)
+
+    def check(self, *, went: bool) -> None:
+        """Raise the exception that was kept, if there is one."""
+        self._done(went)
+
     def _done(self, went: int) -> None:
         if not went:
             self._fail()
@@ -340,8 +356,6 @@ class Vcpu:
         self.world_switch.load(hardware, flush.merge(Flush(scope)), self.mmu.user_root)
 
     def _fail(self) -> None:
-        if self.books is not None:
-            self.books.failed()
         self._callbacks.raise_kept()
 
     # Batches, and what a reduced trace keeps of them.
@@ -354,8 +368,7 @@ class Vcpu:
         out = ffi.NULL
         if translated is not None:
             out = ffi.from_buffer("uint64_t[]", translated, require_writable=True)
-        with _Books(self.books):
-            at = lib.hv_vcpu_run(self.c, vas, kinds, start, len(vas), out)
+        at = lib.hv_vcpu_run(self.c, vas, kinds, start, len(vas), out)
         self._done(at == len(vas))
 
     def run_to_stop(self, kept: "Words", site_gva: "Words", site_kind: Buffer, start: int) -> int:
@@ -365,8 +378,7 @@ class Vcpu:
         """
         vas, kinds = _buffers(site_gva, site_kind)
         listed = ffi.from_buffer("uint16_t[]", kept)
-        with _Books(self.books):
-            at: int = lib.hv_vcpu_to_stop(self.c, listed, vas, kinds, start, len(listed))
+        at: int = lib.hv_vcpu_to_stop(self.c, listed, vas, kinds, start, len(listed))
         if at == NO_TRANSLATION:
             self._fail()
         return at
@@ -374,8 +386,7 @@ class Vcpu:
     def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
         """Promote pages in the TLB, then have the last stop handled; return if it was completed."""
         self.engine.promote(gva, kind)
-        with _Books(self.books):
-            became = lib.hv_vcpu_handle(self.c)
+        became = lib.hv_vcpu_handle(self.c)
         if became == lib.HV_FAILED:
             self._fail()
         return bool(became == lib.HV_DONE)
@@ -384,24 +395,17 @@ class Vcpu:
 
     def take_page_fault(self, pfec: int) -> int:
         """Run the guest's page-fault handler; return what became of the access."""
-        with _Handler(self.books):
-            resume = self.page_fault(pfec)
+        resume = self.page_fault(pfec)
         return self._resumed(resume)
 
     def take_general_protection(self, gva: int) -> int:
         """Run the guest's handler of a general-protection fault."""
-        with _Handler(self.books):
-            resume = self.general_protection(gva)
+        resume = self.general_protection(gva)
         return self._resumed(resume)
 
     def _resumed(self, resume: Resume) -> int:
         self.c.completed = NO_TRANSLATION
         return int(lib.HV_RETRY if resume is Resume.RETRY else lib.HV_DONE)
-
-    def drain(self) -> None:
-        """Make room in what C notes of the guest."""
-        with _Handler(self.books):
-            pass
 
     def run_engine(
         self,
@@ -442,33 +446,6 @@ class Vcpu:
             raise InvariantError("an access was run before paging was on")
         gva, event = self._stop.gva, _BY_NUMBER.get(event)
         raise InvariantError(f"the engine stopped at {gva:#x} with {event}")
-
-
-class _Books:
-    """Keep Python's side of a guest's books up to date around a run in C."""
-
-    def __init__(self, books: GuestBooks | None) -> None:
-        self._books = books
-
-    def __enter__(self) -> None:
-        if self._books is not None:
-            self._books.push()
-
-    def __exit__(self, *_: object) -> None:
-        if self._books is not None:
-            self._books.pull()
-
-
-class _Handler(_Books):
-    """The same around a handler in Python, which runs in the middle of a run in C."""
-
-    def __enter__(self) -> None:
-        if self._books is not None:
-            self._books.pull()
-
-    def __exit__(self, *_: object) -> None:
-        if self._books is not None:
-            self._books.push()
 
 
 def _buffers(gva: Buffer, kind: Buffer) -> tuple[Any, Any]:

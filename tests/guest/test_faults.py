@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hvmmu._guest.faults import MOST_REPEATS, SegfaultError
+from hvmmu._guest.kernel import SegfaultError
+from hvmmu._guest.layout import MOST_REPEATS
 from hvmmu.arch import pte
 from hvmmu.errors import GuestMemoryError, InvariantError
 from hvmmu.steps import Backing

@@ -13,6 +13,9 @@ from types import ModuleType
 
 import attrs
 
+from hvmmu import steps
+from hvmmu._guest import layout
+from hvmmu._guest.policy import CAUSES, GuestParams
 from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec, pte, regs, role
 from hvmmu.arch.regs import Regs
@@ -116,9 +119,42 @@ def mmu_params() -> Iterator[str]:
     yield from struct("hv_mmu_params", MmuParams)
 
 
+def guest_layout() -> Iterator[str]:
+    """Yield where the guest's kernel puts things, and the limits of its page-fault handler."""
+    yield from macros("GUEST_", layout, "ull")
+
+
+def protections() -> Iterator[str]:
+    """Yield the protections of a mapping."""
+    for name, value in vars(steps).items():
+        if name.startswith("PROT_"):
+            yield f"#define {name} {value}u"
+
+
+def backings() -> Iterator[str]:
+    """Yield what stands behind a mapping's pages."""
+    yield from enumerators("HV_BACKING_", _names(steps.Backing))
+
+
+def pager_causes() -> Iterator[str]:
+    """Yield why the guest's pager was called."""
+    yield from enumerators("HV_", (cause.upper() for cause in CAUSES))
+
+
+def guest_params() -> Iterator[str]:
+    """Yield the guest's parameters."""
+    yield from struct("hv_guest_params", GuestParams)
+
+
 Generator = Callable[[], Iterator[str]]
 
-MACROS: tuple[Generator, ...] = (pfec_bits, pte_bits, register_bits)
+MACROS: tuple[Generator, ...] = (
+    pfec_bits,
+    pte_bits,
+    register_bits,
+    guest_layout,
+    protections,
+)
 """For C alone."""
 SHARED: tuple[Generator, ...] = (
     paging_registers,
@@ -130,6 +166,9 @@ SHARED: tuple[Generator, ...] = (
     fault_causes,
     role_layout,
     mmu_params,
+    backings,
+    pager_causes,
+    guest_params,
 )
 """For C and cffi."""
 

@@ -25,6 +25,7 @@ HEADERS = (
     "shadow_mmu.h",
     "expand.h",
     "ledger.h",
+    "guest.h",
     "vcpu.h",
 )
 """Read by cffi and the compiler, each after those it needs."""
@@ -40,7 +41,8 @@ ffibuilder = FFI()
 ffibuilder.cdef(arch_header.shared())
 for header in HEADERS:
     ffibuilder.cdef(_declarations(header))
-ffibuilder.cdef(f'extern "Python+C" {{{_declarations("callbacks.h")}}}')
+for header in ("callbacks.h", "guest_callbacks.h"):
+    ffibuilder.cdef(f'extern "Python+C" {{{_declarations(header)}}}')
 ffibuilder.set_source(
     "hvmmu._core._lib",
     "#include <stdint.h>\n" + "\n".join(f'#include "{header}"' for header in ("arch.h", *HEADERS)),
@@ -55,6 +57,10 @@ ffibuilder.set_source(
             "expand.c",
             "replay.c",
             "guest.c",
+            "guest_cpu.c",
+            "guest_frames.c",
+            "guest_tables.c",
+            "page_cache.c",
             "vcpu.c",
             "run.c",
         )

@@ -1,347 +1,257 @@
-/* The guest's handler of page faults, whole faults in C: its pager, its tables and its frames.
+/* The guest's page-fault handler: log the fault, judge it, and have the pager resolve it.
  *
- * guest/{faults,pager,tables,frames}.py say in words what is done here, and the tests hold the two
- * against each other. A fault that is not planned for is Python's, and so is each stop of the handler's
- * own accesses that stops.c does not handle.
+ * The pager puts behind a page, at its first touch and at later ones:
+ *
+ * - Anonymous: a read maps the shared zero frame, read-only; a write maps a fresh frame.
+ * - File: a read or fetch maps the page-cache frame, read-only; a write maps a private copy.
+ * - Inferred, for traces, which do not say what is mapped: the first access decides. A fetch makes the
+ *   page file-backed text, executable and read-only; a read makes it an anonymous page of zeros; a
+ *   write a fresh private page; the latter two are not executable. A fetch from a page that is not
+ *   executable makes it so, and a page once executable stays so when it is copied.
+ *
+ * A write to a read-only page of any of them breaks the sharing: copy-on-write.
  */
 
-#include <stdint.h>
 #include <string.h>
 
-#include "arch.h"
-#include "thread.h"
-#include "shadow_page.h"
-#include "shadow_mmu.h"
-#include "expand.h"
-#include "ledger.h"
-#include "vcpu.h"
-#include "callbacks.h"
-#include "stops.h"
-#include "guest.h"
+#include "guest_parts.h"
 
-#define PAGE 4096ull
-#define PROT_WRITE 2u
-#define PROT_EXEC 4u
-#define RECORD 12u /* bytes of a fault in the log */
-
-/* The kernel's own accesses, through the direct map. Each returns 0 if Python failed. */
-
-static int single(hv_vcpu *l, uint64_t gva, uint8_t kind, uint64_t value, uint64_t *hpa)
-{
-    return hv_access_one(l, gva, kind, value, 8, hpa);
-}
-
-static int32_t ask(hv_vcpu *l, int32_t what, uint64_t value)
-{
-    l->value = value;
-    return hv_call(l->self, what);
-}
-
-static int load(hv_vcpu *l, uint64_t gpa, uint64_t *value)
-{
-    uint64_t hpa;
-    l->ledger->accesses++;
-    if (!single(l, l->kernel_base + gpa, 0, 0, &hpa))
-        return 0;
-    *value = ~0ull;
-    if (hpa != HV_NO_TRANSLATION)
-        memcpy(value, l->memory + hpa, 8);
-    return 1;
-}
-
-static int store(hv_vcpu *l, uint64_t gpa, uint64_t value)
-{
-    uint64_t hpa;
-    l->ledger->accesses++;
-    if (!single(l, l->kernel_base + gpa, PF_W, value, &hpa))
-        return 0;
-    if (hpa != HV_NO_TRANSLATION)
-        memcpy(l->memory + hpa, &value, 8);
-    return 1;
-}
-
-/* Frames. */
-
-static int has_frames(const hv_zone *zone, uint64_t wanted)
-{
-    if (wanted <= zone->free_count)
-        return 1;
-    return !zone->more_free && wanted - zone->free_count <= (zone->end - zone->next) / PAGE;
-}
-
-static uint64_t take(hv_zone *zone, int *fresh)
-{
-    *fresh = !zone->free_count;
-    if (zone->free_count)
-        return zone->free[--zone->free_count];
-    zone->next += PAGE;
-    return zone->next - PAGE;
-}
-
-/* Take a cleared frame: one that is fresh since boot is zero. */
-static int take_cleared(hv_vcpu *l, hv_zone *zone, uint64_t *frame)
-{
-    int fresh;
-    *frame = take(zone, &fresh);
-    return fresh || hv_fill_page(l, l->kernel_base + *frame, HV_NO_TRANSLATION);
-}
-
-static uint32_t *shares(const hv_vcpu *l, uint64_t frame)
-{
-    return l->shared + (frame - l->first_data) / PAGE;
-}
-
-static int take_data(hv_vcpu *l, uint64_t *frame)
-{
-    if (!take_cleared(l, &l->data, frame))
-        return 0;
-    *shares(l, *frame) = 1;
-    return 1;
-}
-
-/* Take a frame with the bytes of another. */
-static int take_copy(hv_vcpu *l, uint64_t source, uint64_t *frame)
-{
-    int fresh;
-    uint64_t hpa;
-    *frame = take(&l->data, &fresh);
-    l->ledger->accesses++;
-    if (!single(l, l->kernel_base + source, 0, 0, &hpa))
-        return 0;
-    if (hpa == HV_NO_TRANSLATION)
-        return ask(l, HV_CALL_NOTHING_THERE, source) != HV_FAILED;
-    if (!hv_fill_page(l, l->kernel_base + *frame, hpa))
-        return 0;
-    *shares(l, *frame) = 1;
-    return 1;
-}
-
-/* Page tables. */
-
-static uint64_t slot(uint64_t table, uint64_t gva, int level)
-{
-    return table + 8 * (gva >> (3 + 9 * level) & 511);
-}
-
-static void note_table(hv_vcpu *l, uint64_t table, int gained)
-{
-    hv_used *used = l->used + table / PAGE;
-    if (!used->noted) {
-        used->noted = 1;
-        l->noted_tables[l->noted_count++] = (uint32_t)(table / PAGE);
-    }
-    used->gained += gained;
-}
-
-static int write_entry(hv_vcpu *l, uint64_t at, uint64_t old, uint64_t new)
-{
-    if (!store(l, at, new))
-        return 0;
-    note_table(l, at & -PAGE, !!new - !!old);
-    return 1;
-}
-
-/* Go down the tables from one of this level, those that are missing made, to the slot for gva. */
-static int leaf_slot(hv_vcpu *l, uint64_t gva, uint64_t table, int level, uint64_t *at)
-{
-    for (; level > 1; level--) {
-        uint64_t where = slot(table, gva, level), entry;
-        if (!load(l, where, &entry))
-            return 0;
-        if (!entry) {
-            if (!take_cleared(l, &l->tables, &table))
-                return 0;
-            note_table(l, table, 0);
-            entry = table | PTE_P | PTE_W | PTE_U | (l->set_accessed_dirty ? PTE_A : 0);
-            if (!write_entry(l, where, 0, entry))
-                return 0;
-        }
-        table = entry & PTE_ADDRESS;
-    }
-    *at = slot(table, gva, 1);
-    return 1;
-}
-
-static uint64_t leaf(const hv_vcpu *l, uint64_t frame, int write, int no_execute)
-{
-    uint64_t entry = frame | PTE_P | PTE_U | (write ? PTE_W : 0);
-    if (l->set_accessed_dirty)
-        entry |= PTE_A | (write ? PTE_D : 0);
-    return entry | (l->nx && no_execute ? PTE_NX : 0);
-}
-
-/* The pager. */
-
+/* A fault that is legal. */
 typedef struct {
     uint64_t gva; /* of the page */
     const hv_region *region;
-    int write, fetch, cause, is_file;
-    int tables;        /* how many there are for it, of four */
-    uint64_t slots[4]; /* in them, the root's first */
+    int write, fetch;
 } fault;
 
-static const hv_region *find_region(const hv_vcpu *l, uint64_t gva)
+/* Entries. */
+
+/* Return a user leaf for a frame; writable ones are made for a write, hence dirty. */
+static uint64_t leaf(const hv_guest *g, uint64_t frame, int write, int no_execute)
 {
-    uint64_t low = 0, high = l->region_count;
+    uint64_t entry = frame | PTE_P | PTE_U | (write ? PTE_W : 0);
+    if (g->params.set_accessed_dirty)
+        entry |= PTE_A | (write ? PTE_D : 0);
+    return entry | (g->nx && no_execute ? PTE_NX : 0);
+}
+
+/* Return an entry marked as used by the access that faulted on it. */
+static uint64_t touched(const hv_guest *g, uint64_t entry, int write)
+{
+    return g->params.set_accessed_dirty ? entry | PTE_A | (write ? PTE_D : 0) : entry;
+}
+
+/* The pager. Each function below counts its cause once it has succeeded. */
+
+static int32_t count(hv_guest *g, int32_t cause, int32_t wrong)
+{
+    g->causes[cause] += !wrong;
+    return wrong;
+}
+
+/* Find the page-cache frame of a page, which is read in if it is new. */
+static int32_t cached_frame(hv_guest *g, const hv_guest_cpu *cpu, const fault *f, uint64_t *frame)
+{
+    hv_page_cache *file = f->region->file;
+    if (!file)
+        return hv_guest_fails(g, HV_GUEST_NO_FILE, f->region->start);
+    *frame = hv_cached(file, f->gva);
+    if (*frame)
+        return HV_GUEST_DONE;
+    if (!hv_page_cache_grow(file))
+        return hv_guest_fails(g, HV_GUEST_NO_HOST_MEMORY, 0);
+    int32_t wrong = hv_take_data(g, cpu, frame);
+    if (!wrong)
+        hv_page_cache_add(file, f->gva, *frame);
+    return wrong;
+}
+
+/* Find what a page of a file is mapped to: a read to the page cache, a write to a copy. */
+static int32_t file_frame(hv_guest *g, const hv_guest_cpu *cpu, const fault *f, uint64_t *frame)
+{
+    uint64_t cached;
+    int32_t wrong = cached_frame(g, cpu, f, &cached);
+    if (wrong)
+        return wrong;
+    if (f->write)
+        return hv_take_copy(g, cpu, cached, frame);
+    *frame = cached;
+    return hv_share(g, cached);
+}
+
+/* Find a frame of zeros: a read takes the shared one. */
+static int32_t zeros(hv_guest *g, const hv_guest_cpu *cpu, const fault *f, uint64_t *frame)
+{
+    if (f->write)
+        return hv_take_data(g, cpu, frame);
+    *frame = g->zero_frame;
+    return hv_share(g, *frame);
+}
+
+/* The first touch of a page. */
+static int32_t fill(hv_guest *g, const hv_guest_cpu *cpu, const fault *f, uint64_t at)
+{
+    int inferred = f->region->backing == HV_BACKING_INFERRED;
+    int no_execute = inferred ? !f->fetch : !(f->region->prot & PROT_EXEC);
+    int is_file = inferred ? f->fetch : f->region->backing == HV_BACKING_FILE;
+    uint64_t frame;
+    int32_t wrong = (is_file ? file_frame : zeros)(g, cpu, f, &frame);
+    if (wrong)
+        return wrong;
+    wrong = hv_write_entry(g, cpu, at, 0, leaf(g, frame, f->write, no_execute));
+    return count(g, !is_file ? HV_ZERO : f->write ? HV_COW_COPY : HV_FILE, wrong);
+}
+
+/* Give a page another frame: the old translation goes before the new one comes, as Linux does it. */
+static int32_t replace(hv_guest *g, const hv_guest_cpu *cpu, const fault *f, uint64_t at,
+                       uint64_t entry)
+{
+    uint64_t frame, old = entry & PTE_ADDRESS;
+    int is_zero = old == g->zero_frame;
+    int32_t wrong = is_zero ? hv_take_data(g, cpu, &frame) : hv_take_copy(g, cpu, old, &frame);
+    if (wrong)
+        return wrong;
+    wrong = hv_write_entry(g, cpu, at, entry, 0);
+    if (wrong)
+        return wrong;
+    wrong = hv_guest_ran(g, cpu->invlpg(cpu->self, f->gva));
+    if (wrong)
+        return wrong;
+    wrong = hv_drop(g, old);
+    if (wrong)
+        return wrong;
+    wrong = hv_write_entry(g, cpu, at, 0, leaf(g, frame, 1, !!(entry & PTE_NX)));
+    return count(g, is_zero ? HV_COW_ZERO : HV_COW_COPY, wrong);
+}
+
+/* A write to a page that is read-only. */
+static int32_t break_sharing(hv_guest *g, const hv_guest_cpu *cpu, const fault *f, uint64_t at,
+                             uint64_t entry)
+{
+    if (hv_shares(g, entry & PTE_ADDRESS) != 1)
+        return replace(g, cpu, f, at, entry);
+    /* Same frame, more rights: the fault itself dropped the TLB's entry for this page. */
+    int32_t wrong = hv_write_entry(g, cpu, at, entry, touched(g, entry | PTE_W, 1));
+    return count(g, HV_COW_REUSE, wrong);
+}
+
+/* Find where the leaf of a page is, the tables above it built, and its entry. */
+static int32_t find_leaf(hv_guest *g, const hv_guest_cpu *cpu, uint64_t gva, uint64_t *at,
+                         uint64_t *entry)
+{
+    uint64_t table = g->root;
+    int32_t loaded = cpu->load_path ? cpu->load_path(cpu->self, table, gva, at, entry) : 0;
+    if (loaded == (int32_t)GUEST_ROOT_LEVEL)
+        return HV_GUEST_DONE;
+    if (loaded)
+        table = *entry & PTE_ADDRESS;
+    int32_t wrong = hv_descend(g, cpu, gva, table, (int32_t)GUEST_ROOT_LEVEL - loaded, at);
+    return wrong ? wrong : hv_read_entry(g, cpu, *at, entry);
+}
+
+/* Make an access succeed that the region allows: by at most one new leaf entry. */
+static int32_t resolve(hv_guest *g, const hv_guest_cpu *cpu, const fault *f)
+{
+    uint64_t at, entry;
+    int32_t wrong = find_leaf(g, cpu, f->gva, &at, &entry);
+    if (wrong)
+        return wrong;
+    if (!entry)
+        return fill(g, cpu, f, at);
+    if (!(entry & PTE_P))
+        return hv_guest_fails(g, HV_GUEST_PARKED, f->gva);
+    if (f->write && !(entry & PTE_W))
+        return break_sharing(g, cpu, f, at, entry);
+    if (!f->fetch || !(entry & PTE_NX))
+        return count(g, HV_SPURIOUS, HV_GUEST_DONE);
+    wrong = hv_write_entry(g, cpu, at, entry, touched(g, entry & ~PTE_NX, 0));
+    return count(g, HV_EXEC_UPGRADE, wrong);
+}
+
+/* The handler. */
+
+static int32_t log_fault(hv_guest *g, uint64_t gva, uint32_t pfec)
+{
+    if (g->log_bytes + GUEST_RECORD > sizeof g->log && !hv_guest_call(g->self, HV_GUEST_CALL_DRAIN))
+        return hv_guest_fails(g, HV_GUEST_RAISED, 0);
+    memcpy(g->log + g->log_bytes, &gva, 8);
+    memcpy(g->log + g->log_bytes + 8, &pfec, 4);
+    g->log_bytes += GUEST_RECORD;
+    g->faults++;
+    return HV_GUEST_DONE;
+}
+
+/* Refuse a fault that no machine delivers which works; else count its repeats. */
+static int32_t refuse_impossible(hv_guest *g, uint64_t gva, uint32_t pfec)
+{
+    if (pfec & ~(PF_P | PF_W | PF_U | PF_ID))
+        return hv_guest_fails(g, HV_GUEST_UNEXPECTED, 0);
+    if (gva >= GUEST_USER_END && !(pfec & PF_U))
+        return hv_guest_fails(g, HV_GUEST_DIRECT_MAP, 0);
+    g->repeats = gva == g->last_gva && pfec == g->last_pfec ? g->repeats + 1 : 1;
+    g->last_gva = gva;
+    g->last_pfec = pfec;
+    return g->repeats < GUEST_MOST_REPEATS ? HV_GUEST_DONE : hv_guest_fails(g, HV_GUEST_REPEATED, 0);
+}
+
+static const hv_region *find_region(const hv_regions *r, uint64_t gva)
+{
+    uint64_t low = 0, high = r->count;
     while (low < high) {
         uint64_t middle = (low + high) / 2;
-        if (gva < l->regions[middle].start)
+        if (gva < r->sorted[middle].start)
             high = middle;
-        else if (gva >= l->regions[middle].end)
+        else if (gva >= r->sorted[middle].end)
             low = middle + 1;
         else
-            return l->regions + middle;
+            return r->sorted + middle;
     }
     return NULL;
 }
 
-static int is_legal(const hv_region *region, uint32_t pfec)
+/* Say why a region does not allow an access. Any protection but PROT_NONE lets x86 read, and without NX
+   a fetch is a read. */
+static int32_t refusal(const hv_region *region, uint32_t pfec)
 {
-    if (!region || !region->prot)
-        return 0;
+    if (!region)
+        return HV_GUEST_NOT_MAPPED;
     if ((pfec & PF_W) && !(region->prot & PROT_WRITE))
-        return 0;
-    return !(pfec & PF_ID) || (region->prot & PROT_EXEC);
+        return HV_GUEST_NOT_WRITABLE;
+    if ((pfec & PF_ID) && !(region->prot & PROT_EXEC))
+        return HV_GUEST_NOT_EXECUTABLE;
+    return region->prot == PROT_NONE ? HV_GUEST_NO_ACCESS : HV_GUEST_DONE;
 }
 
-/* Look, with no effect, what the pager will do; 0 if it is nothing that is done here. */
-static int plan(const hv_vcpu *l, uint64_t gva, uint32_t pfec, fault *f)
+/* Find the region that a fault lies in and that allows the access. */
+static int32_t judge(hv_guest *g, uint64_t gva, uint32_t pfec, const hv_region **region)
 {
-    if ((pfec & ~(PF_P | PF_W | PF_U | PF_ID)) || gva >= l->user_end)
-        return 0;
-    if (gva == l->last_gva && pfec == l->last_pfec && l->repeats + 1 >= l->most_repeats)
-        return 0;
-    f->region = find_region(l, gva);
-    if (!is_legal(f->region, pfec))
-        return 0;
-    f->gva = gva & -PAGE;
-    f->write = !!(pfec & PF_W);
-    f->fetch = !!(pfec & PF_ID);
-    f->is_file = f->region->inferred ? f->fetch : f->region->file;
-    uint64_t table = l->root, entry = 1;
-    for (f->tables = 0; f->tables < 4 && entry; f->tables++) {
-        uint64_t at = f->slots[f->tables] = slot(table, gva, 4 - f->tables);
-        entry = peek(l, at);
-        table = entry & PTE_ADDRESS;
+    if (gva >= GUEST_USER_END)
+        return hv_guest_fails(g, HV_GUEST_KERNEL_ADDRESS, 0);
+    if (g->regions->is_stale && !hv_guest_call(g->self, HV_GUEST_CALL_REGIONS))
+        return hv_guest_fails(g, HV_GUEST_RAISED, 0);
+    *region = find_region(g->regions, gva);
+    int32_t why = refusal(*region, pfec);
+    return why ? hv_guest_fails(g, why, 0) : HV_GUEST_DONE;
+}
+
+static int32_t handle(hv_guest *g, const hv_guest_cpu *cpu, uint64_t gva, uint32_t pfec)
+{
+    fault f = {.gva = gva & -PAGE, .write = !!(pfec & PF_W), .fetch = !!(pfec & PF_ID)};
+    int32_t wrong = log_fault(g, gva, pfec);
+    if (wrong)
+        return wrong;
+    wrong = refuse_impossible(g, gva, pfec);
+    if (wrong)
+        return wrong;
+    wrong = judge(g, gva, pfec, &f.region);
+    return wrong ? wrong : resolve(g, cpu, &f);
+}
+
+int32_t hv_guest_page_fault(hv_guest *g, const hv_guest_cpu *cpu, uint64_t gva, uint32_t pfec)
+{
+    int32_t wrong = handle(g, cpu, gva, pfec);
+    if (wrong) {
+        g->wrong_gva = gva;
+        g->wrong_pfec = pfec;
     }
-    if (!has_frames(&l->tables, (uint64_t)(4 - f->tables)))
-        return 0;
-    if (!entry) {
-        f->cause = !f->is_file ? HV_ZERO : f->write ? HV_COW_COPY : HV_FILE;
-        if (f->is_file && !f->region->own_file)
-            return 0;
-        return has_frames(&l->data, (uint64_t)(f->is_file + f->write));
-    }
-    if (!(entry & PTE_P))
-        return 0;
-    if (f->write && !(entry & PTE_W)) {
-        uint64_t frame = entry & PTE_ADDRESS;
-        f->cause = frame == l->zero_frame ? HV_COW_ZERO : HV_COW_COPY;
-        if (*shares(l, frame) == 1)
-            f->cause = HV_COW_REUSE;
-        return f->cause == HV_COW_REUSE || has_frames(&l->data, 1);
-    }
-    f->cause = f->fetch && (entry & PTE_NX) ? HV_EXEC_UPGRADE : HV_SPURIOUS;
-    return 1;
-}
-
-static void log_fault(hv_vcpu *l, uint64_t gva, uint32_t pfec)
-{
-    memcpy(l->log + l->log_bytes, &gva, 8);
-    memcpy(l->log + l->log_bytes + 8, &pfec, 4);
-    l->log_bytes += RECORD;
-    l->repeats = gva == l->last_gva && pfec == l->last_pfec ? l->repeats + 1 : 1;
-    l->last_gva = gva;
-    l->last_pfec = pfec;
-}
-
-static int fill(hv_vcpu *l, const fault *f, uint64_t at)
-{
-    int no_execute = f->region->inferred ? !f->fetch : !(f->region->prot & PROT_EXEC);
-    uint64_t frame = l->zero_frame, cached;
-    if (f->is_file) {
-        if (!take_data(l, &cached))
-            return 0;
-        uint64_t region = (uint64_t)(f->region - l->regions);
-        l->cached[l->cached_count++] = (hv_cached){f->gva, cached, region};
-        frame = cached;
-        if (f->write && !take_copy(l, cached, &frame))
-            return 0;
-    } else if (f->write && !take_data(l, &frame)) {
-        return 0;
-    }
-    if (!f->write)
-        ++*shares(l, frame);
-    return write_entry(l, at, 0, leaf(l, frame, f->write, no_execute));
-}
-
-/* Another frame: the old translation goes before the new one comes. */
-static int break_sharing(hv_vcpu *l, const fault *f, uint64_t at, uint64_t entry)
-{
-    uint64_t frame, old = entry & PTE_ADDRESS;
-    if (f->cause == HV_COW_REUSE) {
-        uint64_t used = l->set_accessed_dirty ? PTE_A | PTE_D : 0;
-        return write_entry(l, at, entry, entry | PTE_W | used);
-    }
-    if (!(old == l->zero_frame ? take_data(l, &frame) : take_copy(l, old, &frame)))
-        return 0;
-    if (!write_entry(l, at, entry, 0))
-        return 0;
-    if (!hv_invlpg(l, f->gva))
-        return 0;
-    --*shares(l, old);
-    return write_entry(l, at, 0, leaf(l, frame, 1, !!(entry & PTE_NX)));
-}
-
-/* Read the entry of the page, and on the way there the others; where it lies goes to *at. */
-static int read_leaf(hv_vcpu *l, const fault *f, uint64_t *at, uint64_t *entry)
-{
-    uint64_t gva[4], hpa[4], table = l->root;
-    int done = 0;
-    if (f->tables == 4) {
-        for (int n = 0; n < 4; n++)
-            gva[n] = l->kernel_base + f->slots[n];
-        done = l->engine && !l->deprivileged ? (int)hv_read_at_once(l->engine, gva, hpa, 4) : 0;
-        l->ledger->accesses += (uint64_t)done;
-    }
-    if (done) {
-        memcpy(entry, l->memory + hpa[done - 1], 8);
-        table = *entry & PTE_ADDRESS;
-        *at = f->slots[done - 1];
-    }
-    return done == 4 || (leaf_slot(l, f->gva, table, 4 - done, at) && load(l, *at, entry));
-}
-
-static int resolve(hv_vcpu *l, const fault *f)
-{
-    uint64_t at, entry;
-    if (!read_leaf(l, f, &at, &entry))
-        return 0;
-    int went = 1;
-    if (!entry)
-        went = fill(l, f, at);
-    else if (f->cause == HV_EXEC_UPGRADE)
-        went = write_entry(l, at, entry, (entry & ~PTE_NX) | (l->set_accessed_dirty ? PTE_A : 0));
-    else if (f->cause != HV_SPURIOUS)
-        went = break_sharing(l, f, at, entry);
-    if (went)
-        l->causes[f->cause]++;
-    return went;
-}
-
-static int is_full(const hv_vcpu *l)
-{
-    return l->log_bytes + RECORD > sizeof l->log || l->cached_count == 256;
-}
-
-int32_t hv_page_fault(hv_vcpu *l)
-{
-    uint32_t pfec = l->delivered;
-    if (is_full(l) && ask(l, HV_CALL_DRAIN, 0) == HV_FAILED)
-        return HV_FAILED;
-    fault f;
-    if (!plan(l, l->cr2, pfec, &f))
-        return ask(l, HV_CALL_PAGE_FAULT, 0);
-    log_fault(l, l->cr2, pfec);
-    return resolve(l, &f) ? HV_RETRY : HV_FAILED;
+    return wrong;
 }

@@ -13,10 +13,10 @@
 #include "token_table.h"
 #include "replay.h"
 #include "ledger.h"
+#include "guest.h"
 #include "vcpu.h"
 #include "callbacks.h"
 #include "stops.h"
-#include "guest.h"
 
 #define PAGE 4096ull
 

@@ -12,10 +12,10 @@
 #include "shadow_mmu.h"
 #include "expand.h"
 #include "ledger.h"
+#include "guest.h"
 #include "vcpu.h"
 #include "callbacks.h"
 #include "stops.h"
-#include "guest.h"
 
 #define PAGE 4096ull
 
@@ -301,7 +301,6 @@ static int32_t physical(hv_vcpu *v)
 
 int32_t hv_stop_handle(hv_vcpu *v, const uint64_t *operand, uint32_t size)
 {
-    v->stopped = 1;
     v->completed = HV_NO_TRANSLATION;
     switch (v->stop->event) {
     case HV_EXIT:
@@ -318,11 +317,6 @@ int32_t hv_stop_handle(hv_vcpu *v, const uint64_t *operand, uint32_t size)
             return physical(v);
     }
     return hv_call(v->self, HV_CALL_BROKEN);
-}
-
-int32_t hv_take_page_fault(hv_vcpu *v)
-{
-    return v->has_guest ? hv_page_fault(v) : hv_call(v->self, HV_CALL_PAGE_FAULT);
 }
 
 static int32_t handle(hv_vcpu *v, const uint64_t *operand, uint32_t size)

@@ -27,7 +27,7 @@ enum {
     HV_CALL_SET_ROOT,     /* value: set the root that an engine in Python walks from */
     HV_CALL_HANG,         /* value: give up on an access that stopped this often */
     HV_CALL_BROKEN,       /* give up: the engine stopped for a reason that cannot be */
-    HV_CALL_DRAIN,        /* take over what the guest has noted: no room is left */
+    HV_CALL_GUEST_FAILED, /* raise the error that the guest's kernel ended in */
     HV_CALL_NOTHING_THERE /* value: give up: the guest copies a page from where nothing is */
 };
 
@@ -66,35 +66,6 @@ typedef struct {
     int32_t flushes[4];      /* by the scope that was requested: the scope that the entry flushes */
 } hv_switch_profile;
 
-/* A mapping of the process that runs. */
-typedef struct {
-    uint64_t start, end;
-    uint32_t prot;
-    int32_t inferred, file; /* its backing; neither: anonymous */
-    int32_t own_file;       /* a page that is not mapped is not in the page cache */
-} hv_region;
-
-/* Frames of one kind that the guest can take: the last one given back first, then fresh ones. */
-typedef struct {
-    uint64_t next, end;
-    uint32_t free_count;
-    int32_t more_free; /* others were given back before these */
-    uint64_t free[256];
-} hv_zone;
-
-/* Entries that a page table has gained; noted says that the table stands in noted_tables. */
-typedef struct {
-    int32_t gained, noted;
-} hv_used;
-
-typedef struct {
-    uint64_t gva, frame;
-    uint64_t region;
-} hv_cached;
-
-/* Pager causes, in the order of _guest/pager.py. */
-enum { HV_ZERO, HV_FILE, HV_COW_ZERO, HV_COW_COPY, HV_COW_REUSE, HV_EXEC_UPGRADE, HV_SPURIOUS };
-
 typedef struct hv_vcpu {
     void *self;         /* Python's handle of it */
     hv_engine *engine;  /* the hardware thread; NULL: an engine in Python */
@@ -102,7 +73,8 @@ typedef struct hv_vcpu {
     hv_mmu *mmu;        /* NULL: an MMU in Python, or a bare machine */
     hv_ledger *ledger;
     uint8_t *memory;    /* host-physical 0 */
-    uint64_t base, ram_size; /* guest-physical 0, and bytes of guest RAM */
+    uint8_t *ram;       /* guest-physical 0 */
+    uint64_t base, ram_size; /* guest-physical 0 as host-physical, and bytes of guest RAM */
     uint64_t exit_filter;
     hv_switch_profile profile;
     hv_regs regs;       /* in force in hardware */
@@ -126,28 +98,8 @@ typedef struct hv_vcpu {
     uint64_t kinds_room;
     uint16_t near[32768]; /* of the span that is run */
 
-    /* The guest kernel's. */
-    int32_t has_guest;
-    uint8_t *ram;      /* guest-physical 0 */
-    uint64_t kernel_base, user_end, zero_frame;
-    uint32_t most_repeats;
-    int32_t nx, set_accessed_dirty;
-    uint32_t *shared; /* by data frame: how many hold it; Python counts here too */
-    uint64_t first_data;
-    uint64_t root, last_gva;
-    uint32_t last_pfec, repeats;
-    const hv_region *regions;
-    uint64_t region_count;
-    hv_zone tables, data;
-    int32_t stopped; /* something did since Python last looked */
-    uint64_t causes[7];
-    uint8_t log[49152]; /* 12 bytes a fault */
-    uint32_t log_bytes;
-    hv_cached cached[256];
-    uint32_t cached_count;
-    hv_used *used; /* by table: gpa / 4096 */
-    uint32_t *noted_tables;
-    uint32_t noted_count;
+    hv_guest *guest;    /* the kernel that takes page faults; NULL: Python's handler does */
+    const hv_guest_cpu *guest_cpu; /* this vCPU as the kernel uses it */
 } hv_vcpu;
 
 /* Run accesses at..count with the faults they cause; return the index it failed at, or count.
@@ -194,3 +146,6 @@ int32_t hv_set_root(hv_vcpu *vcpu, uint64_t root);
 
 /* Count a fault as vcpu->fault has it; return its key, all ones if Python counts it. */
 uint32_t hv_count_fault(hv_vcpu *vcpu, const hv_fault *fault);
+
+/* Let a guest's kernel run on this vCPU: write down how its instructions are run. */
+void hv_vcpu_as_guest_cpu(hv_vcpu *vcpu, hv_guest_cpu *cpu);

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvmmu.types import Gpa, Gva
-
 if TYPE_CHECKING:
     from hvmmu._guest.frames import Frames
+    from hvmmu._guest.tables import Tables
+    from hvmmu.types import Gpa, Gva
     from hvmmu.vcpu import Vcpu
 
 SINGLE_PAGE_CEILING = 33
@@ -37,24 +37,23 @@ class Flush:
         """Note a data frame that lost a mapping."""
         self._dropped.append(frame)
 
-    def perform(self, unlinked: tuple[Gva, list[Gpa]] | None = None) -> None:
+    def perform(self, unlinked: tuple[Gva, Tables] | None = None) -> None:
         """Flush what is stale, then let go of the frames and of the *unlinked* tables.
 
-        *unlinked* is (an address they translated, the tables).
+        *unlinked* is (an address they translated, the tables that unlinked them).
         """
-        at, tables = unlinked or (Gva(0), [])
         if self._loaded:
-            self._invalidate(at, links=bool(tables))
+            self._invalidate(None if unlinked is None else unlinked[0])
         for frame in self._dropped:
             self._frames.drop(frame)
-        for table in tables:
-            self._frames.give_table(table)
+        if unlinked is not None:
+            unlinked[1].free_unlinked()
 
-    def _invalidate(self, at: Gva, *, links: bool) -> None:
+    def _invalidate(self, linked: Gva | None) -> None:
         if len(self._pages) > SINGLE_PAGE_CEILING:
             self._vcpu.write_cr3(self._vcpu.cr3)
         elif self._pages:
             for gva in self._pages:
                 self._vcpu.invlpg(gva)
-        elif links:
-            self._vcpu.invlpg(at)
+        elif linked is not None:
+            self._vcpu.invlpg(linked)

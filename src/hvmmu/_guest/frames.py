@@ -2,118 +2,90 @@
 
 The zones never share a 2 MiB page, so write-protecting page tables does not split the direct map
 of data. Frames are handed out in address order, given-back ones first and last-in first-out: the
-same steps always get the same frames.
+same steps always get the same frames. A frame that was used before is cleared through the direct
+map when it is handed out again.
 """
 
 from __future__ import annotations
 
-from mmap import mmap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hvmmu._guest.layout import LARGE_PAGE, kernel_gva
-from hvmmu.errors import GuestMemoryError, InvariantError
-from hvmmu.types import PAGE_SIZE, Gpa
+from hvmmu._core.binding import ffi, lib
+from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gpa
 
 if TYPE_CHECKING:
-    from hvmmu.vcpu import Vcpu
+    from hvmmu._guest.kernel import Kernel
 
 
 class Zone:
-    """Frames from *first* up to, not including, *end*; both are guest-physical addresses."""
+    """A view of the frames of one purpose."""
 
-    __slots__ = ("end", "first", "free", "name", "next")
+    __slots__ = ("_zone",)
 
-    def __init__(self, name: str, first: int, end: int) -> None:
-        self.name, self.first, self.end = name, first, end
-        self.next = first
-        self.free: list[Gpa] = []
+    def __init__(self, zone: Any) -> None:  # noqa: ANN401 - a struct of cffi's
+        self._zone = zone
+
+    @property
+    def first(self) -> Gpa:
+        """The first frame."""
+        return Gpa(self._zone.first)
+
+    @property
+    def end(self) -> Gpa:
+        """The end of the last one."""
+        return Gpa(self._zone.end)
+
+    @property
+    def next(self) -> Gpa:
+        """The first frame that was never handed out."""
+        return Gpa(self._zone.next)
+
+    @property
+    def free(self) -> list[Gpa]:
         """Frames given back, the last one first to go out again."""
+        numbers = ffi.unpack(self._zone.free, self._zone.free_count)
+        return [Gpa(number << PAGE_SHIFT) for number in numbers]
 
     @property
     def in_use(self) -> int:
         """Count the frames handed out and not given back."""
-        return (self.next - self.first) // PAGE_SIZE - len(self.free)
-
-    def take(self) -> tuple[Gpa, bool]:
-        """Return a frame, and whether it is fresh: never used since boot, hence zero."""
-        if self.free:
-            return self.free.pop(), False
-        if self.next >= self.end:
-            size = (self.end - self.first) // PAGE_SIZE
-            raise GuestMemoryError(
-                f"the guest used up its {size} {self.name} frames, the last at"
-                f" {self.end - PAGE_SIZE:#x}; raise guest.memory"
-            )
-        frame = Gpa(self.next)
-        self.next += PAGE_SIZE
-        return frame, True
-
-    def give(self, frame: Gpa) -> None:
-        """Take *frame* back."""
-        self.free.append(frame)
+        return (self.next - self.first) // PAGE_SIZE - int(self._zone.free_count)
 
 
 class Frames:
-    """Allocate guest frames and count how many mappings share each data frame.
+    """The frames of a guest, and how many hold each data frame.
 
-    A frame that was used before is cleared through the direct map when it is handed out again;
-    the page cache holds one share of each of its frames, so 1 means one private mapping.
+    The page cache holds one share of each of its frames, so 1 means one private mapping.
     """
 
-    def __init__(self, vcpu: Vcpu) -> None:
-        border = max(LARGE_PAGE, vcpu.guest_memory // 8 // LARGE_PAGE * LARGE_PAGE)
-        self._vcpu = vcpu
-        # Frame 0 stays unused: an entry of zero then names no frame at all.
-        self.tables = Zone("page-table", PAGE_SIZE, border)
-        self.data = Zone("data", border, vcpu.guest_memory)
-        counts = mmap(-1, (vcpu.guest_memory - border) // PAGE_SIZE * 4)
-        self.shared = memoryview(counts).cast("I")
-        """How many hold each data frame."""
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel, self._out = kernel, ffi.new("uint64_t *")
+        self.tables, self.data = Zone(kernel.state.tables), Zone(kernel.state.data)
 
     def take_table(self) -> Gpa:
         """Return a cleared frame for a page table."""
-        return self._cleared(self.tables)
-
-    def give_table(self, frame: Gpa) -> None:
-        """Take back a page table's frame, which no paging-structure cache may still know."""
-        self.tables.give(frame)
+        self._kernel.call(lib.hv_take_table, self._kernel.cpu, self._out)
+        return Gpa(self._out[0])
 
     def take(self) -> Gpa:
-        """Return a cleared data frame with one share."""
-        frame = self._cleared(self.data)
-        self.shared[self.nth(frame)] = 1
-        return frame
-
-    def take_copy(self, source: Gpa) -> Gpa:
-        """Return a data frame with one share and the bytes of *source*."""
-        frame, _ = self.data.take()
-        self._vcpu.copy_page(kernel_gva(frame), kernel_gva(source))
-        self.shared[self.nth(frame)] = 1
-        return frame
+        """Return a cleared data frame with one holder."""
+        self._kernel.call(lib.hv_take_data, self._kernel.cpu, self._out)
+        return Gpa(self._out[0])
 
     def share(self, frame: Gpa) -> None:
         """Count one more holder of *frame*."""
-        self.shared[self.nth(frame)] += 1
+        self._kernel.call(lib.hv_share, frame)
 
     def shares(self, frame: Gpa) -> int:
         """Return how many hold *frame*."""
-        return self.shared[self.nth(frame)]
-
-    def nth(self, frame: int) -> int:
-        """Return which of the data frames *frame* is."""
-        return (frame - self.data.first) // PAGE_SIZE
+        return int(lib.hv_shares(self._kernel.state, frame))
 
     def drop(self, frame: Gpa) -> None:
         """Count one holder less and free *frame* with the last, which no TLB may still know."""
-        nth = self.nth(frame)
-        if not 0 <= nth < len(self.shared) or not self.shared[nth]:
-            raise InvariantError(f"data frame {frame:#x} was dropped more often than shared")
-        self.shared[nth] -= 1
-        if not self.shared[nth]:
-            self.data.give(frame)
+        self._kernel.call(lib.hv_drop, frame)
 
-    def _cleared(self, zone: Zone) -> Gpa:
-        frame, fresh = zone.take()
-        if not fresh:
-            self._vcpu.clear_page(kernel_gva(frame))
-        return frame
+    @property
+    def shared(self) -> memoryview[int]:
+        """How many hold each data frame, in order."""
+        frames = (self.data.end - self.data.first) // PAGE_SIZE
+        return memoryview(ffi.buffer(self._kernel.state.shares, frames * 4)).cast("I")

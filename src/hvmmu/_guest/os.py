@@ -8,10 +8,9 @@ from hvmmu._guest.boot import boot
 from hvmmu._guest.digest import page_tables_sha256
 from hvmmu._guest.faults import PageFaultHandler
 from hvmmu._guest.frames import Frames
-from hvmmu._guest.pager import Pager
-from hvmmu._guest.policy import PagerPolicy
+from hvmmu._guest.kernel import Kernel
+from hvmmu._guest.policy import GuestParams
 from hvmmu._guest.process import Process
-from hvmmu._guest.ptes import PteMaker
 from hvmmu._guest.syscalls import Syscalls
 from hvmmu._guest.tables import Tables
 from hvmmu._trace.replay import Runner, run_reduced
@@ -45,25 +44,29 @@ class GuestOs:
     it. The same steps give the same frames, tables and faults, whatever machine runs them.
     """
 
-    def __init__(self, vcpu: Vcpu, *, policy: PagerPolicy | None = None) -> None:
-        chosen = policy or PagerPolicy()
+    def __init__(self, vcpu: Vcpu, params: GuestParams | None = None) -> None:
         self._vcpu = vcpu
-        self.frames = Frames(vcpu)
-        self.entries = entries = PteMaker(
-            nx=vcpu.cpu.nx, set_accessed_dirty=chosen.set_accessed_dirty
-        )
-        self.tables = Tables(vcpu, self.frames, entries)
-        self.current = Process(FIRST_PID, boot(vcpu, self.frames))
+        self.kernel = Kernel(vcpu, params or GuestParams())
+        self.frames, self.tables = Frames(self.kernel), Tables(self.kernel)
+        self.handler = PageFaultHandler(self.kernel)
+        self.kernel.run(Process(FIRST_PID, boot(vcpu, self.frames)))
         self.tables.adopt_root(self.current.root)
-        self.pager = Pager(vcpu, self.frames, self.tables, entries)
-        self.handler = PageFaultHandler(self.pager)
-        self._syscalls = Syscalls(vcpu, self.frames, self.tables, entries)
-        self._processes = {FIRST_PID: self.current}
-        vcpu.page_fault = self._page_fault
+        # The kernel's own share keeps the zero frame from ever looking exclusive, or being freed.
+        self.kernel.state.zero_frame = self.frames.take()
+        self._syscalls = Syscalls(vcpu, self.frames, self.tables)
+        self.processes = {FIRST_PID: self.current}
+        """Those that exist, by pid."""
+        vcpu.page_fault = self.page_fault
+        vcpu.run_kernel(self.kernel.state, self.kernel.error)
         self.run: Callable[[Buffer, Buffer], None] = vcpu.run
         """Runs a program's accesses."""
         self.runner: Runner = vcpu
         """Runs them stop by stop."""
+
+    @property
+    def current(self) -> Process:
+        """The process that runs."""
+        return self.kernel.process
 
     @property
     def faults(self) -> int:
@@ -78,11 +81,11 @@ class GuestOs:
     @property
     def counters(self) -> dict[str, int]:
         """Return the handled faults by cause, since boot."""
-        return dict(self.pager.counters)
+        return self.handler.counters
 
     def page_tables_sha256(self) -> str:
         """Return a digest of all processes' page tables as they are in memory, A and D included."""
-        processes = [self._processes[pid] for pid in sorted(self._processes)]
+        processes = [self.processes[pid] for pid in sorted(self.processes)]
         return page_tables_sha256(processes, self._vcpu.slots.table)
 
     def step(self, step: Step) -> None:
@@ -109,7 +112,7 @@ class GuestOs:
             case Fork():
                 self._fork(step.child)
             case SwitchTo():
-                self.current = self._process(step.pid, "switch to")
+                self.kernel.run(self._process(step.pid, "switch to"))
                 self._vcpu.write_cr3(self.current.root)
             case ExitProcess():
                 self._exit(step.pid)
@@ -117,11 +120,11 @@ class GuestOs:
                 pass  # the ledger's business
 
     def _fork(self, child: int) -> None:
-        if child in self._processes:
+        if child in self.processes:
             raise InputError(f"fork: process {child} exists already; choose another pid")
         if child < FIRST_PID:
             raise InputError(f"fork: {child} is no pid; choose one from {FIRST_PID} up")
-        self._processes[child] = self._syscalls.fork(self.current, child, loaded=True)
+        self.processes[child] = self._syscalls.fork(self.current, child, loaded=True)
 
     def _exit(self, pid: int) -> None:
         """Refuse the current process: its tables are in CR3 until a switch loads others."""
@@ -129,14 +132,15 @@ class GuestOs:
         if process is self.current:
             raise InputError(f"exit of process {pid}: it is the current one; switch first")
         self._syscalls.exit(process)
-        del self._processes[pid]
+        del self.processes[pid]
 
     def _process(self, pid: int, what: str) -> Process:
-        process = self._processes.get(pid)
+        process = self.processes.get(pid)
         if process is None:
             raise InputError(f"{what} process {pid}: there is none; fork it first")
         return process
 
-    def _page_fault(self, pfec: int) -> Resume:
-        self.handler.handle(self.current, self._vcpu.cr2, pfec)
+    def page_fault(self, pfec: int) -> Resume:
+        """Handle the page fault whose address CR2 holds."""
+        self.handler.handle(self._vcpu.cr2, pfec)
         return Resume.RETRY

@@ -1,4 +1,4 @@
-"""What a user can choose about the guest."""
+"""What a user can choose about the guest, and what its pager counts faults by."""
 
 from attrs import frozen
 
@@ -6,17 +6,13 @@ from hvmmu._guest.layout import LARGE_PAGE
 from hvmmu.errors import ConfigError
 from hvmmu.params import param
 
-
-@frozen(eq=False)
-class PagerPolicy:
-    """How the pager writes the entries that a fault asks for."""
-
-    set_accessed_dirty: bool = True
+CAUSES = ("zero", "file", "cow_zero", "cow_copy", "cow_reuse", "exec_upgrade", "spurious")
+"""Why a fault was taken; every handled fault has exactly one cause."""
 
 
 @frozen(eq=False)
 class GuestParams:
-    """The guest's module parameters."""
+    """The guest's module parameters; C has them as a struct with the same fields."""
 
     memory: int = param(
         default=1 << 30,
@@ -34,8 +30,3 @@ class GuestParams:
         """Refuse RAM that 2 MiB pages cannot map whole."""
         if self.memory % LARGE_PAGE:
             raise ConfigError([f"memory: {self.memory} is not a multiple of 2M; round it up"])
-
-    @property
-    def policy(self) -> PagerPolicy:
-        """Return the part of the parameters that the pager reads."""
-        return PagerPolicy(set_accessed_dirty=self.set_accessed_dirty)

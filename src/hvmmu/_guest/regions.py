@@ -8,28 +8,36 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from hvmmu._core.binding import ffi, lib
+from hvmmu.steps import Backing
 from hvmmu.types import PAGE_SIZE, Gpa, Gva
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hvmmu.steps import Backing
-
 _START, _END = attrgetter("start"), attrgetter("end")
+_BACKINGS = {backing: number for number, backing in enumerate(Backing)}
 
 
-@attrs.define(eq=False)
 class PageCache:
-    """The frames of one mapped file, by page address in its first mapping.
+    """The frames of one mapped file.
 
     *pages* counts the pages that regions still map; at zero nobody can reach the file again.
     """
 
-    pages: int
-    frames: dict[Gva, Gpa] = attrs.Factory(dict)
-    is_ahead: bool = False
-    """It may hold pages that a process has mapped and yet to touch: two processes have it mapped,
-    or a fault came to nothing half-way."""
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+        made = lib.hv_page_cache_new()
+        if made == ffi.NULL:
+            raise MemoryError("no memory for a page cache")
+        self.handle = ffi.gc(made, lib.hv_page_cache_free)
+        """The struct `hv_page_cache`."""
+
+    @property
+    def frames(self) -> dict[Gva, Gpa]:
+        """The frames that were read in, by page address in the file's first mapping."""
+        pages = self.handle.pages[0 : self.handle.count]
+        return {Gva(page.gva): Gpa(page.frame) for page in pages}
 
 
 @attrs.frozen(eq=False)
@@ -71,8 +79,8 @@ class Regions:
 
     def __init__(self, regions: list[Region] | None = None) -> None:
         self._sorted: list[Region] = regions or []
-        self.changes = 0
-        """How often the list has changed."""
+        self.described = ffi.new("hv_regions *", {"is_stale": True})
+        """What C reads of them: the struct `hv_regions`."""
 
     def __iter__(self) -> Iterator[Region]:
         """Iterate in address order."""
@@ -82,12 +90,11 @@ class Regions:
         """Return an equal list that changes on its own."""
         return Regions(list(self._sorted))
 
-    def find(self, gva: int) -> Region | None:
-        """Return the region that holds *gva*, or None."""
-        i = bisect_right(self._sorted, gva, key=_START)
-        if i and gva < self._sorted[i - 1].end:
-            return self._sorted[i - 1]
-        return None
+    def describe(self) -> None:
+        """Write down for C what the list holds now."""
+        self._array = ffi.new("hv_region[]", [_as_c(region) for region in self._sorted])
+        self.described.sorted, self.described.count = self._array, len(self._sorted)
+        self.described.is_stale = False
 
     def within(self, start: int, end: int) -> list[Region]:
         """Return the parts of regions that lie from *start* up to *end*, in order."""
@@ -110,7 +117,7 @@ class Regions:
         return slice(first, bisect_left(self._sorted, end, key=_START))
 
     def _replace(self, start: int, end: int, new: list[Region]) -> None:
-        self.changes += 1
+        self.described.is_stale = True
         touched = self._touching(start, end)
         old = self._sorted[touched]
         head = [old[0].part(0, start)] if old and old[0].start < start else []
@@ -119,6 +126,16 @@ class Regions:
         low, high = max(touched.start - 1, 0), touched.stop + 1
         before, after = self._sorted[low : touched.start], self._sorted[touched.stop : high]
         self._sorted[low:high] = _merged([*before, *head, *new, *tail, *after])
+
+
+def _as_c(region: Region) -> dict[str, object]:
+    return {
+        "start": region.start,
+        "end": region.end,
+        "prot": region.prot,
+        "backing": _BACKINGS[region.backing],
+        "file": ffi.NULL if region.cache is None else region.cache.handle,
+    }
 
 
 def _merged(regions: list[Region]) -> list[Region]:

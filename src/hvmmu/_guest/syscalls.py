@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hvmmu._guest.flush import Flush
 from hvmmu._guest.layout import LARGE_PAGE, USER_END, slot
 from hvmmu._guest.process import Process
-from hvmmu._guest.ptes import PteMaker, is_downgrade
+from hvmmu._guest.ptes import is_downgrade, protect
 from hvmmu._guest.regions import PageCache, Region
 from hvmmu.arch import pte
 from hvmmu.errors import InputError
@@ -26,9 +26,8 @@ class Syscalls:
     Every check comes before the first change: a refused call has had no effect.
     """
 
-    def __init__(self, vcpu: Vcpu, frames: Frames, tables: Tables, entries: PteMaker) -> None:
-        self._vcpu, self._frames = vcpu, frames
-        self._tables, self._entries = tables, entries
+    def __init__(self, vcpu: Vcpu, frames: Frames, tables: Tables) -> None:
+        self._vcpu, self._frames, self._tables = vcpu, frames, tables
 
     def mmap(self, process: Process, step: Mmap) -> None:
         """Map a range; raise InputError if it is no range or something is mapped there."""
@@ -54,7 +53,8 @@ class Syscalls:
                     flush.page(gva)
             self._forget_file(region, flush)
         process.regions.remove(start, end)
-        flush.perform((start, self._tables.prune(process.root, start, end)))
+        unlinked = self._tables.prune(process.root, start, end)
+        flush.perform((start, self._tables) if unlinked else None)
 
     def mprotect(
         self, process: Process, start: Gva, pages: int, prot: int, *, loaded: bool
@@ -78,7 +78,6 @@ class Syscalls:
         for region in parent.regions:
             if region.cache is not None:
                 region.cache.pages += region.pages
-                region.cache.is_ahead = True
             self._copy_pages(parent, child, region, flush)
         flush.perform()
         return child
@@ -106,7 +105,7 @@ class Syscalls:
     def _protect(self, process: Process, part: Region, prot: int, flush: Flush) -> None:
         for gva, at, entry in self._tables.leaves(process.root, part.start, part.end):
             exclusive = self._frames.shares(Gpa(entry & pte.ADDRESS)) == 1
-            new = self._entries.protect(entry, prot, part.backing, exclusive=exclusive)
+            new = protect(entry, prot, part.backing, exclusive=exclusive, nx=self._vcpu.cpu.nx)
             if new == entry:
                 continue
             self._tables.write(at, entry, new)
@@ -122,7 +121,6 @@ class Syscalls:
         if not part.cache.pages:
             for frame in part.cache.frames.values():
                 flush.drop(frame)
-            part.cache.frames.clear()
 
 
 def _end(start: int, pages: int, call: str, *, prot: int = 0) -> Gva:
