@@ -112,9 +112,9 @@ class Callbacks:
         self._fault_hook = _call(hooks.handle_fault)
         self._handled_hook = _call(hooks.fault_handled)
         if self._exit_hook is not None or self._fault_hook is not None:
-            c.wants |= lib.HV_WANTS_EXITS
+            c.events.hooked |= 1 << lib.HV_EVENT_EXIT
         if self._handled_hook is not None:
-            c.wants |= lib.HV_WANTS_FAULTS
+            c.events.hooked |= 1 << lib.HV_EVENT_FAULT
         self._error: BaseException | None = None
         self._exit: VmExit | None = None
         """The exit that is handled, where the control structure does not hold it."""
@@ -228,15 +228,15 @@ class Callbacks:
 
     def _routed(self) -> FaultOutcome:
         """Return what became of the fault that C has at hand."""
-        f = self._c.fault
-        route, cause = _ROUTES[f.route], _CAUSES[f.cause]
-        return FaultOutcome(route, cause, f.guest_pfec, f.level, f.gpa, f.walk_refs)
+        out = self._c.fault.out
+        route, cause = _ROUTES[out.route], _CAUSES[out.cause]
+        return FaultOutcome(route, cause, out.pfec, out.level, out.gpa, out.walk_refs)
 
     def _answer(self, outcome: FaultOutcome, flush: Flush) -> None:
-        f = self._c.fault
-        f.route, f.cause = _ROUTE_NUMBER[outcome.route], _CAUSE_NUMBER[outcome.cause]
-        f.guest_pfec, f.level, f.gpa = outcome.pfec, outcome.level, outcome.gpa
-        f.walk_refs = outcome.walk_refs
+        out = self._c.fault.out
+        out.route, out.cause = _ROUTE_NUMBER[outcome.route], _CAUSE_NUMBER[outcome.cause]
+        out.pfec, out.level, out.gpa = outcome.pfec, outcome.level, outcome.gpa
+        out.walk_refs = outcome.walk_refs
         self._owe(flush)
 
     def _owe(self, flush: Flush) -> None:
@@ -255,7 +255,7 @@ class Callbacks:
 
     def _store(self) -> None:
         f = self._c.fault
-        gpa, value, size = f.gpa, f.operand, f.size
+        gpa, value, size = f.out.gpa, f.operand, f.size
         owed = Flush(SCOPES[f.flush.scope], f.flush.gva)
         self._owe(owed.merge(self.vcpu.mmu.emulate_store(gpa, value, size)))
 

@@ -15,12 +15,14 @@ from hvmmu.backend import (
     PAGE_FAULT_VECTOR,
     Backend,
     DeprivilegedBackend,
+    Invlpg,
     Paging,
     SwitchProfile,
     VmExit,
 )
 from hvmmu.engine import Engine, HwThread
 from hvmmu.errors import InvariantError
+from hvmmu.fault import PageFault
 from hvmmu.flush import Flush
 from hvmmu.ledger import Ledger
 from hvmmu.tlb import SCOPES
@@ -72,11 +74,20 @@ class WorldSwitch:
     def leave(self, what: E) -> E:
         """Exit, and read back why: everything passes through the control structure."""
         self.record(what)
-        self._ledger.count_exit(self._backend.exit_reason(self.control))
+        name = self._backend.exit_reason(self.control)
+        self._ledger.count_exit(name)
+        self._record_event(self._ledger.exit_number(name), what)
         read = self._backend.decode_exit(self.control, self._thread)
         if type(read) is not type(what):
             raise InvariantError(f"{self._backend.name} recorded {what} and read back {read}")
         return read
+
+    def _record_event(self, name: int, what: VmExit) -> None:
+        if isinstance(what, PageFault):
+            lib.hv_record_exit(self._vcpu, name, what.gva, 0, what.pfec)
+        else:
+            operand = what.gva if isinstance(what, Invlpg) else what.value
+            lib.hv_record_exit(self._vcpu, name, 0, operand, 0)
 
     def record(self, what: VmExit) -> None:
         """Have hardware write an exit into the control structure."""
@@ -107,6 +118,7 @@ class WorldSwitch:
         if vcpu.deprivileged:
             self._user = vcpu.user = self._user and entry.vector is None
             self.follow_root()
+        lib.hv_record_entry(vcpu, SCOPE_NUMBER[entry.flush])
         if entry.flush is not None:
             lib.hv_flush_now(vcpu, SCOPE_NUMBER[entry.flush], entry.gva)
 

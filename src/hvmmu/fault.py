@@ -4,6 +4,7 @@ The routes are those of KVM's RET_PF_* and NOVA's vTLB results.
 """
 
 import enum
+from typing import NamedTuple
 
 import attrs
 
@@ -78,6 +79,33 @@ class FaultOutcome:
     """Guest-physical address of the access, where the guest's tables give one."""
     walk_refs: int = attrs.field(default=0, eq=False)
     """Entries of the guest's tables that the hypervisor read to find out."""
+
+
+class PathStep(NamedTuple):
+    """One entry that a walk has met."""
+
+    address: int
+    """Address of the entry in bytes: guest-physical in the guest's tables, else host-physical."""
+    entry: int
+    """The 64-bit entry."""
+    access: int
+    """Permissions of the path, this entry included, in the bits of a kind."""
+
+
+@attrs.frozen(eq=False)
+class FaultRecord:
+    """One page fault, its fields in the order in which they become known."""
+
+    gva: int
+    pfec: int
+    """Hardware's error code, as the hypervisor reads it."""
+    stored: int | None
+    """The value that the access stores; None if it stores none or the value is unknown."""
+    outcome: FaultOutcome
+    guest_path: tuple[PathStep, ...]
+    """The guest's entries on the way, the root's first; empty where no walk was made."""
+    shadow_path: tuple[PathStep, ...]
+    """The shadow entries on the way as hardware met them, the root's first; empty likewise."""
 
 
 def guest_fault_cause(pfec: int, access: int, kind: int, regs: Regs) -> Cause:

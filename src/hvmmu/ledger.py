@@ -51,7 +51,8 @@ class Ledger:
 
     def __init__(self, **counts: int) -> None:
         self.handle: Any = ffi.new("hv_ledger *")
-        self._names: list[str] = []
+        self.exit_names: list[str] = []
+        """The names of exits by the number that C has for each."""
         self._wide: Counter[Row] = Counter()
         for name, count in counts.items():
             setattr(self, name, count)
@@ -70,16 +71,16 @@ class Ledger:
     def exits(self) -> Counter[str]:
         """Return the exits by the vendor's own name of the reason."""
         made: Counter[str] = Counter()
-        for name, count in zip(self._names, self.handle.exits, strict=False):
+        for name, count in zip(self.exit_names, self.handle.exits, strict=False):
             if count:
                 made[name] += count
         return made
 
     def exit_number(self, name: str) -> int:
         """Return the number under which C counts exits of this name."""
-        if name not in self._names:
-            self._names.append(name)
-        number = self._names.index(name)
+        if name not in self.exit_names:
+            self.exit_names.append(name)
+        number = self.exit_names.index(name)
         if number >= lib.HV_LEDGER_EXITS:
             raise ValueError(f"more than {lib.HV_LEDGER_EXITS} names of exits, {name!r} among them")
         return number

@@ -4,6 +4,7 @@ A fault reaches the guest either straight from hardware or by injection, through
 """
 
 import enum
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -12,6 +13,7 @@ from hvmmu._callbacks import Callbacks
 from hvmmu._control_registers import flushed, missing_bits
 from hvmmu._core.binding import ffi, lib
 from hvmmu._core.shadow_mmu import ShadowMmu
+from hvmmu._event_stream import EventStream
 from hvmmu._hooks import RunHooks
 from hvmmu._world_switch import WorldSwitch
 from hvmmu.arch import pfec as pf
@@ -19,6 +21,7 @@ from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.backend import Backend, CrWrite, Intercept, MsrWrite
 from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread
 from hvmmu.errors import InputError, InvariantError
+from hvmmu.fault import Cause, FaultOutcome, FaultRecord, PathStep, Route
 from hvmmu.flush import Flush
 from hvmmu.ledger import Ledger
 from hvmmu.memory import Memory, Memslots
@@ -48,6 +51,7 @@ _EVENTS = {
     Event.PHYSICAL: lib.HV_PHYSICAL,
     None: lib.HV_END,
 }
+_ROUTES, _CAUSES = tuple(Route), tuple(Cause)
 _BY_NUMBER = {number: event for event, number in _EVENTS.items()}
 
 
@@ -94,6 +98,9 @@ class Vcpu:
         handle = getattr(engine, "handle", None)
         self._stop = ffi.new("hv_stop *") if handle is None else engine.stop  # type: ignore[attr-defined]
         c.engine, c.stop = ffi.NULL if handle is None else handle, self._stop
+        self.events = EventStream(self.ledger)
+        """Everything that happens, for readers that subscribe to it."""
+        c.events = self.events.handle
         c.ledger, c.memory = self.ledger.handle, self._memory
         c.base, c.ram_size = slots.slots[0].hpa, slots.slots[0].size
         c.ram = c.memory + c.base
@@ -103,6 +110,7 @@ class Vcpu:
         c.invlpg_exits = Intercept.INVLPG in self.world_switch.intercepts
         if isinstance(mmu, ShadowMmu):
             c.mmu = mmu.pointer
+            mmu.vm.pointer.pages.events = c.events
         self._callbacks = Callbacks(self, c, hooks or RunHooks())
         self._self = ffi.new_handle(self._callbacks)
         c.self = self._self
@@ -144,6 +152,22 @@ class Vcpu:
     def user(self) -> bool | None:
         """A deprivileged guest is in its user mode; None for guests that hardware tells apart."""
         return bool(self.c.user) if self.c.deprivileged else None
+
+    @property
+    def fault(self) -> FaultRecord:
+        """The page fault that a hook is called for, with both walks."""
+        f = self.c.fault
+        out = f.out
+        return FaultRecord(
+            gva=f.gva,
+            pfec=f.pfec,
+            stored=f.operand if f.has_operand else None,
+            outcome=FaultOutcome(
+                _ROUTES[out.route], _CAUSES[out.cause], out.pfec, out.level, out.gpa, out.walk_refs
+            ),
+            guest_path=_path(f.guest.path[0 : f.guest.refs]),
+            shadow_path=_path(f.shadow[0 : f.shadow_refs]),
+        )
 
     def perform(self, flush: Flush) -> None:
         """Ask for a flush: at once on a bare machine, else by the next entry."""
@@ -294,6 +318,7 @@ class Vcpu:
             self._fail()
         if isinstance(self.mmu, ShadowMmu):
             self.mmu.vm.checked(0)
+        self.events.deliver()
 
     # Privileged operations.
 
@@ -446,6 +471,10 @@ class Vcpu:
             raise InvariantError("an access was run before paging was on")
         gva, event = self._stop.gva, _BY_NUMBER.get(event)
         raise InvariantError(f"the engine stopped at {gva:#x} with {event}")
+
+
+def _path(steps: Iterable[Any]) -> tuple[PathStep, ...]:
+    return tuple(PathStep(step.pa, step.entry, step.access) for step in steps)
 
 
 def _buffers(gva: Buffer, kind: Buffer) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from hvmmu.arch.regs import Regs
 from hvmmu.arch.tdp import Cause as TdpCause
 from hvmmu.arch.tdp import Use
 from hvmmu.engine import Event
+from hvmmu.events import EventKind
 from hvmmu.fault import Cause, Route
 from hvmmu.tlb import SCOPES
 
@@ -114,6 +115,11 @@ def role_layout() -> Iterator[str]:
     yield "};"
 
 
+def event_kinds() -> Iterator[str]:
+    """Yield the kinds of event in the event stream."""
+    yield from enumerators("HV_EVENT_", _names(EventKind))
+
+
 def mmu_params() -> Iterator[str]:
     """Yield the MMU's parameters."""
     yield from struct("hv_mmu_params", MmuParams)
@@ -164,6 +170,7 @@ SHARED: tuple[Generator, ...] = (
     tdp_causes,
     routes,
     fault_causes,
+    event_kinds,
     role_layout,
     mmu_params,
     backings,

@@ -20,5 +20,8 @@ int32_t hv_call_fault(void *self, uint64_t gva, uint32_t pfec, uint32_t key, uin
 uint64_t hv_call_engine(void *self, const uint64_t *gva, const uint8_t *kind, uint64_t at,
                         uint64_t count, uint64_t *translated);
 
+/* The buffer of the event stream is full. */
+void hv_call_events(void *self);
+
 /* An entry of a shadow table changes, and the engine has a way of its own to store it. */
 void hv_write_pte(void *self, uint64_t hpa, uint64_t spte);

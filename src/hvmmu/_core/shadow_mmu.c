@@ -15,6 +15,7 @@
 #include "walk.h"
 #include "shadow_page.h"
 #include "spte_inline.h"
+#include "events_inline.h"
 #include "shadow_mmu.h"
 
 #define LARGE (ENTRIES * PAGE) /* bytes of a large page: 2 MiB */
@@ -475,25 +476,40 @@ static void inject(const hv_mmu *m, uint32_t kind, const hv_walked *found, hv_fa
     out->pfec = found->pfec;
 }
 
-int32_t hv_mmu_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_fault_outcome *out)
+int32_t hv_mmu_handle(hv_mmu *m, uint64_t gva, uint32_t pfec, hv_fault_outcome *out,
+                      hv_walked *walked)
 {
     uint32_t kind = pfec & PF_KIND;
-    hv_walked found;
     if (!m->paging)
         return HV_NO_PAGING;
     if (!is_live(m->vm->pages, root_for(m, kind)))
         return HV_NO_ROOT;
-    walk_guest(m, gva, kind, &found);
-    *out = (hv_fault_outcome){.level = found.level, .walk_refs = found.refs, .pfec = pfec};
+    walk_guest(m, gva, kind, walked);
+    const hv_walked *found = walked;
+    HV_EMIT(m->vm->pages->events, HV_EVENT_WALK, .gva = gva, .gpa = found->ok ? found->pa : 0,
+            .pfec = found->ok ? 0 : found->pfec, .level = found->level, .number = found->refs);
+    *out = (hv_fault_outcome){.level = found->level, .walk_refs = found->refs, .pfec = pfec};
     int32_t error = 0;
-    if (found.general_protection)
+    if (found->general_protection)
         error = HV_NOT_CANONICAL;
-    else if (!found.ok)
-        inject(m, kind, &found, out);
+    else if (!found->ok)
+        inject(m, kind, found, out);
     else
-        error = resolve(m, gva, kind, &found, out);
+        error = resolve(m, gva, kind, found, out);
     out->flush = owed(m);
     return error;
+}
+
+uint32_t hv_shadow_path(const hv_mmu *m, uint64_t gva, int32_t users, hv_step *path)
+{
+    const hv_pages *p = m->vm->pages;
+    uint32_t page = (users ? m->user_root : m->root).page, refs = 0;
+    for (uint32_t level = ROOT_LEVEL; page; level--) {
+        uint64_t sptep = sptep_of(page, gva, level), spte = read_entry(p, sptep);
+        path[refs++] = (hv_step){.pa = sptep, .entry = spte, .access = access_of(spte)};
+        page = hv_child(p, sptep);
+    }
+    return refs;
 }
 
 /* Page-table writes. */

@@ -79,8 +79,13 @@ int32_t hv_mmu_reload(hv_mmu *mmu);
 /* Complete a store by the guest of 1, 2, 4 or 8 bytes, and carry it into the shadow. */
 int32_t hv_mmu_store(hv_mmu *mmu, uint64_t gpa, uint64_t value, uint32_t size);
 
-/* Route a page fault that exited; return 0 or a failure. */
-int32_t hv_mmu_handle(hv_mmu *mmu, uint64_t gva, uint32_t pfec, hv_fault_outcome *out);
+/* Route a page fault that exited; *walked takes the walk of the guest's tables. Return 0 or a failure. */
+int32_t hv_mmu_handle(hv_mmu *mmu, uint64_t gva, uint32_t pfec, hv_fault_outcome *out,
+                      hv_walked *walked);
+
+/* Read the shadow entries that hardware met on the way to gva, the root's first; return how many. users:
+ * of a deprivileged guest, from the root of its user mode. path has room for 5. */
+uint32_t hv_shadow_path(const hv_mmu *mmu, uint64_t gva, int32_t users, hv_step *path);
 
 /* Say whether a root was zapped, so that hv_mmu_reload makes another. */
 int32_t hv_mmu_lost_root(const hv_mmu *mmu);

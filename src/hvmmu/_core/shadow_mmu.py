@@ -96,6 +96,7 @@ class ShadowMmu:
         if self.pointer == ffi.NULL:
             checked(lib.HV_NO_HOST_MEMORY)
         self._out = ffi.new("hv_fault_outcome *")
+        self._walked = ffi.new("hv_walked *")
         self._formats: dict[tuple[int, int], Any] = {}
         self._regs = self._hardware = Regs()
 
@@ -169,7 +170,7 @@ class ShadowMmu:
         completes the access at the guest-physical address returned.
         """
         out = self._out
-        self.vm.checked(lib.hv_mmu_handle(self.pointer, fault.gva, fault.pfec, out))
+        self.vm.checked(lib.hv_mmu_handle(self.pointer, fault.gva, fault.pfec, out, self._walked))
         route, cause = _ROUTES[out.route], _CAUSES[out.cause]
         outcome = FaultOutcome(route, cause, out.pfec, out.level, out.gpa, out.walk_refs)
         return outcome, Flush(SCOPES[out.flush])

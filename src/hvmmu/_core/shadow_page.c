@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "arch.h"
+#include "events_inline.h"
 #include "shadow_page.h"
 #include "spte_inline.h"
 
@@ -112,20 +113,27 @@ uint32_t hv_child(const hv_pages *p, uint64_t sptep)
 
 /* Entries. */
 
+static void set_entry(hv_pages *p, uint64_t sptep, uint64_t spte)
+{
+    HV_EMIT(p->events, HV_EVENT_SPTE, .hpa = sptep, .value = spte,
+            .level = level_of(p, (uint32_t)(sptep / PAGE)), .number = 1);
+    write_entry(p, sptep, spte);
+}
+
 void hv_link(hv_pages *p, uint64_t sptep, uint32_t child)
 {
     enlist(p, &p->pages[child].parents, sptep);
     /* a link allows everything: the path's permissions are in the child's role */
-    write_entry(p, sptep, child * PAGE | PTE_P | PTE_W | PTE_U | PTE_A);
+    set_entry(p, sptep, child * PAGE | PTE_P | PTE_W | PTE_U | PTE_A);
 }
 
 void hv_set_leaf(hv_pages *p, uint64_t sptep, uint64_t spte)
 {
     enlist(p, leaves_of(p, spte), sptep);
-    write_entry(p, sptep, spte);
+    set_entry(p, sptep, spte);
 }
 
-void hv_set_notrap(hv_pages *p, uint64_t sptep) { write_entry(p, sptep, p->notrap); }
+void hv_set_notrap(hv_pages *p, uint64_t sptep) { set_entry(p, sptep, p->notrap); }
 
 /* Take a present entry out of the books. */
 static void forget(hv_pages *p, uint64_t sptep, uint64_t spte)
@@ -143,6 +151,8 @@ int32_t hv_zap_entry(hv_pages *p, uint64_t sptep)
     if (was_present) {
         forget(p, sptep, spte);
         p->flushes++;
+        HV_EMIT(p->events, HV_EVENT_ZAP, .hpa = sptep, .value = spte,
+                .level = level_of(p, (uint32_t)(sptep / PAGE)), .number = 1);
     }
     if (spte != p->trap)
         write_entry(p, sptep, p->trap);
@@ -183,7 +193,7 @@ static void write_protect(hv_pages *p, uint64_t index)
     for (entry = p->leaves[index]; entry; entry = node_of(p, entry)->next) {
         uint64_t spte = read_entry(p, 8ull * entry);
         if ((spte & PTE_W) && level_of(p, entry / ENTRIES) == 1) {
-            write_entry(p, 8ull * entry, spte & ~PTE_W);
+            set_entry(p, 8ull * entry, spte & ~PTE_W);
             p->flushes++;
         }
     }
@@ -240,6 +250,8 @@ int32_t hv_page_get(hv_pages *p, uint64_t gfn, uint32_t role)
         write_protect(p, index);
     }
     fill(p, gfn, frame, role);
+    HV_EMIT(p->events, HV_EVENT_SHADOW_PAGE, .hpa = frame * PAGE, .gpa = gfn * PAGE, .value = role,
+            .level = level_of(p, frame), .number = ENTRIES);
     return taken;
 }
 
@@ -269,6 +281,8 @@ void hv_zap_page(hv_pages *p, uint32_t frame)
     remove_page(p, index, frame);
     if (!(page->role & HV_ROLE_DIRECT) && index < p->frames && !hv_is_table(p, page->gfn))
         p->regions[index / ENTRIES]--;
+    HV_EMIT(p->events, HV_EVENT_ZAP, .hpa = frame * PAGE, .gpa = page->gfn * PAGE, .value = page->role,
+            .level = level_of(p, frame), .number = ENTRIES);
     page->serial = 0;
     p->free[p->free_count++] = frame;
     p->zapped++;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "arch.h"
+#include "events.h"
 
 /* Failures; nothing was done, or all of it can be done again. */
 enum {
@@ -44,6 +45,7 @@ typedef struct {
     void (*write)(void *writer, uint64_t hpa, uint64_t spte); /* stores an entry that hardware may be
                                                                  using; NULL: memory is written */
     void *writer;
+    hv_events *events;       /* of the machine; NULL: nobody reads any */
     uint64_t serial, zapped, count;
     uint64_t flushes;        /* changes so far after which no TLB may hold what it held */
     uint32_t oldest, newest;

@@ -10,6 +10,7 @@
 #include "thread.h"
 #include "shadow_page.h"
 #include "shadow_mmu.h"
+#include "events_inline.h"
 #include "expand.h"
 #include "ledger.h"
 #include "guest.h"
@@ -31,18 +32,37 @@ static int went(hv_vcpu *v, int32_t result)
     return call(v, HV_CALL_MMU_FAILED);
 }
 
+/* Say whether hooks read events of a kind, synchronously. */
+static int hooked(const hv_vcpu *v, uint32_t kind) { return v->events->hooked >> kind & 1; }
+
+/* Say whether anybody reads more of a fault than its counts. */
+static int is_watched(const hv_vcpu *v) { return v->events->hooked | v->events->recorded; }
+
+void hv_record_exit(hv_vcpu *v, uint32_t name, uint64_t gva, uint64_t value, uint32_t pfec)
+{
+    HV_EMIT(v->events, HV_EVENT_EXIT, .number = name, .gva = gva, .value = value, .pfec = pfec);
+}
+
+void hv_record_entry(hv_vcpu *v, int32_t scope)
+{
+    HV_EMIT(v->events, HV_EVENT_ENTRY, .number = scope != HV_FLUSH_NOTHING);
+}
+
 /* The ledger. */
 
 uint32_t hv_count_fault(hv_vcpu *v, const hv_fault *f)
 {
     hv_ledger *l = v->ledger;
-    uint32_t key = f->route | f->cause << 3 | f->guest_pfec << 7 | f->level << 15;
-    l->guest_walk_refs += f->walk_refs;
-    if (f->guest_pfec > 0xff || f->level > 7 || (!l->faults[key] && l->used_count == HV_LEDGER_ROWS)) {
+    const hv_fault_outcome *out = &f->out;
+    uint32_t key = out->route | out->cause << 3 | out->pfec << 7 | out->level << 15;
+    HV_EMIT(v->events, HV_EVENT_FAULT, .gva = f->gva, .gpa = out->gpa, .pfec = out->pfec,
+            .level = out->level, .number = out->route | out->cause << 4);
+    if (out->pfec > 0xff || out->level > 7 || (!l->faults[key] && l->used_count == HV_LEDGER_ROWS)) {
         v->fault = *f;
         call(v, HV_CALL_COUNT);
         return ~0u;
     }
+    l->guest_walk_refs += out->walk_refs;
     if (!l->faults[key]++)
         l->used[l->used_count++] = key;
     return key;
@@ -127,6 +147,7 @@ static int enter(hv_vcpu *v)
             return 0;
     }
     int32_t scope = v->profile.flushes[flush.scope];
+    hv_record_entry(v, scope);
     return scope == HV_FLUSH_NOTHING || hv_flush_now(v, scope, flush.gva);
 }
 
@@ -136,9 +157,11 @@ int32_t hv_invlpg(hv_vcpu *v, uint64_t gva)
     if (!hv_set_privilege(v, 0))
         return 0;
     if (v->invlpg_exits) {
-        if (!v->simulated)
+        if (!v->simulated) {
             v->ledger->exits[v->profile.invlpg]++;
-        if (v->simulated || v->wants & HV_WANTS_EXITS) {
+            hv_record_exit(v, v->profile.invlpg, 0, gva, 0);
+        }
+        if (v->simulated || hooked(v, HV_EVENT_EXIT)) {
             if (hv_call_invlpg_exit(v->self, gva) == HV_FAILED)
                 return 0;
             gva = v->value;
@@ -162,9 +185,11 @@ int32_t hv_invlpg(hv_vcpu *v, uint64_t gva)
 static int32_t leave(hv_vcpu *v, hv_fault *f)
 {
     if (!v->simulated) {
-        v->ledger->exits[v->profile.page_fault[f->pfec & 63]]++;
+        uint32_t name = v->profile.page_fault[f->pfec & 63];
+        v->ledger->exits[name]++;
+        hv_record_exit(v, name, f->gva, 0, f->pfec);
         f->pfec = as_guest_sees(v, f->pfec);
-        if (!(v->wants & HV_WANTS_EXITS))
+        if (!(hooked(v, HV_EVENT_EXIT)))
             return HV_CONTINUE;
     }
     v->fault = *f;
@@ -174,22 +199,16 @@ static int32_t leave(hv_vcpu *v, hv_fault *f)
 }
 
 /* Route a fault that exited; return 0 if Python failed. */
-static int route(hv_vcpu *v, hv_fault *f)
+static int route_fault(hv_vcpu *v, hv_fault *f)
 {
-    hv_fault_outcome out;
     if (f->handled)
         return 1;
     if (v->mmu) {
-        if (!went(v, hv_mmu_handle(v->mmu, f->gva, f->pfec, &out)))
-            return 0;
-        f->route = out.route;
-        f->cause = out.cause;
-        f->guest_pfec = out.pfec;
-        f->level = out.level;
-        f->walk_refs = out.walk_refs;
-        f->gpa = out.gpa;
-        f->flush = (hv_flush_request){out.flush, 0};
-        return 1;
+        if (is_watched(v))
+            f->shadow_refs = hv_shadow_path(v->mmu, f->gva, v->deprivileged && (f->pfec & PF_U), f->shadow);
+        int32_t result = hv_mmu_handle(v->mmu, f->gva, f->pfec, &f->out, &f->guest);
+        f->flush = (hv_flush_request){f->out.flush, 0};
+        return went(v, result);
     }
     v->fault = *f;
     int routed = call(v, HV_CALL_ROUTE);
@@ -201,12 +220,13 @@ static int route(hv_vcpu *v, hv_fault *f)
 static int emulate(hv_vcpu *v, hv_fault *f)
 {
     if (!f->has_operand) {
-        f->gpa &= ~7ull;
+        f->out.gpa &= ~7ull;
         f->size = 8;
-        f->operand = peek(v, f->gpa);
+        f->operand = peek(v, f->out.gpa);
     }
+    HV_EMIT(v->events, HV_EVENT_TABLE_WRITE, .gpa = f->out.gpa, .value = f->operand, .number = f->size);
     if (v->mmu) {
-        int32_t scope = hv_mmu_store(v->mmu, f->gpa, f->operand, f->size);
+        int32_t scope = hv_mmu_store(v->mmu, f->out.gpa, f->operand, f->size);
         f->flush = widest(f->flush, (hv_flush_request){scope, 0});
         return went(v, scope);
     }
@@ -224,26 +244,34 @@ static int may_have_new_roots(const hv_vcpu *v)
 
 static int32_t page_fault_exit(hv_vcpu *v, const uint64_t *operand, uint32_t size)
 {
-    hv_fault f = {.gva = v->stop->gva, .pfec = v->stop->pfec, .has_operand = operand != NULL,
-                  .size = size, .operand = operand ? *operand : 0,
-                  .flush = {HV_FLUSH_NOTHING, 0}};
+    hv_fault f;
+    f.gva = v->stop->gva;
+    f.pfec = v->stop->pfec;
+    f.has_operand = operand != NULL;
+    f.size = size;
+    f.operand = operand ? *operand : 0;
+    f.handled = 0;
+    f.flush = (hv_flush_request){HV_FLUSH_NOTHING, 0};
+    f.guest.refs = f.shadow_refs = 0;
     int32_t became = leave(v, &f);
     if (became != HV_CONTINUE)
         return became;
-    if (!route(v, &f))
+    if (!route_fault(v, &f))
         return HV_FAILED;
     uint32_t key = hv_count_fault(v, &f);
-    if (v->wants & HV_WANTS_FAULTS) {
+    if (hooked(v, HV_EVENT_FAULT)) {
         v->fault = f;
-        if (hv_call_fault(v->self, f.gva, f.pfec, key, f.walk_refs, f.gpa) == HV_FAILED)
+        if (hv_call_fault(v->self, f.gva, f.pfec, key, f.out.walk_refs, f.out.gpa) == HV_FAILED)
             return HV_FAILED;
     }
-    int inject = f.route == INJECT;
-    if (f.route == EMULATE && !emulate(v, &f))
+    uint32_t route = f.out.route;
+    int inject = route == INJECT;
+    if (route == EMULATE && !emulate(v, &f))
         return HV_FAILED;
     if (inject) {
         v->cr2 = f.gva;
-        v->delivered = f.guest_pfec;
+        v->delivered = f.out.pfec;
+        HV_EMIT(v->events, HV_EVENT_INJECT, .gva = f.gva, .pfec = f.out.pfec);
     }
     v->inject = inject;
     if (!hv_request_flush(v, f.flush.scope, f.flush.gva))
@@ -254,15 +282,18 @@ static int32_t page_fault_exit(hv_vcpu *v, const uint64_t *operand, uint32_t siz
         return HV_FAILED;
     if (v->inject) /* an entry through the control structure says what it delivers */
         return HV_DELIVER;
-    v->completed = f.gpa;
-    return f.route == EMULATE || f.route == MMIO ? HV_DONE : HV_RETRY;
+    v->completed = f.out.gpa;
+    return route == EMULATE || route == MMIO ? HV_DONE : HV_RETRY;
 }
 
 /* A page fault that hardware took to the guest. */
 static int32_t delivered(hv_vcpu *v)
 {
     const hv_stop s = *v->stop; /* a hook may have the engine run, and stop */
-    hv_fault f = {.gva = s.gva, .pfec = as_guest_sees(v, s.pfec), .route = BYPASS, .level = s.level};
+    hv_fault f;
+    f.gva = s.gva;
+    f.pfec = as_guest_sees(v, s.pfec);
+    f.guest.refs = f.shadow_refs = 0;
     v->cr2 = s.gva;
     if (v->deprivileged) {
         v->ledger->direct_switches++;
@@ -278,10 +309,10 @@ static int32_t delivered(hv_vcpu *v)
             return HV_FAILED;
     }
     uint32_t kind = (s.kind & ~PF_U) | (f.pfec & PF_U);
-    f.guest_pfec = f.pfec;
-    f.cause = hv_guest_cause(f.pfec, s.access, kind, &v->regs);
+    uint32_t cause = hv_guest_cause(f.pfec, s.access, kind, &v->regs);
+    f.out = (hv_fault_outcome){.route = BYPASS, .cause = cause, .pfec = f.pfec, .level = s.level};
     uint32_t key = hv_count_fault(v, &f);
-    if (v->wants & HV_WANTS_FAULTS) {
+    if (hooked(v, HV_EVENT_FAULT)) {
         v->fault = f;
         if (hv_call_fault(v->self, f.gva, f.pfec, key, 0, 0) == HV_FAILED)
             return HV_FAILED;
@@ -293,7 +324,8 @@ static int32_t delivered(hv_vcpu *v)
 /* An access to where no memory is, on a bare machine. */
 static int32_t physical(hv_vcpu *v)
 {
-    hv_fault f = {.route = MMIO, .cause = NO_MEMORY, .level = v->stop->level};
+    hv_fault f = {.gva = v->stop->gva};
+    f.out = (hv_fault_outcome){.route = MMIO, .cause = NO_MEMORY, .level = v->stop->level};
     v->completed = v->stop->pa;
     hv_count_fault(v, &f);
     return HV_DONE;

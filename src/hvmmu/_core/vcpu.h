@@ -31,12 +31,6 @@ enum {
     HV_CALL_NOTHING_THERE /* value: give up: the guest copies a page from where nothing is */
 };
 
-/* Who listens. */
-enum {
-    HV_WANTS_EXITS = 1,  /* a hook sees page faults that exit, and INVLPG */
-    HV_WANTS_FAULTS = 2  /* a hook sees page faults once they are routed */
-};
-
 /* A flush that is owed: a scope (HV_FLUSH_NOTHING for none), and the address of a page. */
 typedef struct {
     int32_t scope;
@@ -52,11 +46,14 @@ typedef struct {
     int32_t has_operand;
     uint32_t size; /* bytes */
     uint64_t operand;
-    /* From whoever handled it. */
+    /* From the MMU, or the plugin that handled it. */
     int32_t handled; /* a plugin did */
-    uint32_t route, cause, guest_pfec, level, walk_refs;
-    uint64_t gpa;
+    hv_fault_outcome out;
     hv_flush_request flush;
+    /* From the walks, where a hook or a reader of the event stream sees the fault. */
+    hv_walked guest;       /* of the guest's tables; refs is 0 where there was none */
+    uint32_t shadow_refs;
+    hv_step shadow[5];     /* the shadow entries on the way, the root's first, as hardware met them */
 } hv_fault;
 
 /* What exits are called and what entries flush, where the control structure's state decides nothing. */
@@ -84,7 +81,7 @@ typedef struct hv_vcpu {
     int32_t simulated;  /* every exit and entry goes through the control structure, in Python */
     int32_t invlpg_exits;
     int32_t deprivileged, user; /* hardware runs the guest as user; it is in its user mode */
-    int32_t wants;      /* bits HV_WANTS_ */
+    hv_events *events;
     hv_flush_request requested; /* to be done by the next entry */
 
     uint64_t cr2;
@@ -146,6 +143,10 @@ int32_t hv_set_root(hv_vcpu *vcpu, uint64_t root);
 
 /* Count a fault as vcpu->fault has it; return its key, all ones if Python counts it. */
 uint32_t hv_count_fault(hv_vcpu *vcpu, const hv_fault *fault);
+
+/* Record the exit or the entry that Python has simulated. */
+void hv_record_exit(hv_vcpu *vcpu, uint32_t name, uint64_t gva, uint64_t value, uint32_t pfec);
+void hv_record_entry(hv_vcpu *vcpu, int32_t scope);
 
 /* Let a guest's kernel run on this vCPU: write down how its instructions are run. */
 void hv_vcpu_as_guest_cpu(hv_vcpu *vcpu, hv_guest_cpu *cpu);
