@@ -199,7 +199,7 @@ class Vcpu:
     def page_fault(self, handler: "Callable[[int], Resume]") -> None:
         self._page_fault, self.c.guest = handler, ffi.NULL
 
-    def run_kernel(self, kernel: Any, error: "Callable[[], Exception]") -> None:  # noqa: ANN401 - cffi's
+    def install_kernel(self, kernel: Any, error: "Callable[[], Exception]") -> None:  # noqa: ANN401 - cffi's
         """Have C's handler, in the struct *kernel*, take page faults from now on.
 
         Until another handler is set; *error* returns what one ended in.

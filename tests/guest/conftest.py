@@ -87,7 +87,7 @@ class BareVcpu:
         if error is not None:
             raise error
 
-    def run_kernel(self, kernel: object, error: object) -> None:
+    def install_kernel(self, kernel: object, error: object) -> None:
         """Have a kernel in C take faults; `page_fault` does the same."""
 
     def peek(self, gpa: int) -> int:

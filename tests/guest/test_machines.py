@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from conftest import Guest
 
+    from hvmmu.engine import Engine
     from hvmmu.steps import Step
 
 BASE = 0x7F00_0000_0000
@@ -68,7 +69,7 @@ def make() -> Iterator[Callable[..., Machine]]:
     """Return the function that makes a machine; all are closed at the end."""
     made: list[Machine] = []
 
-    def machine(name: str, engine: Any, simulate: bool, **guest: Any) -> Machine:  # noqa: ANN401
+    def machine(name: str, engine: type[Engine], simulate: bool, **guest: int) -> Machine:
         backend, params = BACKENDS[name]
         config = MachineConfig(
             backend,
@@ -119,7 +120,11 @@ def seen(guest: Any, step: Step) -> tuple[object, ...]:  # noqa: ANN401 - a mach
 
 @pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
 def test_the_guest_cannot_tell(
-    boot: Callable[..., Guest], make: Callable[..., Machine], name: str, engine: Any, simulate: bool
+    boot: Callable[..., Guest],
+    make: Callable[..., Machine],
+    name: str,
+    engine: type[Engine],
+    simulate: bool,
 ) -> None:
     """If wrong, what the kernel does depends on who runs its instructions."""
 
@@ -139,7 +144,7 @@ def test_the_guest_cannot_tell(
 
 @pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
 def test_faults_go_to_c(
-    make: Callable[..., Machine], name: str, engine: Any, simulate: bool
+    make: Callable[..., Machine], name: str, engine: type[Engine], simulate: bool
 ) -> None:
     """If wrong, a machine has a way of its own to the kernel."""
     machine = make(name, engine, simulate)
@@ -152,7 +157,7 @@ def test_faults_go_to_c(
 
 @pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
 def test_what_a_fault_can_end_in(
-    make: Callable[..., Machine], name: str, engine: Any, simulate: bool
+    make: Callable[..., Machine], name: str, engine: type[Engine], simulate: bool
 ) -> None:
     """If wrong, an error of the kernel in C is another one's, or has no message."""
     machine = make(name, engine, simulate)
@@ -179,7 +184,7 @@ def test_what_a_fault_can_end_in(
 @pytest.mark.parametrize("resume", list(Resume))
 @pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
 def test_another_handler_takes_over(
-    make: Callable[..., Machine], name: str, engine: Any, simulate: bool, resume: Resume
+    make: Callable[..., Machine], name: str, engine: type[Engine], simulate: bool, resume: Resume
 ) -> None:
     """If wrong, a handler that is set later hears of no fault, or of some."""
     machine, heard = make(name, engine, simulate), []

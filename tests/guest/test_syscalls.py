@@ -98,6 +98,15 @@ def test_munmap_gives_back_frames_and_empty_tables(guest: Guest) -> None:
     assert guest.in_use() == before
 
 
+def test_where_no_table_is_only_its_own_pages_are_skipped(guest: Guest) -> None:
+    """If wrong, munmap of a range that begins in an absent table leaves mapped pages behind."""
+    before = guest.in_use()
+    guest.mmap(600, page=510)
+    guest.touch(guest.WRITE, 513, 1024)
+    guest.munmap(600, page=510)
+    assert guest.in_use() == before
+
+
 def test_munmap_of_parked_pages_still_flushes_the_way_to_the_table(guest: Guest) -> None:
     """If wrong, the CPU walks a page table that has become something else's frame."""
     guest.mmap(1)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvmmu._guest.frames import Frames
-    from hvmmu._guest.tables import Tables
     from hvmmu.types import Gpa, Gva
     from hvmmu.vcpu import Vcpu
 
@@ -15,7 +14,7 @@ SINGLE_PAGE_CEILING = 33
 
 
 class Flush:
-    """Gather stale pages, unlinked tables and unmapped frames; `perform` flushes, then frees.
+    """Gather stale pages and unmapped frames; `perform` flushes, then frees.
 
     SDM "Invalidation of TLBs and Paging-Structure Caches": INVLPG drops one page's translations
     and, whatever its operand, all paging-structure-cache entries; a CR3 load drops everything that
@@ -37,23 +36,21 @@ class Flush:
         """Note a data frame that lost a mapping."""
         self._dropped.append(frame)
 
-    def perform(self, unlinked: tuple[Gva, Tables] | None = None) -> None:
-        """Flush what is stale, then let go of the frames and of the *unlinked* tables.
+    def perform(self, unlinked: Gva | None = None) -> None:
+        """Flush what is stale, then let go of the frames.
 
-        *unlinked* is (an address they translated, the tables that unlinked them).
+        *unlinked* is an address that a table translated which is linked no more.
         """
         if self._loaded:
-            self._invalidate(None if unlinked is None else unlinked[0])
+            self._invalidate(unlinked)
         for frame in self._dropped:
             self._frames.drop(frame)
-        if unlinked is not None:
-            unlinked[1].free_unlinked()
 
-    def _invalidate(self, linked: Gva | None) -> None:
+    def _invalidate(self, unlinked: Gva | None) -> None:
         if len(self._pages) > SINGLE_PAGE_CEILING:
             self._vcpu.write_cr3(self._vcpu.cr3)
         elif self._pages:
             for gva in self._pages:
                 self._vcpu.invlpg(gva)
-        elif linked is not None:
-            self._vcpu.invlpg(linked)
+        elif unlinked is not None:
+            self._vcpu.invlpg(unlinked)

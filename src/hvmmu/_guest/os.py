@@ -57,7 +57,7 @@ class GuestOs:
         self.processes = {FIRST_PID: self.current}
         """Those that exist, by pid."""
         vcpu.page_fault = self.page_fault
-        vcpu.run_kernel(self.kernel.state, self.kernel.error)
+        vcpu.install_kernel(self.kernel.state, self.kernel.error)
         self.run: Callable[[Buffer, Buffer], None] = vcpu.run
         """Runs a program's accesses."""
         self.runner: Runner = vcpu

@@ -54,7 +54,8 @@ class Syscalls:
             self._forget_file(region, flush)
         process.regions.remove(start, end)
         unlinked = self._tables.prune(process.root, start, end)
-        flush.perform((start, self._tables) if unlinked else None)
+        flush.perform(start if unlinked else None)
+        self._tables.free_unlinked()
 
     def mprotect(
         self, process: Process, start: Gva, pages: int, prot: int, *, loaded: bool
