@@ -90,15 +90,21 @@ class Bench:
     LINK: ClassVar[int] = pte.P | pte.W | pte.U | pte.A
 
     def __init__(
-        self, *, marked: bool, params: MmuParams, cpu: CpuFeatures, slots: tuple[Memslot, ...]
+        self,
+        *,
+        marked: bool,
+        params: MmuParams,
+        cpu: CpuFeatures,
+        slots: tuple[Memslot, ...],
+        frames: int,
     ) -> None:
         self.nonpresent = Nonpresent(TRAP, 0) if marked else Nonpresent()
         self.memory = Memory(BASE + RAM + (4 << 20))
         self.slots = Memslots(self.memory, slots or (Memslot(0, RAM, BASE),))
         self.engine = ReferenceEngine(self.memory)
         self.core = HwThread(cpu, exit_filter=ODD if marked else EXIT_ALWAYS)
-        write = self.engine.write_pte
-        vm = ShadowVm(self.slots, self.nonpresent, params, end_frame=FRAMES, write=write)
+        write = self.engine.write_pte if marked else None  # the same to this engine
+        vm = ShadowVm(self.slots, self.nonpresent, params, end_frame=frames, write=write)
         self.mmu, self.pages = ShadowMmu(vm, cpu), vm.pages
         self.flushes: list[object] = []
         self.sound = True
@@ -240,10 +246,12 @@ def build() -> Iterator[Build]:
         marked: bool = True,
         cpu: CpuFeatures | None = None,
         slots: tuple[Memslot, ...] = (),
+        frames: int = FRAMES,
         **params: bool | int,
     ) -> Bench:
         cpu = cpu or CpuFeatures(maxphyaddr=46)
-        built.append(Bench(marked=marked, params=MmuParams(**params), cpu=cpu, slots=slots))
+        mmu = MmuParams(**params)
+        built.append(Bench(marked=marked, params=mmu, cpu=cpu, slots=slots, frames=frames))
         return built[-1]
 
     yield make

@@ -90,6 +90,8 @@ def test_a_clean_large_page_in_pieces_has_no_writable_one(build: Callable[..., B
     bench.audit()
     assert bench.access(VA + SMALL, bench.READ).routes == [Route.INSTALL]
     assert not bench.spte(VA + SMALL) & pte.W
+    assert not bench.spte(VA) & pte.W
+    bench.audit()
     seen = bench.access(VA + SMALL, bench.WRITE)
     assert seen.gpa == FRAME + SMALL
     assert bench.gpte(VA, 2) & pte.D

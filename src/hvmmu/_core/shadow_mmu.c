@@ -388,14 +388,14 @@ static int32_t walk_shadow(const fault *f, int *relinked)
     return (int32_t)page;
 }
 
-/* Say whether hardware refuses the access by an entry. */
+/* Say whether hardware refuses the access by an entry. That it makes all accesses of a deprivileged guest as the
+ * user's is no matter: its entries all have U. */
 static int is_refused(const fault *f, uint64_t spte)
 {
     const hv_mmu *m = f->mmu;
-    uint32_t access = access_of(spte), kind = f->kind | (m->vm->deprivileged ? PF_U : 0);
     if (m->hardware.cr4 & CR4_PKE)
-        return !!hv_permission_fault(&m->hardware, access, f->pkey, kind);
-    return !(m->hardware_allows[access] >> kind & 1);
+        return !!hv_permission_fault(&m->hardware, access_of(spte), f->pkey, f->kind);
+    return !(m->hardware_allows[access_of(spte)] >> f->kind & 1);
 }
 
 /* Name the route, now that the entry is written. */
