@@ -136,6 +136,7 @@ class Callbacks:
             lib.HV_CALL_HANG: lambda: vcpu.refuse_to_hang(c.value),
             lib.HV_CALL_BROKEN: vcpu.refuse_stop,
             lib.HV_CALL_GUEST_FAILED: vcpu.fail_guest,
+            lib.HV_CALL_NO_MEMORY: _refuse_memory,
             lib.HV_CALL_NOTHING_THERE: lambda: _refuse_copy(c.value),
         }
 
@@ -275,6 +276,10 @@ class Callbacks:
 
 def _call(hook: HookCall | None) -> Call | None:
     return None if hook is None else hook.of
+
+
+def _refuse_memory() -> None:
+    raise MemoryError("no host memory is left for a batch of accesses")
 
 
 def _refuse_copy(source: int) -> None:

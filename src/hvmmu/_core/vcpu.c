@@ -370,41 +370,45 @@ static uint64_t run_engine(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind,
     return hv_call_engine(v->self, gva, kind, at, count, translated);
 }
 
-/* Return the kinds of a batch with U set in each, as hardware has them that runs the guest as user. */
-static const uint8_t *as_user(hv_vcpu *v, const uint8_t *kind, uint64_t at, uint64_t count)
+/* A batch of accesses. A deprivileged guest's runs at the privilege of each, and hardware has them all as
+ * the user's. */
+typedef struct {
+    const uint64_t *gva;
+    const uint8_t *kind; /* as the guest has them */
+    uint8_t *as_user;    /* with U set in each; NULL where the guest is not deprivileged */
+    uint64_t count;
+    uint64_t *translated;
+    uint64_t end;        /* accesses up to this one have one privilege */
+} batch;
+
+/* Return 0 if there is no memory. */
+static int set_user(batch *b, uint64_t at)
 {
-    if (count > v->kinds_room) {
-        uint8_t *room = realloc(v->kinds, count);
-        if (!room)
-            return NULL;
-        v->kinds = room;
-        v->kinds_room = count;
-    }
-    for (; at < count; at++)
-        v->kinds[at] = kind[at] | PF_U;
-    return v->kinds;
+    b->as_user = malloc(b->count + 1);
+    if (!b->as_user)
+        return 0;
+    for (; at < b->count; at++)
+        b->as_user[at] = b->kind[at] | PF_U;
+    return 1;
 }
 
-/* Run to the next stop; accesses of a deprivileged guest run at the privilege of each. */
-static uint64_t run_to_stop(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint64_t at,
-                            uint64_t count, uint64_t *translated)
+/* Run to the next stop; all ones if Python failed. */
+static uint64_t run_to_stop(hv_vcpu *v, batch *b, uint64_t at)
 {
-    if (!v->deprivileged)
-        return run_engine(v, gva, kind, at, count, translated);
-    while (at < count) {
-        uint32_t user = kind[at] & PF_U;
-        uint64_t end = at + 1;
-        while (end < count && (kind[end] & PF_U) == user)
-            end++;
+    if (!b->as_user)
+        return run_engine(v, b->gva, b->kind, at, b->count, b->translated);
+    while (at < b->count) {
+        uint32_t user = b->kind[at] & PF_U;
+        if (at >= b->end)
+            b->end = at + 1;
+        while (b->end < b->count && (b->kind[b->end] & PF_U) == user)
+            b->end++;
         if (!hv_set_privilege(v, user != 0))
             return HV_NO_TRANSLATION;
-        const uint8_t *kinds = as_user(v, kind, at, end);
-        if (!kinds)
-            return HV_NO_TRANSLATION;
-        uint64_t stopped = run_engine(v, gva, kinds, at, end, translated);
-        if (stopped < end || stopped == HV_NO_TRANSLATION)
+        uint64_t stopped = run_engine(v, b->gva, b->as_user, at, b->end, b->translated);
+        if (stopped < b->end || stopped == HV_NO_TRANSLATION)
             return stopped;
-        at = end;
+        at = b->end;
     }
     return at;
 }
@@ -414,20 +418,20 @@ static uint64_t gpa_of(const hv_vcpu *v, uint64_t hpa)
     return hpa - v->base < v->ram_size ? hpa - v->base : HV_NO_TRANSLATION;
 }
 
-uint64_t hv_vcpu_run(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint64_t at,
-                     uint64_t count, uint64_t *translated)
+static uint64_t run_batch(hv_vcpu *v, batch *b, uint64_t at)
 {
     uint64_t last = HV_NO_TRANSLATION, from = at;
     uint32_t tries = 0;
     for (;;) {
-        at = run_to_stop(v, gva, kind, at, count, translated);
+        uint64_t start = at;
+        at = run_to_stop(v, b, at);
         if (at == HV_NO_TRANSLATION)
-            return last == HV_NO_TRANSLATION ? 0 : last;
-        if (translated)
+            return start;
+        if (b->translated)
             for (; from < at; from++)
-                translated[from] = gpa_of(v, translated[from]);
-        if (at == count)
-            return count;
+                b->translated[from] = gpa_of(v, b->translated[from]);
+        if (at == b->count)
+            return at;
         tries = at == last ? tries + 1 : 0;
         last = at;
         if (tries > v->most_tries) {
@@ -440,10 +444,23 @@ uint64_t hv_vcpu_run(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint6
             return at;
         if (became != HV_DONE)
             continue;
-        if (translated)
-            translated[at] = v->completed;
+        if (b->translated)
+            b->translated[at] = v->completed;
         from = ++at;
     }
+}
+
+uint64_t hv_vcpu_run(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint64_t at,
+                     uint64_t count, uint64_t *translated)
+{
+    batch b = {.gva = gva, .kind = kind, .count = count, .translated = translated, .end = at};
+    if (v->deprivileged && !set_user(&b, at)) {
+        call(v, HV_CALL_NO_MEMORY);
+        return at;
+    }
+    at = run_batch(v, &b, at);
+    free(b.as_user);
+    return at;
 }
 
 /* Make one access at a privilege; 1: it landed at *hpa, 0: it stopped, -1: Python failed. */

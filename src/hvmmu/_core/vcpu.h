@@ -28,6 +28,7 @@ enum {
     HV_CALL_HANG,         /* value: give up on an access that stopped this often */
     HV_CALL_BROKEN,       /* give up: the engine stopped for a reason that cannot be */
     HV_CALL_GUEST_FAILED, /* raise the error that the guest's kernel ended in */
+    HV_CALL_NO_MEMORY,    /* give up: the host has no memory left */
     HV_CALL_NOTHING_THERE /* value: give up: the guest copies a page from where nothing is */
 };
 
@@ -91,8 +92,6 @@ typedef struct hv_vcpu {
     hv_fault fault;     /* of the current callback */
     uint64_t value;
     int32_t scope;
-    uint8_t *kinds;     /* room for the kinds of a batch as a deprivileged guest's hardware has them */
-    uint64_t kinds_room;
     uint16_t near[32768]; /* of the span that is run */
 
     hv_guest *guest;    /* the kernel that takes page faults; NULL: Python's handler does */
