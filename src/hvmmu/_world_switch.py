@@ -42,10 +42,12 @@ class WorldSwitch:
         engine: Engine,
         backend: Backend[Any],
         ledger: Ledger,
+        *,
+        vcpu_id: int,
     ) -> None:
         self._vcpu, self._thread, self._engine = vcpu, thread, engine
         self._backend, self._ledger = backend, ledger
-        self.control = backend.create_vcpu(0)
+        self.control = backend.create_vcpu(vcpu_id)
         self.intercepts = backend.intercepts(self.control)
         self._user = False
         """The privilege that a deprivileged guest has by the control structure."""

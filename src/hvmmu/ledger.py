@@ -16,6 +16,7 @@ COUNTS = (
     "tlb_flushes",
     "guest_walk_refs",
     "direct_switches",
+    "remote_flushes",
 )
 
 
@@ -39,7 +40,7 @@ class Ledger:
     `accesses`, `invlpg` and `cr3_loads` are the guest's own operations. `tlb_flushes` counts what
     hardware was made to flush, `guest_walk_refs` the guest PTEs that the hypervisor's own walks
     read, `direct_switches` the changes between a deprivileged guest's user mode and its kernel that
-    did not exit.
+    did not exit, `remote_flushes` those flushes that changes by other vCPUs have caused.
     """
 
     accesses: int
@@ -48,6 +49,7 @@ class Ledger:
     tlb_flushes: int
     guest_walk_refs: int
     direct_switches: int
+    remote_flushes: int
 
     def __init__(self, **counts: int) -> None:
         self.handle: Any = ffi.new("hv_ledger *")

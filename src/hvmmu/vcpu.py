@@ -67,7 +67,7 @@ class Vcpu:
     """A vCPU over one engine, one backend and one MMU.
 
     *simulate* has each exit and entry go through the control structure, one by one, even where the
-    backend's switch profile would do.
+    backend's switch profile would do. *vcpu_id* counts the vCPUs of a machine from 0 up.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Vcpu:
         slots: Memslots,
         hooks: RunHooks | None = None,
         simulate: bool = False,
+        vcpu_id: int = 0,
     ) -> None:
         self._core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
         self.memory, self.slots = memory, slots
@@ -105,7 +106,7 @@ class Vcpu:
         c.base, c.ram_size = slots.slots[0].hpa, slots.slots[0].size
         c.ram = c.memory + c.base
         c.most_tries = MOST_TRIES
-        self.world_switch = WorldSwitch(c, core, engine, backend, self.ledger)
+        self.world_switch = WorldSwitch(c, core, engine, backend, self.ledger, vcpu_id=vcpu_id)
         c.simulated |= simulate and c.hypervised
         c.invlpg_exits = Intercept.INVLPG in self.world_switch.intercepts
         if isinstance(mmu, ShadowMmu):

@@ -9,6 +9,7 @@ enum {
 
 typedef struct {
     uint64_t accesses, invlpg, cr3_loads, tlb_flushes, direct_switches;
+    uint64_t remote_flushes;              /* that changes by other vCPUs have caused here */
     uint64_t guest_walk_refs;             /* guest PTEs that the hypervisor's walks read */
     uint64_t exits[128];                  /* by the number of the exit's name */
     uint64_t faults[1 << 18];             /* by key */

@@ -361,6 +361,17 @@ int32_t hv_vcpu_handle(hv_vcpu *v) { return handle(v, NULL, 8); }
 
 /* Loops. */
 
+/* Before the guest runs on: perform the flush that changes by other vCPUs owe here, and walk from a new root
+ * where they have zapped this one. */
+static int catch_up(hv_vcpu *v)
+{
+    if (!v->mmu || !hv_mmu_is_behind(v->mmu))
+        return 1;
+    v->ledger->remote_flushes++;
+    v->inject = 0;
+    return call(v, HV_CALL_RELOAD) && enter(v);
+}
+
 /* Run on the hardware thread, whoever implements it. */
 static uint64_t run_engine(hv_vcpu *v, const uint64_t *gva, const uint8_t *kind, uint64_t at,
                            uint64_t count, uint64_t *translated)
@@ -422,6 +433,8 @@ static uint64_t run_batch(hv_vcpu *v, batch *b, uint64_t at)
 {
     uint64_t last = HV_NO_TRANSLATION, from = at;
     uint32_t tries = 0;
+    if (!catch_up(v))
+        return at;
     for (;;) {
         uint64_t start = at;
         at = run_to_stop(v, b, at);
@@ -481,6 +494,8 @@ int32_t hv_access_one(hv_vcpu *v, uint64_t gva, uint8_t kind, uint64_t value, ui
                       uint64_t *hpa)
 {
     uint32_t tries = 0;
+    if (!catch_up(v))
+        return 0;
     for (;;) {
         *hpa = HV_NO_TRANSLATION;
         int ran = run_one(v, gva, kind, hpa);
