@@ -21,6 +21,13 @@ class MmuParams:
         least=0,
         most=1 << 20,
     )
+    prefetch: int = param(
+        default=0,
+        doc="entries of one aligned group that a fault builds together, where the guest's are"
+        " accessed; 0: only the one that faulted",
+        least=0,
+        most=8,
+    )
     shadow_pages: int = param(
         default=65536,
         doc="shadow pages kept at most; beyond it the oldest is zapped",

@@ -436,6 +436,44 @@ static uint64_t leaf_for(const fault *f, uint32_t level)
     return hv_make_spte(hpa, access, writable, level == 2, f->pkey);
 }
 
+/* Build the leaf of a guest entry that is present and accessed, if the page goes with the registers in
+ * force; return whether it was built. */
+static int build_leaf(const hv_mmu *m, const hv_page *page, uint64_t sptep, uint64_t gpte)
+{
+    hv_pages *p = m->vm->pages;
+    uint32_t access = (page->role & HV_ROLE_ACCESS) >> HV_ROLE_ACCESS_SHIFT;
+    int user = !!(page->role & HV_ROLE_USER);
+    uint32_t mine = child_role_of(user ? m->user_role : m->role, 1, access);
+    uint64_t hpa = hpa_of(p, gpte & PTE_ADDRESS);
+    if (!m->paging || page->role != mine || (gpte & m->formats.reserved[1]) || hpa == NOWHERE)
+        return 0;
+    access &= access_of(gpte);
+    if (user && !(access & PF_U))
+        return 0; /* the user's own root maps no supervisor page */
+    if (m->vm->deprivileged)
+        access = hv_deprivileged_access(access, user, !!(page->role & HV_ROLE_CR0_WP));
+    int writable = (gpte & PTE_D) && !is_table(p, hpa);
+    uint32_t pkey = page->role & HV_ROLE_PKE ? gpte >> PTE_PKEY_SHIFT & 15 : 0;
+    hv_set_leaf(p, sptep, hv_make_spte(hpa, access, writable, 0, pkey));
+    return 1;
+}
+
+/* Build those leaves of an aligned group that the guest uses already and that are unbuilt. KVM has groups of 8. */
+static void prefetch(const hv_mmu *m, uint32_t frame, uint64_t sptep)
+{
+    hv_pages *p = m->vm->pages;
+    const hv_page *page = p->pages + frame;
+    uint64_t group = m->vm->params.prefetch, at = sptep % PAGE / 8;
+    if (!group || (page->role & HV_ROLE_DIRECT) || level_of(p, frame) > 1)
+        return;
+    uint64_t first = at - at % group, end = first + group < ENTRIES ? first + group : ENTRIES;
+    for (at = first; at < end; at++) {
+        uint64_t where = frame * PAGE + 8 * at, gpte = hv_load(&m->vm->space, page->gfn * PAGE + 8 * at, 8);
+        if (read_entry(p, where) == p->trap && (gpte & PTE_P) && (gpte & PTE_A))
+            build_leaf(m, page, where, gpte);
+    }
+}
+
 /* Bring the shadow up to the guest's tables; return 0 or a failure. */
 static int32_t install(const fault *f, hv_fault_outcome *out)
 {
@@ -454,6 +492,7 @@ static int32_t install(const fault *f, hv_fault_outcome *out)
         hv_zap_entry(p, sptep);
         hv_set_leaf(p, sptep, spte);
     }
+    prefetch(f->mmu, (uint32_t)page, sptep);
     classify(f, spte, was_leaf && !same, same && !relinked, out);
     return 0;
 }
@@ -530,27 +569,6 @@ static int is_flooded(const hv_mmu *m, hv_page *page)
     return threshold && threshold <= page->write_flooding;
 }
 
-/* Build the leaf at once, if the page goes with the registers in force. */
-static void update_on_write(const hv_mmu *m, hv_page *page, uint64_t sptep, uint64_t gpte)
-{
-    hv_pages *p = m->vm->pages;
-    uint32_t access = (page->role & HV_ROLE_ACCESS) >> HV_ROLE_ACCESS_SHIFT;
-    int user = !!(page->role & HV_ROLE_USER);
-    uint32_t mine = child_role_of(user ? m->user_role : m->role, 1, access);
-    uint64_t hpa = hpa_of(p, gpte & PTE_ADDRESS);
-    if (!m->paging || page->role != mine || (gpte & m->formats.reserved[1]) || hpa == NOWHERE)
-        return;
-    access &= access_of(gpte);
-    if (user && !(access & PF_U))
-        return; /* the user's own root maps no supervisor page */
-    if (m->vm->deprivileged)
-        access = hv_deprivileged_access(access, user, !!(page->role & HV_ROLE_CR0_WP));
-    int writable = (gpte & PTE_D) && !is_table(p, hpa);
-    uint32_t pkey = page->role & HV_ROLE_PKE ? gpte >> PTE_PKEY_SHIFT & 15 : 0;
-    hv_set_leaf(p, sptep, hv_make_spte(hpa, access, writable, 0, pkey));
-    page->last_written = sptep;
-}
-
 /* Update one shadow entry after the guest's entry at gptep was written. It first becomes trap. A leaf then becomes
  * notrap if the guest's entry is not present, or the real entry if it is present and accessed; above the leaf it
  * stays trap. */
@@ -567,8 +585,8 @@ static void sync_entry(const hv_mmu *m, uint32_t frame, uint64_t gptep)
     if (!(gpte & PTE_P)) {
         if (page->role & HV_ROLE_BYPASSABLE)
             hv_set_notrap(p, sptep);
-    } else if ((gpte & PTE_A) && m->vm->params.update_on_write) {
-        update_on_write(m, page, sptep, gpte);
+    } else if ((gpte & PTE_A) && m->vm->params.update_on_write && build_leaf(m, page, sptep, gpte)) {
+        page->last_written = sptep;
     }
 }
 
