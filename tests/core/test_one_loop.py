@@ -55,6 +55,7 @@ from hvmmu.steps import (
     Step,
     SwitchTo,
 )
+from hvmmu.testing.settings import drawn
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.vcpu import Resume
 from hvmmu.workloads import SHIPPED, open_workload
@@ -274,26 +275,13 @@ def agree(
     reference.close()
 
 
-def drawn(params: type, draw: random.Random) -> dict[str, Any]:
-    """Draw each parameter that is declared: mostly its default, else another value or a low one."""
-    made: dict[str, Any] = {}
-    for param in declared(params):
-        if param.type is bool:
-            made[param.name] = draw.random() < 0.7
-        elif param.type is int:
-            low = param.least or 0
-            others = [value for value in (low, low + 1, low + 4, low + 8) if value <= param.most]
-            made[param.name] = draw.choice([param.default] * len(others) + others)
-    return made
-
-
 def config_of(backend: str, seed: int) -> MachineConfig:
     """Return a machine with every parameter drawn that is declared."""
     draw = random.Random(f"machine {seed}")  # noqa: S311 - not for secrets
     made = BACKENDS[backend]
     flags = {p.name: draw.random() < 0.6 for p in declared(made.params) if p.type is bool}
-    mmu = MmuParams(**drawn(MmuParams, draw))
-    guest = GuestParams(**{**drawn(GuestParams, draw), "memory": RAM})
+    mmu = drawn(MmuParams, draw)
+    guest = attrs.evolve(drawn(GuestParams, draw), memory=RAM)
     return MachineConfig(made, made.params(**flags), mmu, guest=guest)
 
 

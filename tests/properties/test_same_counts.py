@@ -54,6 +54,7 @@ from hvmmu.steps import (
     Step,
     SwitchTo,
 )
+from hvmmu.testing.settings import drawn
 from hvmmu.tlb import Geometry, TlbGeometry
 from hvmmu.types import PAGE_SIZE, Gva
 
@@ -116,12 +117,7 @@ def machine_of(draw: random.Random) -> MachineConfig:
     """Draw a machine, all but its engine: any backend, every parameter that counters depend on."""
     backend = BACKENDS[draw.choice(sorted(BACKENDS))]
     flags = {p.name: draw.random() < 0.6 for p in declared(backend.params) if p.type is bool}
-    mmu = MmuParams(
-        update_on_write=draw.random() < 0.7,
-        large_pages=draw.random() < 0.7,
-        flood_threshold=draw.choice((3, 3, 0, 1)),
-        shadow_pages=draw.choice((65536, 16, 12)),
-    )
+    mmu = drawn(MmuParams, draw)
     guest = GuestParams(memory=RAM, set_accessed_dirty=draw.random() < 0.7)
     cpu = CpuParams(nx=draw.random() < 0.8, gbpages=draw.random() < 0.5)
     return MachineConfig(backend, backend.params(**flags), mmu, cpu=cpu, guest=guest)

@@ -54,6 +54,7 @@ from hvmmu.steps import (
     Step,
     SwitchTo,
 )
+from hvmmu.testing.settings import drawn
 from hvmmu.tlb import Geometry, TlbGeometry
 from hvmmu.types import Gva
 from hvmmu.workloads import Limited
@@ -106,11 +107,7 @@ def configs() -> Iterator[Any]:
 
 
 CONFIGS = list(configs())
-MMUS = [
-    MmuParams(),
-    MmuParams(update_on_write=False),
-    MmuParams(flood_threshold=1, shadow_pages=8),
-]
+MMUS = [MmuParams(), *(drawn(MmuParams, random.Random(seed)) for seed in range(2))]  # noqa: S311
 
 
 def accesses(rng: random.Random, count: int) -> Accesses:

@@ -9,6 +9,7 @@ from hvmmu._mmu_params import MmuParams
 from hvmmu.testing.check import CheckFailure, Need, check
 from hvmmu.testing.lockstep import Broken, Setup, differs
 from hvmmu.testing.scenarios import scenarios
+from hvmmu.testing.settings import otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _TWO_ROOTS = "two roots"
 _DROPPED = "dropped"
 _SETTINGS = 4  # level 5 tries them all
-_MMUS = (MmuParams(), MmuParams(update_on_write=False, large_pages=False, shadow_pages=8))
+_MMUS = (MmuParams(), otherwise(MmuParams))
 
 
 def _setups(context: Context) -> Iterator[Setup]:
