@@ -94,7 +94,7 @@ static int32_t fill(hv_guest *g, const hv_guest_cpu *cpu, const fault *f, uint64
     int no_execute = inferred ? !f->fetch : !(f->region->prot & PROT_EXEC);
     int is_file = inferred ? f->fetch : f->region->backing == HV_BACKING_FILE;
     uint64_t frame;
-    int32_t wrong = (is_file ? file_frame : zeros)(g, cpu, f, &frame);
+    int32_t wrong = is_file ? file_frame(g, cpu, f, &frame) : zeros(g, cpu, f, &frame);
     if (wrong)
         return wrong;
     wrong = hv_write_entry(g, cpu, at, 0, leaf(g, frame, f->write, no_execute));
