@@ -23,8 +23,7 @@ TOO_FAR_A_SHIFT = """
 from hvmmu._core.engine import ffi, lib
 memory = ffi.new("uint8_t[]", 4096)
 engine = lib.hv_new(memory, 4096, (1, 1), (1, 1), (1, 1))
-formats = ffi.new("hv_formats *", {"depth": 1, "entry_size": 4, "va_bits": 48})
-formats.shift[1] = 200
+formats = ffi.new("hv_formats *", {"depth": 1, "entry_size": 4, "va_bits": 200})
 lib.hv_load_regs(engine, ffi.new("hv_regs *"), formats)
 lib.hv_run(engine, ffi.new("uint64_t[]", [4096]), ffi.new("uint8_t[]", [4]), 0, 1,
            ffi.NULL, 0, ffi.new("hv_stop *"))

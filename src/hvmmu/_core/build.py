@@ -18,8 +18,8 @@ finally:
     del sys.path[0]
 
 HEADERS = (
-    "thread.h",
     "walk.h",
+    "thread.h",
     "walk_2d.h",
     "events.h",
     "shadow_page.h",

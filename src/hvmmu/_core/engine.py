@@ -153,6 +153,6 @@ def c_formats(known: Formats) -> Any:  # noqa: ANN401 - a struct of cffi's
     made.pse36 = known.pse36
     for level in mode.levels:
         n = level.level
-        made.shift[n], made.bits[n], made.large[n] = level.shift, level.bits, known.large[n]
+        made.large[n] = known.large[n]
         made.reserved[n], made.reserved_large[n] = known.reserved[n], known.reserved_large[n]
     return made

@@ -11,7 +11,7 @@ static int look_further(hv_engine *e, uint64_t va, uint32_t kind, outcome *out)
     /* What kinds leaves open is a matter of keys. */
     int keyed = entry && (e->regs.cr4 & CR4_PKE) && ((entry->leaf & PTE_D) || !(kind & PF_W));
     if (entry && ((entry->kinds >> kind & 1) ||
-                  (keyed && !hv_permission_fault(&e->regs, access_in(entry->leaf),
+                  (keyed && !hv_permission_fault(&e->regs, access_in_leaf(entry->leaf),
                                                  key_in(entry->leaf), kind)))) {
         land_in(out, entry);
         return 1;
@@ -55,7 +55,7 @@ static inline __attribute__((always_inline)) int look_behind(hv_engine *e, const
     } else {
         if (!is_small(second) && may_have_larger(second, two, va))
             return look_further(e, va, kind, out);
-        int went = walk_plainly(e, va, kind, out, &entry);
+        int went = walk_from_cache(e, va, kind, out, &entry);
         if (went <= 0)
             return went ? walk_for(e, va, kind, out, NULL) : 0;
         entry.serial = ++e->counts.misses;

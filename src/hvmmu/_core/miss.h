@@ -60,6 +60,7 @@ static void stop_at(const outcome *out, const hv_walked *w, uint64_t va, uint32_
     }
 }
 
+/* Cache a translation that no level holds. */
 static void fill(hv_engine *e, payload *fresh, uint32_t kind)
 {
     level *l = &e->tlb[SECOND];
@@ -68,66 +69,78 @@ static void fill(hv_engine *e, payload *fresh, uint32_t kind)
     put_first(e, fresh, kind);
 }
 
-/* What nearly every walk is: four levels of 8-byte entries to where one of a 4 KiB page is, A set in
- * those before. Return 1 if it translates, and 0 if it stops, with the reason in its hv_stop; -1, with no
- * effect, where anything is otherwise. */
-static inline int walk_plainly(hv_engine *e, uint64_t va, uint32_t kind, const outcome *at_stop,
-                               payload *out)
+/* Make what a TLB may keep of a walk to a page of 4 KiB << 9 * size, at base. */
+static inline void make_entry(const hv_engine *e, uint64_t va, int size, uint64_t base,
+                              uint64_t marked, uint32_t access, payload *out)
 {
-    hv_upper *upper = hv_upper_of(e->uppers, va);
-    if (!hv_leads_on(upper, va, e->regs.cr3) &&
-        (!e->plain || !hv_find_upper(&e->space, &e->formats, va, e->regs.cr3, upper)))
-        return -1;
-    uint64_t link, entry, table = upper->table;
-    memcpy(&link, e->space.bytes + table + (va >> 18 & 0xff8), 8);
-    table = link & PTE_ADDRESS;
-    if (((link ^ (PTE_P | PTE_A)) & e->plain_link) || table >= e->space.size)
-        return -1; /* both are multiples of a page */
-    uint8_t *at = e->space.bytes + table + (va >> 9 & 0xff8);
-    memcpy(&entry, at, 8);
-    uint64_t page = entry & PTE_ADDRESS, grants = upper->grants;
-    if (!(entry & PTE_P)) {
-        grants &= hv_grants(link, link);
-        e->counts.walk_refs += 4;
-        return stop_by(at_stop, va, kind, kind & e->told, 1, (uint32_t)grants);
+    out->tag = tag_of(va, size);
+    out->leaf = base | (marked & e->kept) | access;
+    out->kinds = kinds_of(e, access, marked);
+}
+
+/* Each of the walks below returns 1 with what a TLB may keep; or 0 if the access stops, with the reason
+ * in its hv_stop. */
+
+static int end_miss(hv_engine *e, const hv_walked *w, uint64_t va, uint32_t kind,
+                    const outcome *at_stop, payload *out)
+{
+    e->counts.walk_refs += w->refs;
+    if (w->ok && !w->marked)
+        hv_set_accessed_dirty(&e->space, &e->formats, w, kind);
+    if (!w->ok || w->pa >= e->space.size) {
+        stop_at(at_stop, w, va, kind);
+        return 0;
     }
-    if ((entry & e->plain_entry) || page >= e->space.size)
-        return -1;
-    uint64_t marked = entry | PTE_A | (kind & PF_W) * (PTE_D / PF_W);
-    grants &= hv_grants(link & entry, link | entry);
-    out->tag = tag_of(va, 0);
-    out->leaf = page | (marked & (PTE_D | e->global | PTE_PKEY)) | grants;
-    out->kinds = kinds_of(e, out->leaf);
-    if (!(out->kinds >> kind & 1)) {
-        if (e->regs.cr4 & CR4_PKE)
-            return -1;
-        e->counts.walk_refs += 4;
-        return stop_by(at_stop, va, kind, (kind & e->told) | PF_P, 1, (uint32_t)grants);
-    }
-    e->counts.walk_refs += 4;
-    if (marked != entry)
-        memcpy(at, &marked, 8);
+    int size = (int)w->level - 1;
+    uint64_t dirty = (kind & PF_W) * (PTE_D / PF_W);
+    make_entry(e, va, size, w->pa & -(1ull << SHIFTS[size]), w->path[w->refs - 1].entry | dirty,
+               w->access, out);
     return 1;
 }
 
-/* Any other walk. */
-static int walk_at_length(hv_engine *e, uint64_t va, uint32_t kind, const outcome *at_stop,
-                          payload *out)
+static __attribute__((noinline)) int walk_in_any_mode(hv_engine *e, uint64_t va, uint32_t kind,
+                                                      const outcome *at_stop, payload *out)
 {
     hv_walked w;
     hv_walk(&e->space, &e->regs, &e->formats, va, kind, &w);
-    if (w.ok)
-        hv_set_accessed_dirty(&e->space, &e->formats, &w, kind);
-    e->counts.walk_refs += w.refs;
-    if (!w.ok || w.pa >= e->space.size) {
-        stop_at(at_stop, &w, va, kind);
-        return 0;
-    }
-    int size = (int)w.level - 1;
-    out->tag = tag_of(va, size);
-    out->leaf = (w.pa & -(1ull << SHIFTS[size])) | w.access | (uint64_t)w.pkey << PTE_PKEY_SHIFT |
-                (w.dirty ? PTE_D : 0) | (w.global ? PTE_G : 0);
-    out->kinds = kinds_of(e, out->leaf);
+    return end_miss(e, &w, va, kind, at_stop, out);
+}
+
+static __attribute__((noinline)) int walk_from_root(hv_engine *e, uint64_t va, uint32_t kind,
+                                                    const outcome *at_stop, payload *out)
+{
+    hv_walked w;
+    if (!e->is_long4)
+        return walk_in_any_mode(e, va, kind, at_stop, out);
+    hv_walk_long4(&e->space, &e->regs, &e->formats, e->allowed, va, kind, &w);
+    if (!(e->regs.cr4 & CR4_PKE)) /* a cached walk looks at no keys */
+        keep_walk(cached_walk_of(e->walks, va), &e->space, va, e->regs.cr3, &w);
+    return end_miss(e, &w, va, kind, at_stop, out);
+}
+
+/* Nearly every walk is one of four levels to a page of 4 KiB, whose upper half is cached, A being set in
+ * all entries but the last. Return as the others do; or -1, with no effect, where it is another. */
+static ALWAYS_INLINE int walk_from_cache(hv_engine *e, uint64_t va, uint32_t kind,
+                                         const outcome *at_stop, payload *out)
+{
+    const cached_walk *c = cached_walk_of(e->walks, va);
+    const hv_space flat = {e->space.bytes, e->space.size, NULL};
+    const hv_formats *f = &e->formats;
+    hv_step path[2];
+    uint32_t pfec = 0;
+    if (!is_current(c, va, e->regs.cr3))
+        return -1;
+    const last_entry last = walk64_descend(&flat, f, va, 2, c->table, c->bits, path);
+    const uint64_t marked = marked_leaf(last, kind), base = marked & PTE_ADDRESS;
+    if (last.level > 1 || !(path[0].entry & PTE_A) || base >= e->space.size)
+        return -1;
+    const int end = end_of_walk(&e->regs, f, e->allowed, 0, kind, last, &pfec);
+    e->counts.walk_refs += 4;
+    if (end != WALK_OK)
+        return stop_by(at_stop, va, kind, pfec, 1, access_in(last.bits));
+    if (marked != last.entry)
+        memcpy(e->space.bytes + path[1].pa, &marked, 8);
+    make_entry(e, va, 0, base, marked, access_in(last.bits), out);
     return 1;
 }
 
@@ -141,9 +154,9 @@ static inline void land_in(outcome *out, const payload *entry)
 static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, outcome *out, const payload *entry)
 {
     payload fresh;
-    int went = walk_plainly(e, va, kind, out, &fresh);
+    int went = walk_from_cache(e, va, kind, out, &fresh);
     if (went < 0)
-        went = walk_at_length(e, va, kind, out, &fresh);
+        went = walk_from_root(e, va, kind, out, &fresh);
     if (!went) {
         if (entry && (out->stop->event == HV_EXIT || out->stop->event == HV_DELIVERED))
             flush_page(e, va);

@@ -11,7 +11,7 @@
 #include "arch.h"
 #include "thread.h"
 #include "tlb.h"
-#include "walk.h"
+#include "walk_inline.h"
 #include "walk_cache.h"
 #include "thread_inline.h"
 #include "miss.h"
@@ -147,7 +147,7 @@ static inline __attribute__((always_inline)) void load_ahead(hv_engine *e, const
     __builtin_prefetch(site_gva + later);
     __builtin_prefetch(site_kind + later);
     __builtin_prefetch(set_of(&e->tlb[SECOND], &TWELVE, tag_of(va, 0)));
-    __builtin_prefetch(hv_plain_entry(&e->space, e->uppers, va));
+    __builtin_prefetch(likely_entry(&e->space, e->walks, va));
 }
 
 /* Run accesses up to end, of which many will miss, or not. */
@@ -208,7 +208,7 @@ static void grant_again(const hv_engine *e, const level *l, tlb_set *set)
 {
     payload *entries = entries_of(set, &l->shape);
     for (uint32_t way = 0; way < l->shape.ways; way++)
-        entries[way].kinds = kinds_of(e, entries[way].leaf);
+        entries[way].kinds = kinds_of(e, access_in_leaf(entries[way].leaf), entries[way].leaf);
     if (l->shape.is_first)
         hide(set, &l->shape);
 }
@@ -228,21 +228,10 @@ void hv_load_regs(hv_engine *e, const hv_regs *regs, const hv_formats *formats)
     e->paging = formats != NULL;
     if (formats)
         e->formats = *formats;
-    e->global = regs->cr4 & CR4_PGE ? PTE_G : 0;
-    hv_forget_uppers(e->uppers);
-    e->plain = formats && formats->depth == 4 && formats->entry_size == 8;
-    e->plain_link = e->formats.reserved[2] | PTE_PS | PTE_P | PTE_A;
-    e->plain_entry = e->formats.reserved[1];
-    e->told = (regs->efer & EFER_NXE) || (regs->cr4 & CR4_SMEP) ? ~0u : ~PF_ID;
-    /* With protection keys on, data accesses to user pages are left to the full check. */
-    for (uint32_t access = 0; access < KINDS; access++) {
-        e->allowed[access] = 0;
-        for (uint32_t kind = 0; kind < KINDS; kind++) {
-            int keyed = (regs->cr4 & CR4_PKE) && (access & PF_U) && !(kind & PF_ID);
-            if (!keyed && !hv_permission_fault(regs, access, 0, kind))
-                e->allowed[access] |= 1u << kind;
-        }
-    }
+    e->is_long4 = formats && formats->depth == 4;
+    e->kept = PTE_D | PTE_PKEY | (regs->cr4 & CR4_PGE ? PTE_G : 0);
+    forget_walks(e->walks);
+    hv_grants_of(regs, e->allowed);
     for (int l = 0; l < LEVELS; l++) {
         level *each = &e->tlb[l];
         for (uint32_t nth = 0; nth < each->filled; nth++)
@@ -272,7 +261,7 @@ hv_engine *hv_new(uint8_t *memory, uint64_t size, hv_geometry instruction, hv_ge
         return NULL;
     e->space.bytes = memory;
     e->space.size = size;
-    hv_forget_uppers(e->uppers);
+    forget_walks(e->walks);
     if (!make_level(&e->tlb[INSTRUCTION], instruction.sets, instruction.ways, 1) ||
         !make_level(&e->tlb[DATA], data.sets, data.ways, 1) ||
         !make_level(&e->tlb[SECOND], second.sets, second.ways, 0)) {

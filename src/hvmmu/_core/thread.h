@@ -4,19 +4,7 @@
 #pragma once
 
 #include "arch.h"
-
-/* A paging mode under the registers in force: arch/paging.py's table, by level where it says so. */
-typedef struct {
-    int32_t depth;             /* number of levels, the root's being the highest */
-    int32_t shift[6], bits[6]; /* by level */
-    int32_t entry_size;        /* bytes */
-    int32_t va_bits;
-    int32_t sign_extended;
-    int32_t is_pae, is_legacy32;
-    int32_t large[6];          /* by level: PS makes an entry a leaf */
-    uint64_t reserved[6], reserved_large[6]; /* by level */
-    uint64_t pse36;
-} hv_formats;
+#include "walk.h"
 
 /* Sets and ways of one TLB level. */
 typedef struct {

@@ -35,12 +35,10 @@ struct hv_engine {
     shows shown;
     int32_t usual; /* the levels have the shapes FOUR and TWELVE */
     uint64_t now; /* uses of the TLB so far: a clock */
-    uint64_t global; /* G, if entries may have it */
-    int32_t plain;  /* four levels of 8-byte entries: the walk that nearly every walk is */
-    uint64_t plain_link, plain_entry; /* of its last two, the bits that may not be other than usual */
+    uint64_t kept;    /* bits of a leaf that its cached entry has too: D, the key, G under CR4.PGE */
+    int32_t is_long4; /* 4-level paging is in force */
     hv_counts counts;
-    uint32_t told; /* of a plain walk's kind: what an error code has of it */
-    hv_upper uppers[HV_UPPERS];
+    cached_walk walks[CACHED_WALKS];
 };
 
 /* The TLB. */
@@ -96,12 +94,13 @@ static void flush_page(hv_engine *e, uint64_t va)
     }
 }
 
-static inline uint32_t access_in(uint64_t leaf) { return (uint32_t)leaf & (PF_W | PF_U | PF_ID); }
+static inline uint32_t access_in_leaf(uint64_t leaf) { return (uint32_t)leaf & (PF_W | PF_U | PF_ID); }
 
 static inline uint32_t key_in(uint64_t leaf) { return (uint32_t)(leaf >> PTE_PKEY_SHIFT) & 15; }
 
-static inline uint32_t kinds_of(const hv_engine *e, uint64_t leaf)
+/* Return the kinds of access that a leaf grants whose path allows this: writes only where D is set. */
+static inline uint32_t kinds_of(const hv_engine *e, uint32_t access, uint64_t leaf)
 {
     const uint32_t writes = 0xccccccccu; /* kinds with W set */
-    return e->allowed[access_in(leaf)] & (leaf & PTE_D ? ~0u : ~writes);
+    return e->allowed[access] & (leaf & PTE_D ? ~0u : ~writes);
 }

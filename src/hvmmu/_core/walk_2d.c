@@ -1,16 +1,15 @@
-/* The walk in two dimensions: what spec/walk_2d.py says in words, and no more.
+/* The walk in two dimensions: spec/walk_2d.py is the reference.
  *
- * The guest's dimension is hv_walk itself, over a space whose loads and stores come back here.
+ * The guest's dimension is hv_walk itself, over a space whose loads and stores come back here. SDM "EPT
+ * Translation Mechanism", APM "Nested Paging".
  */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "arch.h"
-#include "thread.h"
-#include "walk.h"
 #include "walk_2d.h"
+#include "walk_inline.h"
 
 typedef struct {
     uint64_t gpa, hpa, path;
@@ -30,12 +29,12 @@ typedef struct {
     landing entries[5];  /* those of the guest's that were read */
 } through;
 
-static int is_leaf(const hv_tdp *t, uint64_t entry, int n)
+static int is_leaf(const hv_tdp *t, uint64_t entry, uint32_t n)
 {
     return n == 1 || ((entry & PTE_PS) && t->large[n]);
 }
 
-static int is_reserved(const hv_tdp *t, uint64_t entry, int n)
+static int is_reserved(const hv_tdp *t, uint64_t entry, uint32_t n)
 {
     int leaf = is_leaf(t, entry, n);
     if (entry & (leaf ? t->reserved_large : t->reserved)[n])
@@ -44,6 +43,30 @@ static int is_reserved(const hv_tdp *t, uint64_t entry, int n)
         return 1;
     return leaf && !(t->memory_types >> (entry >> 3 & 7) & 1);
 }
+
+/* The instance of the walk for the second dimension: what a path allows are the bits that all its
+ * entries have, those that forbid turned over. */
+
+static inline int tdp_has_rights(const hv_tdp *t, uint64_t entry, uint32_t level, int is_link)
+{
+    (void)t, (void)entry, (void)level, (void)is_link;
+    return 1;
+}
+
+static inline uint64_t tdp_access(const hv_tdp *t, path_bits bits)
+{
+    return (bits.all & ~t->inverted) | (~bits.any & t->inverted);
+}
+
+static inline int tdp_is_link(const hv_tdp *t, uint64_t entry, uint32_t level)
+{
+    return (entry & t->present) && !is_leaf(t, entry, level) && !is_reserved(t, entry, level);
+}
+
+#define WALK(name) tdp_##name
+#define ENTRY_BYTES 8
+#define FORMATS hv_tdp
+#include "walk_tmpl.h"
 
 static int allows(const hv_tdp *t, uint64_t path, int use) { return !(t->needs[use].bits & ~path); }
 
@@ -58,73 +81,61 @@ static uint64_t code_of(const hv_tdp *t, int cause, int use, uint64_t path, uint
     return use >= HV_USE_READ ? code ^ t->turned[access & 31] : code;
 }
 
-static int stop(through *s, int cause, int use, uint64_t gpa, uint64_t path, int n,
+static int stop(through *s, int cause, int use, uint64_t gpa, uint64_t path, uint32_t level,
                 uint32_t access)
 {
     hv_nested *out = s->out;
     out->faulted = 1;
     out->cause = cause;
     out->use = use;
-    out->level = (uint32_t)n;
+    out->level = level;
     out->gpa = gpa;
     out->code = code_of(s->tdp, cause, use, path, access);
     return 0;
-}
-
-static void mark(const hv_space *host, uint64_t where, uint64_t entry, uint64_t bits)
-{
-    if ((entry | bits) != entry)
-        hv_store(host, where, entry | bits, 8);
 }
 
 /* Walk for gpa, setting accessed and dirty bits if it succeeds; 0 if it stops the whole walk. */
 static int translate(through *s, uint64_t gpa, int use, uint32_t access, landing *out)
 {
     const hv_tdp *t = s->tdp;
-    uint64_t table = s->root, path = ~0ull, entry, where[6], used[6];
+    hv_step path[5];
     if (gpa >> t->gpa_bits) /* more than the levels can translate */
         return stop(s, HV_NOT_PRESENT, use, gpa, 0, 0, access);
-    int n = t->depth;
-    for (;; n--) {
-        where[n] = table + 8 * (gpa >> t->shift[n] & ((1ull << t->bits[n]) - 1));
-        entry = used[n] = hv_load(&s->host, where[n], 8);
-        s->out->host_refs++;
-        path &= entry ^ t->inverted;
-        if (!(entry & t->present))
-            return stop(s, HV_NOT_PRESENT, use, gpa, path, n, access);
-        if (is_reserved(t, entry, n))
-            return stop(s, HV_RESERVED, use, gpa, path, n, access);
-        if (is_leaf(t, entry, n))
-            break;
-        table = entry & PTE_ADDRESS;
-    }
-    if (!allows(t, path, use))
-        return stop(s, HV_DENIED, use, gpa, path, n, access);
-    int writes = t->needs[use].dirties;
-    for (int i = t->depth; i >= n; i--)
-        mark(&s->host, where[i], used[i], t->accessed | (i == n && writes ? t->dirty : 0));
-    uint64_t span = 1ull << t->shift[n];
+    const uint32_t depth = (uint32_t)t->depth;
+    const last_entry last = tdp_descend(&s->host, t, gpa, depth, s->root, NO_ENTRIES, path);
+    const uint32_t n = last.level, refs = depth - n + 1;
+    const uint64_t rights = tdp_access(t, last.bits);
+    s->out->host_refs += refs;
+    if (!(last.entry & t->present))
+        return stop(s, HV_NOT_PRESENT, use, gpa, rights, n, access);
+    if (is_reserved(t, last.entry, n))
+        return stop(s, HV_RESERVED, use, gpa, rights, n, access);
+    if (!allows(t, rights, use))
+        return stop(s, HV_DENIED, use, gpa, rights, n, access);
+    const int writes = t->needs[use].dirties;
+    tdp_mark(&s->host, path, refs, t->accessed, writes ? t->dirty : 0);
+    const uint64_t offset = (1ull << tdp_shift(n)) - 1;
     *out = (landing){.gpa = gpa,
-                     .hpa = (entry & PTE_ADDRESS & -span) | (gpa & (span - 1)),
-                     .path = path,
-                     .level = (uint32_t)n,
-                     .dirty = writes || !t->dirty || (entry & t->dirty)};
+                     .hpa = (last.entry & PTE_ADDRESS & ~offset) | (gpa & offset),
+                     .path = rights,
+                     .level = n,
+                     .dirty = writes || !t->dirty || (last.entry & t->dirty)};
     return 1;
 }
 
 /* Read an entry of the guest's tables; one that cannot be read is not present. */
-static uint64_t load(hv_way *way, uint64_t pa, int32_t size)
+static uint64_t load_guest(hv_way *way, uint64_t pa, int32_t size)
 {
     through *s = (through *)way;
     landing *to = &s->entries[s->count];
     if (!translate(s, pa, s->count ? HV_USE_TABLE : s->first, 0, to))
         return 0;
     s->count++;
-    return hv_load(&s->host, to->hpa, size);
+    return load(&s->host, to->hpa, size);
 }
 
 /* Set bits in an entry that was read, if the path to it allows that. */
-static void store(hv_way *way, uint64_t pa, uint64_t value, int32_t size)
+static void store_guest(hv_way *way, uint64_t pa, uint64_t value, int32_t size)
 {
     through *s = (through *)way;
     uint32_t i = s->count - 1;
@@ -134,9 +145,9 @@ static void store(hv_way *way, uint64_t pa, uint64_t value, int32_t size)
         i--;
     const landing *to = &s->entries[i];
     if (allows(s->tdp, to->path, HV_USE_MARK))
-        hv_store(&s->host, to->hpa, value, size);
+        store(&s->host, to->hpa, value, size);
     else
-        stop(s, HV_DENIED, HV_USE_MARK, pa, to->path, (int)to->level, 0);
+        stop(s, HV_DENIED, HV_USE_MARK, pa, to->path, to->level, 0);
 }
 
 static int use_of(uint32_t kind, uint32_t access)
@@ -167,7 +178,7 @@ void hv_nested_walk(uint8_t *memory, uint64_t size, const hv_regs *regs, const h
     through s;
     hv_space guest = {.through = &s.way};
     landing to;
-    s.way = (hv_way){load, store};
+    s.way = (hv_way){load_guest, store_guest};
     s.host = (hv_space){.bytes = memory, .size = size};
     s.tdp = tdp;
     s.root = root;

@@ -1,4 +1,9 @@
-/* The walk in two dimensions. cffi reads this file too, so it has no directives. */
+/* The walk in two dimensions: spec/walk_2d.py is the reference. cffi reads this file too, without its
+ * directives. */
+
+#pragma once
+
+#include "walk.h"
 
 typedef struct {
     uint64_t bits, code;
@@ -8,7 +13,7 @@ typedef struct {
 /* The second dimension's entries: TdpFormats of arch/tdp.py, by level where it says so. */
 typedef struct {
     int32_t depth, gpa_bits;
-    int32_t shift[6], bits[6], large[6];
+    int32_t large[6];
     uint64_t reserved[6], reserved_large[6];
     uint64_t present, inverted, without_read, accessed, dirty;
     uint32_t memory_types;

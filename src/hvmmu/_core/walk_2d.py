@@ -117,7 +117,7 @@ def c_tdp(tdp: TdpFormats) -> Any:  # noqa: ANN401 - a struct of cffi's
     made.depth, made.gpa_bits = len(tdp.mode.levels), tdp.mode.va_bits
     for level in tdp.mode.levels:
         n = level.level
-        made.shift[n], made.bits[n], made.large[n] = level.shift, level.bits, tdp.large[n]
+        made.large[n] = tdp.large[n]
         made.reserved[n], made.reserved_large[n] = tdp.reserved[n], tdp.reserved_large[n]
     for name in ("present", "inverted", "without_read", "accessed", "dirty", "memory_types"):
         setattr(made, name, getattr(tdp, name))
