@@ -2,9 +2,4 @@
 
 from setuptools import setup
 
-setup(
-    cffi_modules=[
-        "src/hvmmu/_core/build.py:ffibuilder",
-        "src/hvmmu/_trace/build.py:ffibuilder",
-    ]
-)
+setup(cffi_modules=["src/hvmmu/_core/build.py:ffibuilder"])

@@ -1,4 +1,4 @@
-"""What a workload asks of the guest: a program's accesses, and the system calls between them.
+"""The steps of a workload: a program's accesses, and the system calls between them.
 
 A workload yields steps, the guest OS performs them in order. The first process has pid 1, exists at
 boot and maps nothing. Steps are values: two workloads are the same if their steps are equal.
@@ -24,22 +24,19 @@ PROT_READ = 1
 PROT_WRITE = 2
 PROT_EXEC = 4
 
-SITES = 1 << 16
-"""What an index of 16 bits can tell apart."""
-
 FIRST_PID = 1
 """The process that exists at boot."""
 
 
 class Backing(StrEnum):
-    """What stands behind a mapping's pages."""
+    """The source of a mapping's pages."""
 
     ANONYMOUS = "anonymous"
     """Demand-zero: a page is a fresh frame of zeros at its first touch."""
     FILE = "file"
     """Private and file-backed: page-cache frames, copied at the first write."""
     INFERRED = "inferred"
-    """A trace tells of accesses and never of mappings: the guest decides what each page is."""
+    """Unknown, as a trace holds accesses and no mappings: the guest infers it page by page."""
 
 
 @frozen
@@ -59,65 +56,61 @@ class Accesses:
         return len(self.gva)
 
 
-class Rest(Protocol):
-    """What is run of a reduced step once something has stopped, up to its next span."""
+class Tail(Protocol):
+    """A reduced step after a stop: all accesses up to the end of a span."""
 
     @property
-    def following(self) -> int:
-        """The first kept access of the next span."""
+    def next_kept(self) -> int:
+        """The index in `kept` of the first access behind it."""
         ...
 
-    def before(self) -> Accesses:
-        """Return what the TLB's sets are touched by before the stop is handled, if it is cached.
+    def lru_fixup(self) -> Accesses:
+        """Return accesses to promote before the stop is handled: they order the TLB's sets.
 
-        That brings them in the order that they would be in.
+        One that is not cached is passed over.
         """
         ...
 
-    def parts(self) -> Iterable[Accesses | Reduced]:
-        """Return the steps that all accesses from the one on come to that stopped."""
+    def remaining(self) -> Iterable[Accesses]:
+        """Return all accesses, the one that stopped first, in pieces."""
         ...
 
 
 @frozen(eq=False)
-class Reduced:
-    """Run accesses as `Accesses` does, of which those are left out that cannot change a TLB.
+class ReducedAccesses:
+    """Like `Accesses`, without the accesses that cannot change a TLB.
 
-    *kept* holds the others (format ``H``), each the index of its address and kind, which are as in
-    `Accesses`; there are SITES of those, most of them of no use perhaps. What is left out, of
-    *accesses* in all, hits one of the *ways* most recent pages of its set, by a kind that was
-    granted before, in every LRU TLB of 4 KiB pages with *sets* sets and *ways* ways or more in each
-    first level; and whenever a kept one may do more than that, its own set is in the order that it
-    would be in. But all this only as long as nothing stops.
+    *kept* (format ``H``) holds the others, each a page slot: an index of *slot_gva* and
+    *slot_kind*, which are as in `Accesses` and have PAGE_SLOTS elements. There are *accesses* in
+    all. Each one that was dropped hits one of the *ways* most recent pages of its set, by a kind
+    that was granted before, in every LRU TLB of 4 KiB pages with *sets* sets and *ways* ways or
+    more in each first level; and whenever a kept access may do more than that, its own set is in
+    the order of the whole trace.
+
+    That holds until something stops. *tail* then says what to run: called with the index in *kept*
+    of the access that stopped, it returns all accesses from there to the end of a *span*. Which
+    accesses may be dropped behind a span depends on nothing before its end.
     """
 
     kept: Words
-    site_gva: Words
-    site_kind: Buffer
+    slot_gva: Words
+    slot_kind: Buffer
     accesses: int
     sets: int
     ways: int
-    rest: Callable[[int], Rest]
-    """Return what is run from kept access *at* to the end of its span.
-
-    What is left out depends on nothing before its span: there everything is as it was again.
-    """
+    tail: Callable[[int], Tail]
 
     def __len__(self) -> int:
-        """Count the accesses, those left out among them."""
+        """Count the accesses, dropped ones included."""
         return self.accesses
 
     def whole(self) -> Iterator[Accesses]:
         """Yield all accesses in order."""
         at = 0
         while at < len(self.kept):
-            rest = self.rest(at)
-            for part in rest.parts():
-                if isinstance(part, Reduced):
-                    yield from part.whole()
-                else:
-                    yield part
-            at = rest.following
+            tail = self.tail(at)
+            yield from tail.remaining()
+            at = tail.next_kept
 
 
 @frozen
@@ -176,5 +169,13 @@ class StartMeasuring:
 
 
 Step: TypeAlias = (
-    Accesses | Reduced | Mmap | Munmap | Mprotect | Fork | SwitchTo | ExitProcess | StartMeasuring
+    Accesses
+    | ReducedAccesses
+    | Mmap
+    | Munmap
+    | Mprotect
+    | Fork
+    | SwitchTo
+    | ExitProcess
+    | StartMeasuring
 )

@@ -15,6 +15,7 @@ from hvmmu._core.binding import ffi, lib
 from hvmmu._core.shadow_mmu import ShadowMmu
 from hvmmu._event_stream import EventStream
 from hvmmu._hooks import RunHooks
+from hvmmu._trace.replay import run_in_c
 from hvmmu._world_switch import WorldSwitch
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures, Regs
@@ -32,6 +33,7 @@ from hvmmu.types import Buffer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hvmmu._trace.span import SpanTail
     from hvmmu.steps import Words
 
 IA32_EFER = 0xC000_0080
@@ -270,7 +272,7 @@ class Vcpu:
         those that the guest's handler skipped.
         """
         self.ledger.accesses += len(memoryview(gva))
-        self.run_on(gva, kind, 0, translated)
+        self.run_all(gva, kind, 0, translated)
 
     def load(self, gva: int, size: int = 8) -> int:
         """Return *size* bytes (1, 2, 4, 8) at the naturally aligned *gva*, read as a supervisor.
@@ -386,7 +388,7 @@ class Vcpu:
 
     # Batches, and what a reduced trace keeps of them.
 
-    def run_on(
+    def run_all(
         self, gva: Buffer, kind: Buffer, start: int, translated: Buffer | None = None
     ) -> None:
         """Run accesses from *start* to the end with all stops, none of them counted."""
@@ -397,17 +399,26 @@ class Vcpu:
         at = lib.hv_vcpu_run(self.c, vas, kinds, start, len(vas), out)
         self._done(at == len(vas))
 
-    def run_to_stop(self, kept: "Words", site_gva: "Words", site_kind: Buffer, start: int) -> int:
+    def run_until_stop(
+        self, kept: "Words", slot_gva: "Words", slot_kind: Buffer, start: int
+    ) -> int:
         """Run what *kept* lists from *start* to the first stop; return where that is, or the end.
 
-        Each is an index of *site_gva* and *site_kind*.
+        Each is an index of *slot_gva* and *slot_kind*.
         """
-        vas, kinds = _buffers(site_gva, site_kind)
+        vas, kinds = _buffers(slot_gva, slot_kind)
         listed = ffi.from_buffer("uint16_t[]", kept)
         at: int = lib.hv_vcpu_to_stop(self.c, listed, vas, kinds, start, len(listed))
         if at == NO_TRANSLATION:
             self._fail()
         return at
+
+    def run_span_tail(self, tail: "SpanTail") -> bool:
+        """Handle the last stop and run the rest of its span; False: the engine is in Python."""
+        if self.c.engine == ffi.NULL:
+            return False
+        self._done(run_in_c(self.c, tail))
+        return True
 
     def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
         """Promote pages in the TLB, then have the last stop handled; return if it was completed."""

@@ -114,6 +114,6 @@ def test_exports_keep_what_is_there(hvmmu: Command, made: Path) -> None:
     for name in ("y.hvt", "y.hvt.xz"):
         assert "an export is text" in hvmmu("trace", "export", "x.hvt", "-o", name).problems[0]
     assert (
-        "is a compact trace already"
+        "is a reduced trace already"
         in (hvmmu("trace", "import", "x.hvt", "-o", "y.hvt").problems[0])
     )

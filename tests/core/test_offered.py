@@ -14,7 +14,7 @@ from hvmmu._plugins import BUILT_IN, GROUP, Registry, State
 from hvmmu.costs import MODELS, estimate
 from hvmmu.errors import EngineUnavailableError, InputError, PluginError, TraceError
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.steps import Reduced
+from hvmmu.steps import ReducedAccesses
 from hvmmu.workloads import FORMATS, WORKLOADS, open_workload
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
 from hvmmu.hookspecs import hookimpl
 from hvmmu.engine import EngineCaps
 from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.types import PAGE_SLOTS
 from hvmmu._native import NativeBackend
 from hvmmu.params import param
 
@@ -380,36 +381,37 @@ def test_a_workload_that_breaks(
 
 REDUCED = """
         @attrs.frozen
-        class Rest:
+        class Tail:
             at: int
-            following: int
-            def parts(self):
+            next_kept: int
+            def remaining(self):
                 yield Accesses(gva[self.at:], array("B", [6] * (len(gva) - self.at)))
-        def rest(at):
-            return Rest(at, len(gva))
-        site_gva = gva + array("Q", bytes(8 * (SITES - len(gva))))
+        def tail(at):
+            return Tail(at, len(gva))
+        slot_gva = gva + array("Q", bytes(8 * (PAGE_SLOTS - len(gva))))
         kept = array("H", range(len(gva)))
-        yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, 1, rest)
+        yield ReducedAccesses(kept, slot_gva, bytes([6]) * PAGE_SLOTS, 9, 16, 1, tail)
 """
-NESTED = "yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, 1, lambda at: 1 / 0); yield "
+SLOTS = "ReducedAccesses have 65536 page slots of gva (format Q) and kind (B)"
+KEPT = "ReducedAccesses keep page slots (format H), at most all accesses"
+PARTS = "a tail is made of Accesses, of gva (format Q) and kind (B), as many"
+NEXT = "a tail's next_kept is a later kept access, or the end"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("bytes([6])", "bytes([6, 6])", "a Reduced's sites are gva (format Q) and kind (B), 65536"),
-        ("(8 *", "(16 *", "a Reduced's sites are gva (format Q) and kind (B), 65536 of each"),
-        ('"H"', '"B"', "a Reduced keeps indices (format H), no more than it has accesses"),
-        (" 9,", " 1,", "a Reduced keeps indices (format H), no more than it has accesses"),
+        ("bytes([6])", "bytes([6, 6])", SLOTS),
+        ("(8 *", "(16 *", SLOTS),
+        ('"H"', '"B"', KEPT),
+        (" 9,", " 1,", KEPT),
         ("return ", "1 / 0; return ", "ZeroDivisionError: division by zero"),
         ("yield ", "1 / 0; yield ", "ZeroDivisionError: division by zero"),
-        ("return Rest", "return ", "AttributeError: 'tuple' object has no attribute 'following'"),
-        ("[6]", "[6, 6]", "a Reduced's rest is Accesses, of gva and kind, and Reduced"),
-        ("yield Accesses", "yield ", "a Reduced's rest is Accesses, of gva and kind, and Reduced"),
-        ("yield ", NESTED.replace("6]", "6, 6]"), "a Reduced's sites are gva (format Q) and kind"),
-        ("yield ", NESTED, "ZeroDivisionError: division by zero"),
-        ("at, len(gva)", "at, at", "a Reduced's rest is followed by a kept access, or the end"),
-        ("at, len(gva)", "at, 99", "a Reduced's rest is followed by a kept access, or the end"),
+        ("return Tail", "return ", "AttributeError: 'tuple' object has no attribute 'next_kept'"),
+        ("[6]", "[6, 6]", PARTS),
+        ("yield Accesses", "yield ", PARTS),
+        ("at, len(gva)", "at, at", NEXT),
+        ("at, len(gva)", "at, 99", NEXT),
         ("", "", ""),
     ],
 )
@@ -418,7 +420,7 @@ def test_a_reduction_that_breaks(
 ) -> None:
     """If wrong, a plugin's reduction runs for ever or past its end, or its bug looks like ours."""
     steps = REDUCED.replace(old, new, 1) if old else REDUCED
-    source = ALL.replace("Accesses, Backing", "SITES, Accesses, Backing, Reduced")
+    source = ALL.replace("Accesses, Backing", "Accesses, Backing, ReducedAccesses")
     at = source.index("        yield Accesses")
     kinds = load(acme=source[:at] + steps.lstrip("\n") + source[at:]).workloads
 
@@ -426,7 +428,7 @@ def test_a_reduction_that_breaks(
         return [
             len(part)
             for step in open_workload("touch", kinds=kinds).steps()
-            if isinstance(step, Reduced)
+            if isinstance(step, ReducedAccesses)
             for part in step.whole()
         ]
 

@@ -49,7 +49,7 @@ from hvmmu.steps import (
     Mmap,
     Mprotect,
     Munmap,
-    Reduced,
+    ReducedAccesses,
     StartMeasuring,
     Step,
     SwitchTo,
@@ -214,16 +214,16 @@ def reduced(steps: list[Step], path: Path) -> Iterator[Step]:
             writer = HvtWriter(file, "")
             writer.add(array("Q", step.gva), bytes(step.kind))
             writer.close()
-        yield from (made for made in HvtTrace(path).steps() if isinstance(made, Reduced))
+        yield from (made for made in HvtTrace(path).steps() if isinstance(made, ReducedAccesses))
 
 
 def by_parts(steps: list[Step]) -> list[Step]:
     """Return the steps so that no lane runs a reduced one on its own, as it does a file's."""
     return [
-        Reduced(
-            step.kept, step.site_gva, step.site_kind, step.accesses, step.sets, step.ways, step.rest
+        ReducedAccesses(
+            step.kept, step.slot_gva, step.slot_kind, step.accesses, step.sets, step.ways, step.tail
         )
-        if isinstance(step, Reduced)
+        if isinstance(step, ReducedAccesses)
         else step
         for step in steps
     ]

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(
 )
 BEYOND_THE_END = """
 from array import array
-from hvmmu._trace.reduce import ffi, lib
+from hvmmu._core.engine import ffi, lib
 kinds = ffi.from_buffer("uint8_t[]", bytes([4]) * 65536)
-lib.hvt_listed(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4, kinds)
+lib.hvt_count_listed(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4, kinds)
 """
 TOO_FAR_A_SHIFT = """
 from hvmmu._core.engine import ffi, lib

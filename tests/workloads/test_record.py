@@ -18,7 +18,7 @@ from hvmmu._trace.hvt import HvtTrace
 from hvmmu._trace.hvt.import_trace import import_trace
 from hvmmu._trace.lackey import LackeyTrace
 from hvmmu.errors import InputError
-from hvmmu.steps import Accesses, Reduced
+from hvmmu.steps import Accesses, ReducedAccesses
 from hvmmu.workloads._record import ENVIRONMENT, record
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def test_compact_traces(fake: Callable[[str], Path], out: Path, suffix: str) -> 
     imported = out.with_name(f"imported.hvt{suffix}")
     import_trace(out, None, imported)
     assert made.read_bytes() == imported.read_bytes()
-    assert sum(len(s) for s in HvtTrace(made).steps() if isinstance(s, Reduced)) == 3
+    assert sum(len(s) for s in HvtTrace(made).steps() if isinstance(s, ReducedAccesses)) == 3
 
 
 def test_packed_files_hold_no_time(fake: Callable[[str], Path], out: Path) -> None:

@@ -37,11 +37,11 @@ SMALL = {
 }
 # SHA-256 of the steps, as `digest` writes them.
 GOLDEN = {
-    "demand-zero": "beeb1f12c16e3d92fe92c255d4f4ee8d9b27ed2e564374f27416ce5683cb1142",
-    "fork-cow": "8c1a7b6837e523cd3dd2e97c1d914fb91d3a103489e2f3beed878e37e19baea3",
-    "mprotect": "9566e4dbb4e3654b8ad9e8d5a411bb68f2829f0ef4ebde95fcf765cd54419098",
+    "demand-zero": "107031884273836c6c3830753d49503a86a001910a9ac7381ca113d144b377c7",
+    "fork-cow": "6183a35ebe1743fd929b64313d145f7e9c34e8af578f3f6527e0260b21c16d32",
+    "mprotect": "d6d2cb8e33166ff724c5f0afbccf96e0e09a77d383f72f1fc5d801f48687188e",
     "random": "87828d7c24170496502660bbe4453dc77f3f3e848577d611ce09ba5b87bc8069",
-    "context-switch": "f42991ad36e52b740e256f1592c32f4e19b43529e748142277fa76856efa801f",
+    "context-switch": "af8787959943cb2fecc93373ca0784903178a19a31b1a812388c4234d2015fc8",
 }
 
 

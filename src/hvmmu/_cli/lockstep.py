@@ -17,7 +17,7 @@ from hvmmu.log import get_logger
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.params import values
 from hvmmu.results import Failure, RunResult
-from hvmmu.steps import Accesses, Reduced
+from hvmmu.steps import Accesses, ReducedAccesses
 from hvmmu.workloads import Workload
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]
             group.each(lambda machine: machine.step(step))  # noqa: B023 - called at once
             if not group.machines:
                 break
-            if isinstance(step, Accesses | Reduced):
+            if isinstance(step, Accesses | ReducedAccesses):
                 count += len(step)
             progress.at(count)
         results = group.each(lambda machine: machine.result(model))

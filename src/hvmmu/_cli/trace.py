@@ -57,7 +57,7 @@ def import_(*, source: str, output: Path, fmt: str | None, limit: int | None, fo
     size = output.stat().st_size
     say(
         f"{plain(str(output))}: {made.references:,} references in {size:,} bytes, "
-        f"{size / made.references:.3f} each; {made.kept / made.accesses:.1%} of the accesses "
+        f"{size / made.references:.3f} each; {made.span_kept / made.accesses:.1%} of the accesses "
         "can change a TLB\n"
     )
 
@@ -79,8 +79,8 @@ def describe(*, path: Path) -> None:
         ("accesses", f"{head.accesses:,} (a reference that crosses a page is two)"),
         ("kinds", f"{head.fetches:,} fetches, {head.reads:,} reads, {head.writes:,} writes"),
         ("pages", f"{head.pages:,} of 4 KiB"),
-        ("reduced", f"{head.kept:,} accesses, {head.kept / head.accesses:.2%}"),
-        ("by windows", f"{head.near:,} accesses, {head.near / head.accesses:.2%}"),
+        ("reduced", f"{head.span_kept:,} accesses, {head.span_kept / head.accesses:.2%}"),
+        ("by windows", f"{head.window_kept:,} accesses, {head.window_kept / head.accesses:.2%}"),
         (
             "filters",
             (
@@ -91,7 +91,7 @@ def describe(*, path: Path) -> None:
         ("size", f"{size:,} bytes, {size / head.references:.4f} a reference"),
         ("chunks", f"{head.chunks:,}, the largest of {head.most_chunk:,} bytes"),
         ("sha256", f"{head.sha256.hex()} of the accesses"),
-        *(("from", plain(line)) for line in head.words.splitlines()),
+        *(("from", plain(line)) for line in head.provenance.splitlines()),
     ]
     say("".join(f"{key:<12}{value}\n" for key, value in rows))
 

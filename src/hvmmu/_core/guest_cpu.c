@@ -9,7 +9,6 @@
 #include "thread.h"
 #include "shadow_page.h"
 #include "shadow_mmu.h"
-#include "expand.h"
 #include "ledger.h"
 #include "guest_parts.h"
 #include "vcpu.h"

@@ -11,7 +11,6 @@
 #include "shadow_page.h"
 #include "shadow_mmu.h"
 #include "events_inline.h"
-#include "expand.h"
 #include "ledger.h"
 #include "guest.h"
 #include "vcpu.h"

@@ -92,7 +92,6 @@ typedef struct hv_vcpu {
     hv_fault fault;     /* of the current callback */
     uint64_t value;
     int32_t scope;
-    uint16_t near[32768]; /* of the span that is run */
 
     hv_guest *guest;    /* the kernel that takes page faults; NULL: Python's handler does */
     const hv_guest_cpu *guest_cpu; /* this vCPU as the kernel uses it */
@@ -109,11 +108,6 @@ uint64_t hv_vcpu_to_stop(hv_vcpu *vcpu, const uint16_t *kept, const uint64_t *si
 
 /* Handle that stop, and the guest's page fault if it takes one; return what it became. */
 int32_t hv_vcpu_handle(hv_vcpu *vcpu);
-
-/* The same for a stop at the nth access that a span keeps: bring the sets in order, handle it, and run
-   from there: the rest of its window whole, then what the windows' filters keep, and so on after each
-   stop. Return HV_RETRY; or HV_FAILED, *wrong telling if the frame is damaged. */
-int32_t hv_vcpu_rest(hv_vcpu *vcpu, const hv_frame *frame, uint32_t nth, int32_t *wrong);
 
 /* Make one access of the guest's kernel, of size bytes that store value if it is a write: its hpa goes to
    *hpa, all ones if it was completed in software or skipped. Return 0 if Python failed. */

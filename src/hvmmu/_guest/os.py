@@ -23,7 +23,7 @@ from hvmmu.steps import (
     Mmap,
     Mprotect,
     Munmap,
-    Reduced,
+    ReducedAccesses,
     StartMeasuring,
     Step,
     SwitchTo,
@@ -98,7 +98,7 @@ class GuestOs:
         match step:
             case Accesses():
                 self.run(step.gva, step.kind)
-            case Reduced():  # exact, as every mapping of a process is of 4 KiB pages
+            case ReducedAccesses():  # exact, as every mapping of a process is of 4 KiB pages
                 self._vcpu.ledger.accesses += step.accesses
                 run_reduced(self.runner, step, self._vcpu.engine.caps)
             case Mmap():

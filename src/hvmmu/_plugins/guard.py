@@ -9,8 +9,8 @@ import attrs
 
 from hvmmu._hooks import told
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.steps import SITES, Accesses, Reduced, Rest, Step
-from hvmmu.types import Buffer
+from hvmmu.steps import Accesses, ReducedAccesses, Step, Tail
+from hvmmu.types import PAGE_SLOTS, Buffer
 from hvmmu.workloads import TraceFormat, Workload, WorkloadKind
 
 Facts = dict[str, str | int | float | bool]
@@ -109,59 +109,56 @@ class GuardedWorkload(Guarded):
                     raise self.refused(f"an object of type {type(step).__name__} is no step")
                 if isinstance(step, Accesses) and not _fits(step.gva, step.kind):
                     raise self.refused("accesses are of gva (format Q) and kind (B), as many")
-                yield self._reduced(step) if isinstance(step, Reduced) else step
+                yield self._reduced(step) if isinstance(step, ReducedAccesses) else step
 
-    def _reduced(self, step: Reduced) -> Reduced:
-        """Return the step, so that its `rest` is checked too; raise PluginError."""
+    def _reduced(self, step: ReducedAccesses) -> ReducedAccesses:
+        """Return the step with its tails checked too; raise PluginError."""
         kept = memoryview(step.kept)
         if kept.format != "H" or step.accesses < len(kept):
-            raise self.refused("a Reduced keeps indices (format H), no more than it has accesses")
-        if not _fits(step.site_gva, step.site_kind) or len(step.site_gva) != SITES:
+            raise self.refused("ReducedAccesses keep page slots (format H), at most all accesses")
+        if not _fits(step.slot_gva, step.slot_kind) or len(step.slot_gva) != PAGE_SLOTS:
             raise self.refused(
-                f"a Reduced's sites are gva (format Q) and kind (B), {SITES} of each"
+                f"ReducedAccesses have {PAGE_SLOTS} page slots of gva (format Q) and kind (B)"
             )
 
-        def rest(at: int) -> Rest:
+        def tail(at: int) -> Tail:
             with blamed(self.plugin, self.what):
-                made = step.rest(at)
-                if not at < made.following <= len(kept):
-                    raise self.refused("a Reduced's rest is followed by a kept access, or the end")
-                return _Checked(self, made, made.following)
+                made = step.tail(at)
+                if not at < made.next_kept <= len(kept):
+                    raise self.refused("a tail's next_kept is a later kept access, or the end")
+                return _CheckedTail(self, made, made.next_kept)
 
-        return Reduced(
-            step.kept, step.site_gva, step.site_kind, step.accesses, step.sets, step.ways, rest
+        return ReducedAccesses(
+            step.kept, step.slot_gva, step.slot_kind, step.accesses, step.sets, step.ways, tail
         )
 
-    def part(self, part: object) -> Accesses | Reduced:
-        """Return a part of a rest; raise PluginError for what is none."""
-        if isinstance(part, Reduced):
-            return self._reduced(part)
+    def accesses(self, part: object) -> Accesses:
+        """Return a part of a tail; raise PluginError for anything but accesses."""
         if not isinstance(part, Accesses) or not _fits(part.gva, part.kind):
-            raise self.refused("a Reduced's rest is Accesses, of gva and kind, and Reduced")
+            raise self.refused(
+                "a tail is made of Accesses, of gva (format Q) and kind (B), as many"
+            )
         return part
 
 
 @attrs.frozen
-class _Checked:
-    """The rest of a plugin's reduced step, checked as it comes; never taken for one of ours."""
+class _CheckedTail:
+    """A tail of a plugin's reduced step, checked as it comes."""
 
     guard: GuardedWorkload
-    made: Rest
-    following: int
+    made: Tail
+    next_kept: int
 
-    def before(self) -> Accesses:
-        """Return what brings the sets in order."""
+    def lru_fixup(self) -> Accesses:
+        """Return what brings the TLB's sets in order."""
         with blamed(self.guard.plugin, self.guard.what):
-            made = self.guard.part(self.made.before())
-            if isinstance(made, Reduced):
-                raise self.guard.refused("before a stop a Reduced's rest makes Accesses")
-            return made
+            return self.guard.accesses(self.made.lru_fixup())
 
-    def parts(self) -> Iterator[Accesses | Reduced]:
+    def remaining(self) -> Iterator[Accesses]:
         """Yield its parts."""
         with blamed(self.guard.plugin, self.guard.what):
-            for part in self.made.parts():
-                yield self.guard.part(part)
+            for part in self.made.remaining():
+                yield self.guard.accesses(part)
 
 
 def _fits(vas: Buffer, kinds: Buffer) -> bool:

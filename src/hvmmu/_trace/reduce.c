@@ -1,309 +1,229 @@
-/* The reduction as reduction.py has it, and lackey's lines: for traces of many millions. */
+/* The exact reduction: which accesses can change a TLB. docs/workloads.md has the argument.
+ *
+ The window filter looks at HVT_WINDOW accesses at a time. It drops an access if its set's latest
+ * page in the window is its own page, and a kind that allows as much has accessed it since it came.
+ *
+ The span filter looks at the accesses that remain, of up to HVT_SPAN_WINDOWS windows. It keeps
+ * those to a page that is none of the HVT_WAYS latest of its set, those that need a permission that
+ * was not granted yet, and as many more as it takes to have every set in order whenever one of
+ * these comes.
+ */
 
 #include <stdint.h>
 #include <string.h>
 
+#include "grammar.h"
 #include "reduce.h"
 
-enum {
-    READ = 0x04, WRITE = 0x06, FETCH = 0x14, W = 0x02, ID = 0x10, SECOND = 0x80,
-    SETS = 16, SLOTS = 2 * SETS, LONGEST = 7, WAYS = 4,
-    KEPT = LONGEST * SLOTS, RUN = KEPT + LONGEST, SECOND_NEXT = RUN + LONGEST + 1,
-    FETCH_TOKEN = SECOND_NEXT + 1,
-    WINDOW = 4096, WINDOWS = 8, SITES = 65536, INDEX = 131072
-};
+/* The slot table. */
 
-/* The sites. */
-
-static uint32_t hash(uint64_t key) {
-    return (uint32_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 47) & (INDEX - 1);
+static uint32_t hash(uint64_t key)
+{
+    return (uint32_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 47) & (HVT_HASHES - 1);
 }
 
-void hvt_next(hvt_chunk *chunk) {
-    chunk->chunk++;
-    chunk->in_chunk = chunk->listed = 0;
-    chunk->fetches = chunk->writes = chunk->seconds = 0;
+void hvt_next_chunk(hvt_reducer *r)
+{
+    r->chunk++;
+    r->used_here = r->listed = 0;
+    r->fetches = r->writes = r->seconds = 0;
 }
 
-/* Take a site out of the index; those behind it that would not be found any more move up. */
-static void forget(hvt_chunk *chunk, uint32_t slot) {
-    uint32_t hole = hash(chunk->keys[slot]);
-    while (chunk->index[hole] != slot + 1)
-        hole = (hole + 1) & (INDEX - 1);
-    for (uint32_t at = (hole + 1) & (INDEX - 1); chunk->index[at]; at = (at + 1) & (INDEX - 1)) {
-        uint32_t home = hash(chunk->keys[chunk->index[at] - 1]);
-        if (((at - home) & (INDEX - 1)) >= ((at - hole) & (INDEX - 1))) {
-            chunk->index[hole] = chunk->index[at];
+/* Remove a slot from the index; move up entries behind it that probing would no longer reach. */
+static void unindex(hvt_reducer *r, uint32_t slot)
+{
+    const uint32_t mask = HVT_HASHES - 1;
+    uint32_t hole = hash(r->keys[slot]);
+    while (r->index[hole] != slot + 1)
+        hole = (hole + 1) & mask;
+    for (uint32_t at = (hole + 1) & mask; r->index[at]; at = (at + 1) & mask) {
+        uint32_t home = hash(r->keys[r->index[at] - 1]);
+        if (((at - home) & mask) >= ((at - hole) & mask)) {
+            r->index[hole] = r->index[at];
             hole = at;
         }
     }
-    chunk->index[hole] = 0;
+    r->index[hole] = 0;
 }
 
-static uint32_t slot_for(hvt_chunk *chunk) {
-    if (chunk->sites < SITES)
-        return chunk->sites++;
-    while (chunk->used[chunk->hand] == chunk->chunk)
-        chunk->hand = (chunk->hand + 1) % SITES;
-    uint32_t slot = chunk->hand;
-    chunk->hand = (chunk->hand + 1) % SITES;
-    forget(chunk, slot);
+/* Return a slot for a new pair: a fresh one, else the next one that this chunk does not use. */
+static uint32_t take_slot(hvt_reducer *r)
+{
+    if (r->filled < HVT_PAGE_SLOTS)
+        return r->filled++;
+    while (r->used[r->hand] == r->chunk)
+        r->hand = (r->hand + 1) % HVT_PAGE_SLOTS;
+    uint32_t slot = r->hand;
+    r->hand = (r->hand + 1) % HVT_PAGE_SLOTS;
+    unindex(r, slot);
     return slot;
 }
 
-static uint32_t list(hvt_chunk *chunk, uint64_t key, uint64_t gva, uint8_t kind) {
-    uint32_t slot = slot_for(chunk), at = hash(key);
-    while (chunk->index[at]) /* again: what stood here may have moved */
-        at = (at + 1) & (INDEX - 1);
-    chunk->index[at] = slot + 1;
-    chunk->keys[slot] = key;
-    chunk->used[slot] = chunk->chunk - 1;
-    chunk->slots[chunk->listed] = (uint16_t)slot;
-    chunk->gva[chunk->listed] = gva;
-    chunk->kind[chunk->listed++] = kind;
+static uint32_t list_pair(hvt_reducer *r, uint64_t key, uint64_t gva, uint8_t kind)
+{
+    uint32_t slot = take_slot(r), at = hash(key);
+    while (r->index[at]) /* from the start: take_slot may have moved entries */
+        at = (at + 1) & (HVT_HASHES - 1);
+    r->index[at] = slot + 1;
+    r->keys[slot] = key;
+    r->used[slot] = r->chunk - 1;
+    r->slots[r->listed] = (uint16_t)slot;
+    r->gva[r->listed] = gva;
+    r->kind[r->listed++] = kind;
     return slot;
 }
 
-static uint16_t site_of(hvt_chunk *chunk, uint64_t gva, uint8_t kind) {
-    uint64_t key = (gva >> 12) << 8 | kind;
+static uint16_t slot_of(hvt_reducer *r, uint64_t gva, uint8_t kind)
+{
+    uint64_t key = (gva >> HVT_PAGE_SHIFT) << 8 | kind;
     uint32_t at = hash(key), slot;
-    while (chunk->index[at] && chunk->keys[chunk->index[at] - 1] != key)
-        at = (at + 1) & (INDEX - 1);
-    slot = chunk->index[at] ? chunk->index[at] - 1 : list(chunk, key, gva, kind);
-    chunk->in_chunk += chunk->used[slot] != chunk->chunk;
-    chunk->used[slot] = chunk->chunk;
+    while (r->index[at] && r->keys[r->index[at] - 1] != key)
+        at = (at + 1) & (HVT_HASHES - 1);
+    slot = r->index[at] ? r->index[at] - 1 : list_pair(r, key, gva, kind);
+    r->used_here += r->used[slot] != r->chunk;
+    r->used[slot] = r->chunk;
     return (uint16_t)slot;
 }
 
-/* The windows. */
+/* The window filter. */
 
-int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count) {
-    uint64_t recent[SLOTS];
-    uint8_t written[SETS] = {0};
-    uint32_t run = 0, current = SETS; /* no set has this number */
-    uint32_t nears = chunk->nears, used = chunk->tokens_used;
-    uint8_t *out = chunk->tokens + used;
-    if (chunk->windows == WINDOWS || !count || count > WINDOW || SITES - chunk->in_chunk < count)
+int hvt_add_window(hvt_reducer *r, const uint64_t *gva, const uint8_t *kind, uint32_t count)
+{
+    uint64_t recent[HVT_SLOTS];     /* by set, instructions behind data: its latest page */
+    uint8_t written[HVT_SETS] = {0}; /* that page of a data set has been written */
+    uint32_t run = 0;               /* dropped fetches that no token stands for yet */
+    uint32_t current = HVT_SETS;    /* the set fetched from last; at first none */
+    uint32_t keeps = r->window_keeps, used = r->tokens_used;
+    uint8_t *out = r->tokens + used;
+    if (r->windows == HVT_SPAN_WINDOWS || !count || count > HVT_WINDOW ||
+        HVT_PAGE_SLOTS - r->used_here < count)
         return 0;
     memset(recent, 0xFF, sizeof recent);
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t page = gva[i] >> 12;
-        uint32_t at = page & (SETS - 1);
+        uint64_t page = gva[i] >> HVT_PAGE_SHIFT;
+        uint32_t set = page & (HVT_SETS - 1);
         uint8_t k = kind[i];
-        if (k & SECOND) {
+        if (k & HVT_STRADDLES) {
             if (run)
-                *out++ = (uint8_t)(RUN + run), run = 0;
-            *out++ = SECOND_NEXT;
-            chunk->seconds++;
-            k &= (uint8_t)~SECOND;
+                *out++ = (uint8_t)(HVT_RUN + run), run = 0;
+            *out++ = HVT_SECOND_NEXT;
+            r->seconds++;
+            k &= (uint8_t)~HVT_STRADDLES;
         }
-        if (k & ID) {
-            chunk->fetches++;
-            if (recent[SETS + at] == page) {
-                if (at != current) {
+        if (k & HVT_FETCHES) {
+            r->fetches++;
+            if (recent[HVT_SETS + set] == page) {
+                if (set != current) {
                     if (run)
-                        *out++ = (uint8_t)(RUN + run), run = 0;
-                    *out++ = (uint8_t)(FETCH_TOKEN + at);
-                    current = at;
-                } else if (++run == LONGEST) {
-                    *out++ = RUN + LONGEST, run = 0;
+                        *out++ = (uint8_t)(HVT_RUN + run), run = 0;
+                    *out++ = (uint8_t)(HVT_FETCH_TOKEN + set);
+                    current = set;
+                } else if (++run == HVT_LONGEST) {
+                    *out++ = HVT_RUN + HVT_LONGEST, run = 0;
                 }
                 continue;
             }
-            recent[SETS + at] = page;
-            current = at;
+            recent[HVT_SETS + set] = page;
+            current = set;
         } else {
-            uint8_t write = k & W;
-            chunk->writes += write != 0;
-            if (recent[at] == page && (!write || written[at])) {
-                *out++ = (uint8_t)(run * SLOTS + (write ? SETS : 0) + at), run = 0;
+            uint8_t write = k & HVT_WRITES;
+            r->writes += write != 0;
+            if (recent[set] == page && (!write || written[set])) {
+                *out++ = (uint8_t)(run * HVT_SLOTS + (write ? HVT_DATA_WRITE : 0) + set), run = 0;
                 continue;
             }
-            written[at] = write || (recent[at] == page && written[at]);
-            recent[at] = page;
+            written[set] = write || (recent[set] == page && written[set]);
+            recent[set] = page;
         }
-        chunk->near[chunk->nears++] = site_of(chunk, gva[i], k);
-        *out++ = (uint8_t)(KEPT + run), run = 0;
+        r->window_kept[r->window_keeps++] = slot_of(r, gva[i], k);
+        *out++ = (uint8_t)(HVT_KEPT + run), run = 0;
     }
     if (run)
-        *out++ = (uint8_t)(RUN + run);
-    chunk->tokens_used = (uint32_t)(out - chunk->tokens);
-    chunk->counts[2 * chunk->windows] = (uint16_t)(chunk->nears - nears);
-    chunk->counts[2 * chunk->windows++ + 1] = (uint16_t)(chunk->tokens_used - used);
+        *out++ = (uint8_t)(HVT_RUN + run);
+    r->tokens_used = (uint32_t)(out - r->tokens);
+    r->counts[2 * r->windows] = (uint16_t)(r->window_keeps - keeps);
+    r->counts[2 * r->windows++ + 1] = (uint16_t)(r->tokens_used - used);
     return 1;
 }
 
-/* The span. */
+/* The span filter. */
 
-/* A page that is one of the most recent ones of its set: when it was accessed last, and when by an
- * access that is kept. */
+/* One of the latest pages of a set. Places are counted among what the window filter keeps. */
 typedef struct {
     uint64_t number;
-    uint32_t last, last_kept;
+    uint32_t last;      /* place of its last access */
+    uint32_t last_kept; /* place of its last access that the span filter keeps */
     int written;
-} page;
+} recent_page;
 
 typedef struct {
-    page pages[WAYS]; /* the most recent first */
+    recent_page pages[HVT_WAYS]; /* the latest first */
     uint32_t count;
-} set;
+} recent_set;
 
-/* Keep what it takes to have a set's pages in their order by kept accesses alone. */
-static void keep_order(set *s, uint8_t *own) {
+/* Keep the last accesses of a set's pages, but for the earliest ones that are in order already. */
+static void keep_order(recent_set *s, uint8_t *keeps)
+{
     uint32_t first = s->count ? s->count - 1 : 0;
     while (first && s->pages[first - 1].last_kept > s->pages[first].last_kept)
         first--;
     for (uint32_t n = 0; n < first; n++) {
-        own[s->pages[n].last] = 1;
+        keeps[s->pages[n].last] = 1;
         s->pages[n].last_kept = s->pages[n].last;
     }
 }
 
-static void add(set *sets, uint64_t key, uint32_t at, uint8_t *own) {
+static void filter(recent_set *sets, uint64_t key, uint32_t at, uint8_t *keeps)
+{
     uint64_t number = key >> 8;
-    set *s = sets + (key & ID ? SETS : 0) + (number & (SETS - 1));
+    recent_set *s = sets + (key & HVT_FETCHES ? HVT_SETS : 0) + (number & (HVT_SETS - 1));
     uint32_t way = 0;
-    int write = !!(key & W);
+    int write = !!(key & HVT_WRITES);
     while (way < s->count && s->pages[way].number != number)
         way++;
-    page made = {number, at, at, write};
-    own[at] = way == s->count || write > s->pages[way].written;
+    recent_page page = {number, at, at, write};
+    keeps[at] = way == s->count || write > s->pages[way].written;
     if (way == s->count) {
-        keep_order(s, own);
-    } else if (!own[at]) {
-        made.last_kept = s->pages[way].last_kept;
-        made.written = s->pages[way].written;
+        keep_order(s, keeps);
+    } else if (!keeps[at]) {
+        page.last_kept = s->pages[way].last_kept;
+        page.written = s->pages[way].written;
     }
-    if (way == s->count && s->count < WAYS)
+    if (way == s->count && s->count < HVT_WAYS)
         s->count++;
     else if (way == s->count)
         way--;
     memmove(s->pages + 1, s->pages, way * sizeof *s->pages);
-    s->pages[0] = made;
+    s->pages[0] = page;
 }
 
-uint32_t hvt_end_span(hvt_chunk *chunk, uint16_t *kept, uint8_t *frame, uint32_t *size) {
-    set sets[SLOTS] = {0};
-    uint32_t keeps = 0, more = 0;
-    for (uint32_t n = 0; n < chunk->nears; n++)
-        add(sets, chunk->keys[chunk->near[n]], n, chunk->own);
-    for (set *s = sets; s < sets + SLOTS; s++)
-        keep_order(s, chunk->own);
-    uint8_t *out = frame, *mask = frame + 4 * chunk->windows;
-    for (uint32_t n = 0; n < 2 * chunk->windows; n++) {
-        *out++ = (uint8_t)chunk->counts[n];
-        *out++ = (uint8_t)(chunk->counts[n] >> 8);
+uint32_t hvt_end_span(hvt_reducer *r, uint16_t *span_kept, uint8_t *stored, uint32_t *size)
+{
+    recent_set sets[HVT_SLOTS] = {0};
+    uint32_t keeps = 0, others = 0;
+    for (uint32_t n = 0; n < r->window_keeps; n++)
+        filter(sets, r->keys[r->window_kept[n]], n, r->span_keeps);
+    for (recent_set *s = sets; s < sets + HVT_SLOTS; s++)
+        keep_order(s, r->span_keeps);
+    uint8_t *out = stored, *mask = stored + 4 * r->windows;
+    for (uint32_t n = 0; n < 2 * r->windows; n++) {
+        *out++ = (uint8_t)r->counts[n];
+        *out++ = (uint8_t)(r->counts[n] >> 8);
     }
-    out += (chunk->nears + 7) / 8;
+    out += (r->window_keeps + 7) / 8;
     memset(mask, 0, (size_t)(out - mask));
-    for (uint32_t n = 0; n < chunk->nears; n++) {
-        if (chunk->own[n]) {
-            kept[keeps++] = chunk->near[n];
+    for (uint32_t n = 0; n < r->window_keeps; n++) {
+        if (r->span_keeps[n]) {
+            span_kept[keeps++] = r->window_kept[n];
             mask[n / 8] |= (uint8_t)(1 << n % 8);
         } else {
-            out[2 * more] = (uint8_t)chunk->near[n];
-            out[2 * more++ + 1] = (uint8_t)(chunk->near[n] >> 8);
+            out[2 * others] = (uint8_t)r->window_kept[n];
+            out[2 * others++ + 1] = (uint8_t)(r->window_kept[n] >> 8);
         }
     }
-    out += 2 * more;
-    memcpy(out, chunk->tokens, chunk->tokens_used);
-    *size = (uint32_t)(out - frame) + chunk->tokens_used;
-    chunk->windows = chunk->nears = chunk->tokens_used = 0;
+    out += 2 * others;
+    memcpy(out, r->tokens, r->tokens_used);
+    *size = (uint32_t)(out - stored) + r->tokens_used;
+    r->windows = r->window_keeps = r->tokens_used = 0;
     return keeps;
-}
-
-/* Reading. */
-
-int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end) {
-    int within = 1;
-    for (uint32_t i = 0; i < count; i++)
-        within &= gva[i] - start < end - start;
-    return within;
-}
-
-uint32_t hvt_listed(const uint16_t *sites, uint32_t count, const uint8_t *site_kind) {
-    uint32_t listed = 0;
-    for (uint32_t i = 0; i < count; i++)
-        listed += site_kind[sites[i]] != 0;
-    return listed;
-}
-
-void hvt_list(const uint16_t *slots, const uint64_t *gva, const uint8_t *kind, uint32_t count,
-              uint64_t *site_gva, uint8_t *site_kind) {
-    for (uint32_t i = 0; i < count; i++) {
-        site_gva[slots[i]] = gva[i];
-        site_kind[slots[i]] = kind[i];
-    }
-}
-
-static const uint64_t PAGE = 4096, USER_START = 4096, USER_END = (UINT64_C(1) << 47) - 4096;
-
-/* By character: a hexadecimal digit's value plus one, 0 for all others. */
-static const uint8_t DIGIT[256] = {
-    ['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5, ['5'] = 6, ['6'] = 7, ['7'] = 8,
-    ['8'] = 9, ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
-};
-
-/* Put the value of eight hexadecimal digits, all of them looked at together, in *value; return
- * whether that is what stands there. */
-static int eight_digits(const char *text, uint64_t *value) {
-    static const uint64_t EACH = UINT64_C(0x0101010101010101);
-    uint64_t read = 0, letters, digits, tens;
-    for (int i = 0; i < 8; i++) /* one load: the first character is the lowest byte */
-        read |= (uint64_t)(uint8_t)text[i] << 8 * i;
-    letters = read >> 6 & EACH;
-    digits = (read & EACH * 0x0F) + letters * 9;
-    tens = digits + EACH * 6 >> 4 & EACH; /* 1 for what is written as a letter */
-    if ((digits & EACH * 0xF0) || digits + EACH * '0' + tens * ('a' - '0' - 10) != read)
-        return 0;
-    digits = (digits << 4 | digits >> 8) & UINT64_C(0x00FF00FF00FF00FF);
-    digits = (digits << 8 | digits >> 16) & UINT64_C(0x0000FFFF0000FFFF);
-    *value = (digits << 16 | digits >> 32) & UINT64_C(0xFFFFFFFF);
-    return 1;
-}
-
-/* Return the kind of a line by its first three characters, or 0. */
-static uint8_t kind_of(const char *line) {
-    if (line[0] == 'I')
-        return line[1] == ' ' && line[2] == ' ' ? FETCH : 0;
-    if (line[0] != ' ' || line[2] != ' ')
-        return 0;
-    return line[1] == 'L' ? READ : line[1] == 'S' || line[1] == 'M' ? WRITE : 0;
-}
-
-hvt_parsed hvt_lackey(const char *text, uint64_t size, uint32_t limit, uint8_t second,
-                      uint64_t *gva, uint8_t *kind) {
-    hvt_parsed done = {0, 0, 0};
-    const char *at = text, *end = text + size;
-    while (done.lines < limit && end - at > 6) {
-        uint8_t k = kind_of(at);
-        const char *p = at + 3, *digits = p;
-        uint64_t va = 0, bytes = 0;
-        uint32_t d;
-        if (!k)
-            break;
-        if (end - p >= 8 && eight_digits(p, &va))
-            p += 8;
-        while (p < end && p - digits < 16 && (d = DIGIT[(uint8_t)*p]))
-            va = va << 4 | (d - 1), p++;
-        if (p == digits || end - p < 3 || *p++ != ',')
-            break;
-        digits = p;
-        while (p < end && p - digits < 4 && (unsigned char)(*p - '0') < 10)
-            bytes = bytes * 10 + (uint64_t)(*p++ - '0');
-        if (p == digits || p == end || *p != '\n')
-            break;
-        if (!bytes || bytes > PAGE || va < USER_START || va > USER_END || va + bytes > USER_END)
-            break;
-        gva[done.accesses] = va;
-        kind[done.accesses++] = k;
-        if (va % PAGE + bytes > PAGE) {
-            gva[done.accesses] = (va | (PAGE - 1)) + 1;
-            kind[done.accesses++] = k | second;
-        }
-        at = p + 1;
-        done.lines++;
-        done.read = (uint64_t)(at - text);
-    }
-    return done;
 }

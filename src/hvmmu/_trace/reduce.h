@@ -1,53 +1,44 @@
-/* What Python and C share of the reduction. Also read by cffi: no preprocessor here. */
+/* The exact reduction of a trace, in two filters; reduce.c has the rules, grammar.py the format. */
+#pragma once
 
-/* A chunk in the making, and the span in it; reduction.py says what they are. */
+#include <stdint.h>
+
+#include "grammar.h"
+
+enum { HVT_HASHES = 2 * HVT_PAGE_SLOTS }; /* of the index of page slots; never full */
+
+/* A chunk in the making, and the span in it. */
 typedef struct {
-    /* The sites, by slot, and where each is found by its hash: slot + 1. */
-    uint64_t keys[65536];
-    uint32_t used[65536]; /* the number of the chunk that used it last */
-    uint32_t index[131072];
-    uint32_t sites, hand, chunk, in_chunk;
-    /* What the chunk lists. */
-    uint16_t slots[65536];
-    uint64_t gva[65536];
-    uint8_t kind[65536];
+    /* The slot table: pairs of page and kind, one in each slot. */
+    uint64_t keys[HVT_PAGE_SLOTS]; /* page number << 8 | kind */
+    uint32_t used[HVT_PAGE_SLOTS]; /* number of the chunk that used the slot last */
+    uint32_t index[HVT_HASHES];    /* slot + 1, by the key's hash and linear probing; 0: free */
+    uint32_t filled;               /* slots that hold a pair */
+    uint32_t hand;                 /* with no slot free, the first one to try for a new pair */
+    uint32_t chunk;                /* number of this chunk, from 1 */
+    uint32_t used_here;            /* slots that this chunk uses */
+    /* Pairs that are new in this chunk. */
+    uint16_t slots[HVT_PAGE_SLOTS];
+    uint64_t gva[HVT_PAGE_SLOTS]; /* address in bytes of the first such access */
+    uint8_t kind[HVT_PAGE_SLOTS];
     uint32_t listed;
-    uint32_t fetches, writes, seconds;
-    /* The span: windows of near accesses and tokens, then what is kept of them. */
-    uint16_t counts[16];
-    uint16_t near[32768];
-    uint8_t own[32768];
-    uint8_t tokens[65536];
-    uint32_t windows, nears, tokens_used;
-} hvt_chunk;
+    uint32_t fetches, writes, seconds; /* accesses of the chunk, dropped ones included */
+    /* The span. */
+    uint16_t counts[2 * HVT_SPAN_WINDOWS]; /* by window: kept accesses, tokens */
+    uint16_t window_kept[HVT_SPAN]; /* page slots of the accesses that the window filter keeps */
+    uint8_t span_keeps[HVT_SPAN];   /* 1: the span filter keeps that access too */
+    uint8_t tokens[2 * HVT_SPAN];
+    uint32_t windows, window_keeps, tokens_used;
+} hvt_reducer;
 
 /* Begin another chunk. */
-void hvt_next(hvt_chunk *chunk);
+void hvt_next_chunk(hvt_reducer *reducer);
 
-/* Add a window of accesses to the span; 0 if there is no room for it. */
-int hvt_window(hvt_chunk *chunk, const uint64_t *gva, const uint8_t *kind, uint32_t count);
+/* Add a window of accesses to the span. gva is in bytes; a kind has HVT_STRADDLES set if the access
+   is a reference's second page. Return 0 if there is no room for it. */
+int hvt_add_window(hvt_reducer *reducer, const uint64_t *gva, const uint8_t *kind, uint32_t count);
 
-/* End the span: fill kept, and frame, which have room for all there may be; return how many are kept,
-   and the frame's size in *size. */
-uint32_t hvt_end_span(hvt_chunk *chunk, uint16_t *kept, uint8_t *frame, uint32_t *size);
-
-/* Return whether all addresses are in start..end. */
-int hvt_within(const uint64_t *gva, uint32_t count, uint64_t start, uint64_t end);
-
-/* Return how many of these sites have a kind, as those have that are listed. */
-uint32_t hvt_listed(const uint16_t *sites, uint32_t count, const uint8_t *site_kind);
-
-/* List sites, each in its slot. */
-void hvt_list(const uint16_t *slots, const uint64_t *gva, const uint8_t *kind, uint32_t count,
-              uint64_t *site_gva, uint8_t *site_kind);
-
-typedef struct {
-    uint64_t read;     /* bytes of text */
-    uint32_t lines;    /* which is references, as every line taken is one */
-    uint32_t accesses; /* a reference that crosses pages is two */
-} hvt_parsed;
-
-/* Read lackey's lines as far as they are plain references, *limit* of them at most, into arrays of
-   room for twice as many. Whatever else a line may be is left to Python to judge. */
-hvt_parsed hvt_lackey(const char *text, uint64_t size, uint32_t limit, uint8_t second,
-                      uint64_t *gva, uint8_t *kind);
+/* End the span. span_kept receives the page slots of the accesses that the span filter keeps (room
+   for HVT_SPAN), stored the span as a file has it (room for MOST_STORED of grammar.py), *size its
+   bytes. Return how many are kept. */
+uint32_t hvt_end_span(hvt_reducer *reducer, uint16_t *span_kept, uint8_t *stored, uint32_t *size);

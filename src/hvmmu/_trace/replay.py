@@ -1,56 +1,81 @@
-"""Running accesses without those that change nothing, for as long as they change nothing."""
+"""Run a reduced step: skip accesses that cannot change the TLB, until something stops."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hvmmu.steps import Reduced
+from hvmmu._core.binding import ffi, lib
+from hvmmu._trace.grammar import MESSAGES
+from hvmmu._trace.span import SpanTail
 
 if TYPE_CHECKING:
     from hvmmu.engine import EngineCaps
-    from hvmmu.steps import Words
+    from hvmmu.steps import ReducedAccesses, Tail, Words
     from hvmmu.types import Buffer
+
+_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Runner(Protocol):
-    """What runs a program's accesses, stop by stop; it counts none of them."""
+    """Runs a program's accesses and handles their stops. It counts no accesses."""
 
-    def run_to_stop(self, kept: Words, site_gva: Words, site_kind: Buffer, start: int) -> int:
-        """Run what *kept* lists from *start* to the first stop; return where, or the end."""
+    def run_until_stop(self, kept: Words, slot_gva: Words, slot_kind: Buffer, start: int) -> int:
+        """Run the accesses of *kept* from *start* to the first stop; return where, or the end."""
+        ...
+
+    def run_span_tail(self, tail: SpanTail) -> bool:
+        """Handle a stop and run its tail by `run_in_c`; return False if the engine is not C's."""
         ...
 
     def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
-        """Touch pages, then have that stop handled; return if the access was completed."""
+        """Promote pages in the TLB, then handle the stop; return if the access was completed."""
         ...
 
-    def run_on(self, gva: Buffer, kind: Buffer, start: int) -> object:
-        """Run from *start* to the end, with all stops."""
+    def run_all(self, gva: Buffer, kind: Buffer, start: int) -> object:
+        """Run accesses from *start* to the end, and handle all stops."""
         ...
 
 
-def run_reduced(runner: Runner, step: Reduced, caps: EngineCaps) -> None:
-    """Run *step* on an engine of *caps*, as the run of all its accesses would go.
+def run_reduced(runner: Runner, step: ReducedAccesses, caps: EngineCaps) -> None:
+    """Run *step* on an engine of *caps*; all counters are those of its whole accesses.
 
-    Before a stop is handled, what brings the sets in order is made up for. It may change what the
-    TLB holds, so from there to the end of the span more is run; and so it is for all spans by an
-    engine whose TLB has too few sets or ways, or is unknown.
+    An engine whose TLB has fewer sets or ways than the reduction needs, or an unknown TLB, runs all
+    accesses. Others run the kept ones up to a stop, and its tail after it.
     """
+    if caps.lru_sets < step.sets or caps.lru_ways < step.ways:
+        for part in step.whole():
+            runner.run_all(part.gva, part.kind, 0)
+        return
     at, count = 0, len(step.kept)
-    exact = caps.lru_sets >= step.sets and caps.lru_ways >= step.ways
-    while at < count:
+    while (at := runner.run_until_stop(step.kept, step.slot_gva, step.slot_kind, at)) < count:
+        tail = step.tail(at)
+        if not (isinstance(tail, SpanTail) and runner.run_span_tail(tail)):
+            _run_whole(runner, tail)
+        at = tail.next_kept
+
+
+def _run_whole(runner: Runner, tail: Tail) -> None:
+    """Handle a stop, and run all accesses of its tail.
+
+    The handler may change what the TLB holds: before it, the TLB's sets must be in the order of the
+    whole trace, and after it a dropped access may no longer be without effect.
+    """
+    fixup = tail.lru_fixup()
+    done = runner.handle_stop(fixup.gva, fixup.kind)
+    for part in tail.remaining():
+        runner.run_all(part.gva, part.kind, int(done))
         done = False
-        if exact:
-            at = runner.run_to_stop(step.kept, step.site_gva, step.site_kind, at)
-            if at == count:
-                return
-        rest = step.rest(at)
-        if exact:
-            before = rest.before()
-            done = runner.handle_stop(before.gva, before.kind)
-        for part in rest.parts():
-            if isinstance(part, Reduced):
-                run_reduced(runner, part, caps)
-            else:
-                runner.run_on(part.gva, part.kind, int(done))
-            done = False
-        at = rest.following
+
+
+def run_in_c(vcpu: Any, tail: SpanTail) -> bool:  # noqa: ANN401 - a pointer of cffi's
+    """Handle a stop of C's vCPU and run its tail; return False if a callback into Python failed.
+
+    Raise what the span makes of damage.
+    """
+    packed, alive = tail.packed.in_c()
+    room, damage = _uncleared("hvt_run_room *"), ffi.new("int32_t *")
+    went = lib.hvt_run_tail(vcpu, packed, tail.nth, room, damage)
+    del alive
+    if damage[0]:
+        raise tail.packed.damaged(MESSAGES[damage[0]])
+    return bool(went)

@@ -1,188 +1,141 @@
-"""A span of a reduced trace where something has stopped: what is run of it from there on."""
+"""A span of a reduced trace: expand.c puts its accesses back, whole or from a stop on."""
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
-from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hvmmu._core.engine import CompiledEngine
-from hvmmu._trace import tokens
-from hvmmu._trace.tokens import (
-    SET_MASK,
-    SETS,
-    WAYS,
-    WINDOW,
-    Columns,
-    DamagedError,
-    Sites,
-    Window,
-)
-from hvmmu.arch import pfec as pf
-from hvmmu.steps import Accesses, Reduced
-from hvmmu.types import PAGE_SHIFT
-
-compiled: ModuleType | None = None
-if not CompiledEngine.why_not:
-    compiled = import_module("hvmmu._trace.expand")
+from hvmmu._core.binding import ffi, lib
+from hvmmu._trace.grammar import LONGEST, MESSAGES, SETS, SPAN, WAYS, WINDOW
+from hvmmu._trace.to_array import to_array
+from hvmmu.steps import Accesses
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Iterator
-    from types import ModuleType
 
+    from hvmmu._trace.page_slots import PageSlots
     from hvmmu.steps import Words
 
+_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
-class Frame(NamedTuple):
-    """What a span's accesses are found in, as it was unpacked.
 
-    *kept* are those that the span's filter keeps, of *accesses*; *damaged* makes an error of a
-    message that says what is wrong.
-    """
+class Expanded(NamedTuple):
+    """All accesses of a window."""
 
-    content: bytes
-    kept: Words
-    sites: Sites
+    gva: array[int]
+    kind: array[int]
+    where: int
+    """The place of the access that was asked for."""
+
+
+class PackedSpan(NamedTuple):
+    """A span as its chunk has it, decompressed; *damaged* makes an exception of a message."""
+
+    stored: bytes
+    """What `grammar.py` describes."""
+    span_kept: Words
+    """Page slots of the accesses that the span filter keeps; format H."""
+    slots: PageSlots
     accesses: int
     damaged: Callable[[str], Exception]
 
+    def in_c(self) -> tuple[Any, Any]:
+        """Return the span as C takes it, and the buffers that must live as long."""
+        made = ffi.new("hvt_packed_span *")
+        alive = (
+            ffi.from_buffer("uint8_t[]", self.stored),
+            ffi.from_buffer("uint16_t[]", self.span_kept),
+            ffi.from_buffer("uint64_t[]", self.slots.gva),
+            ffi.from_buffer("uint8_t[]", self.slots.kind),
+        )
+        made.bytes, made.span_kept, made.slot_gva, made.slot_kind = alive
+        made.size, made.count = len(self.stored), len(self.span_kept)
+        made.windows, made.accesses = -(-self.accesses // WINDOW), self.accesses
+        return made, alive
+
+    def unpacked(self) -> Span:
+        """Return the span with its columns apart; raise what *damaged* makes."""
+        return Span(self)
+
+
+class Span:
+    """A span with what the window filter keeps, and tokens for the rest."""
+
+    def __init__(self, packed: PackedSpan) -> None:
+        self._damaged = packed.damaged
+        self._packed, self._alive = packed.in_c()
+        self._span, self._kept = ffi.new("hvt_span *"), _uncleared("uint16_t[]", SPAN)
+        self._check(lib.hvt_unpack(self._packed, self._span, self._kept))
+
     @property
     def windows(self) -> int:
-        """Windows, of which the last may be short."""
-        return -(-self.accesses // WINDOW)
-
-    def opened(self) -> Span:
-        """Return the span; raise what *damaged* makes."""
-        try:
-            columns = _opened(self)
-        except DamagedError as error:
-            raise self.damaged(str(error)) from None
-        return Span(columns, self.sites, self.accesses, self.damaged)
-
-    def near_of(self, nth: int) -> int:
-        """Return which near access the *nth* is that is kept."""
-        found = tokens.near_of if compiled is None else compiled.near_of
-        near: int = found(self.content, self.windows, nth)
-        return near
-
-
-class Span(NamedTuple):
-    """All that is known of a span's accesses."""
-
-    columns: Columns
-    sites: Sites
-    accesses: int
-    damaged: Callable[[str], Exception]
+        """Windows, the last of which may be short."""
+        count: int = self._span.windows
+        return count
 
     @property
-    def windows(self) -> int:
-        """Windows, of which the last may be short."""
-        return len(self.columns.near_ends) - 1
+    def kept_ends(self) -> list[int]:
+        """The accesses that the window filter keeps: where each window's start, and the end."""
+        return list(self._span.kept_ends[0 : self.windows + 1])
 
-    def expanded(self, window: int, first: int = 0, mark: int = 0) -> Window:
-        """Return all accesses of a window, and where near access *first* is among them.
+    @property
+    def window_kept(self) -> array[int]:
+        """Page slots of the accesses that the window filter keeps; format H."""
+        return to_array("H", self._kept, self._span.kept_ends[self.windows])
 
-        Second pages get *mark* set in their kinds. Raise what *damaged* makes.
+    def window_kept_of(self, nth: int) -> int:
+        """Return which of them is the *nth* that the span filter keeps."""
+        at: int = lib.hvt_window_kept_of(self._packed, nth)
+        return at
+
+    def expanded(self, window: int, at: int = 0, mark: int = 0) -> Expanded:
+        """Return all accesses of a window, and the place of *at* among those that its filter keeps.
+
+        *mark* is set in the kind of a reference's second page. Raise what *damaged* makes.
         """
-        try:
-            return _expanded(self, window, first, mark)
-        except DamagedError as error:
-            raise self.damaged(str(error)) from None
+        size = lib.hvt_window_size(self._span, window)
+        gva, kind = (
+            _uncleared("uint64_t[]", size + LONGEST),
+            _uncleared("uint8_t[]", size + LONGEST),
+        )
+        where = ffi.new("uint32_t *")
+        self._check(lib.hvt_expand(self._span, window, at, mark, gva, kind, where))
+        return Expanded(to_array("Q", gva, size), to_array("B", kind, size), where[0])
 
-    def order(self, at: int) -> Accesses:
-        """Return accesses that have each set's latest pages in their order before near one *at*."""
-        sets: dict[tuple[int, int], dict[int, int]] = {}
-        kinds = memoryview(self.sites.kind)
-        for site in self.columns.near[:at]:
-            page = self.sites.gva[site] >> PAGE_SHIFT
-            pages = sets.setdefault((page & SET_MASK, kinds[site] & pf.ID), {})
-            pages.pop(page, None)
-            pages[page] = site  # the latest one last
-        sites = [site for pages in sets.values() for site in list(pages.values())[-WAYS:]]
-        gva = array("Q", (self.sites.gva[site] for site in sites))
-        return Accesses(gva, array("B", (kinds[site] for site in sites)))
+    def lru_fixup(self, at: int) -> Accesses:
+        """Return what to touch to have an LRU TLB's sets in order before kept access *at*."""
+        pages = 2 * SETS * WAYS
+        gva, kind = ffi.new("uint64_t[]", pages), ffi.new("uint8_t[]", pages)
+        count = lib.hvt_lru_fixup(self._span, at, gva, kind)
+        return Accesses(to_array("Q", gva, count), to_array("B", kind, count))
 
-    def parts(self, at: int) -> Iterator[Accesses | Reduced]:
-        """Yield the accesses from near one *at* on: the rest of its window whole, then reduced."""
-        ends = self.columns.near_ends
-        window = bisect_right(ends, at) - 1
-        gva, kind, place = self.expanded(window, at)
-        yield Accesses(memoryview(gva)[place:], memoryview(kind)[place:])
-        start = ends[window + 1]
-        if start < ends[-1]:
-            yield Reduced(
-                self.columns.near[start:],
-                self.sites.gva,
-                self.sites.kind,
-                self.accesses - (window + 1) * WINDOW,
-                SETS,
-                1,
-                lambda nth: _Windows(self, start, nth),
-            )
+    def from_kept(self, at: int) -> Iterator[Accesses]:
+        """Yield all accesses from access *at* of those kept to the end of the span."""
+        window = lib.hvt_window_of(self._span, at)
+        gva, kind, where = self.expanded(window, at)
+        yield Accesses(gva[where:], kind[where:])
+        for later in range(window + 1, self.windows):
+            gva, kind, _ = self.expanded(later)
+            yield Accesses(gva, kind)
+
+    def _check(self, damage: int) -> None:
+        if damage:
+            raise self._damaged(MESSAGES[damage])
 
 
-class Compact(Reduced):
-    """A chunk of a compact trace: what is run after a stop is in a span."""
+class SpanTail(NamedTuple):
+    """A span from the *nth* access on that the span filter keeps."""
 
-    rest: Callable[[int], InSpan]
-
-
-class InSpan(NamedTuple):
-    """What is run of a span from the *nth* access on that is kept."""
-
-    frame: Frame
+    packed: PackedSpan
     nth: int
-    following: int
+    next_kept: int
 
-    def before(self) -> Accesses:
-        """Return what brings all sets in order: the span's filter leaves that out."""
-        return self.frame.opened().order(self.frame.near_of(self.nth))
+    def lru_fixup(self) -> Accesses:
+        """Return what to touch before a stop is handled: the span filter keeps no set in order."""
+        span = self.packed.unpacked()
+        return span.lru_fixup(span.window_kept_of(self.nth))
 
-    def parts(self) -> Iterator[Accesses | Reduced]:
-        """Yield it."""
-        return self.frame.opened().parts(self.frame.near_of(self.nth))
-
-
-class _Windows(NamedTuple):
-    """What is run from a near access to the end of its window; they are counted from *start*."""
-
-    span: Span
-    start: int
-    nth: int
-
-    @property
-    def following(self) -> int:
-        """The next window's first near access."""
-        ends = self.span.columns.near_ends
-        return ends[bisect_right(ends, self.start + self.nth)] - self.start
-
-    def before(self) -> Accesses:
-        """Return nothing: what the windows' filter leaves out changes no order."""
-        return Accesses(array("Q"), array("B"))
-
-    def parts(self) -> Iterator[Accesses | Reduced]:
-        """Yield it."""
-        yield next(self.span.parts(self.start + self.nth))
-
-
-def _opened(frame: Frame) -> Columns:
-    opened = tokens.python_open if compiled is None else compiled.opened
-    made: Columns = opened(frame.content, frame.windows, frame.kept, frame.sites)
-    return made
-
-
-def _expanded(span: Span, window: int, first: int, mark: int) -> Window:
-    columns, sites, accesses, _ = span
-    if compiled is not None:
-        made: Window = compiled.expanded(columns, sites, accesses, window, first=first, mark=mark)
-        return made
-    start, end = columns.near_ends[window : window + 2]
-    return tokens.python_expand(
-        columns.tokens[slice(*columns.token_ends[window : window + 2])],
-        columns.near[start:end],
-        sites,
-        min(accesses - window * WINDOW, WINDOW),
-        first=first - start,
-        mark=mark,
-    )
+    def remaining(self) -> Iterator[Accesses]:
+        """Yield all accesses from there to the end of the span."""
+        span = self.packed.unpacked()
+        return span.from_kept(span.window_kept_of(self.nth))

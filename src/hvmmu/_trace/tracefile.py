@@ -1,4 +1,4 @@
-"""A trace's file as a workload: one mapping of all that a program may map, and its accesses."""
+"""A trace file as a workload: one mapping of all that a program may map, then its accesses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from hvmmu._trace.grammar import USER_END, USER_START
 from hvmmu.steps import PROT_EXEC, PROT_READ, PROT_WRITE, Backing, Mmap
 from hvmmu.types import PAGE_SHIFT, PAGE_SIZE, Gva
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-USER_START, USER_END = 1 << 12, (1 << 47) - PAGE_SIZE
-"""Where Linux lets a program map pages: not page zero, not the last page of the lower half."""
 
 WHOLE = Mmap(
     Gva(USER_START),
@@ -21,7 +19,30 @@ WHOLE = Mmap(
     PROT_READ | PROT_WRITE | PROT_EXEC,
     Backing.INFERRED,
 )
-"""The mapping: a trace tells of accesses and never of mappings."""
+"""The mapping: a trace holds accesses and no mappings."""
+
+_DAMAGED = "the trace is damaged: record it again"
+_CUT = "cut the trace before this line"
+
+
+def reference_error(gva: int, size: int) -> tuple[str, str] | None:
+    """Return what is wrong with a reference of *size* bytes, and what to do; None for neither."""
+    if not 0 < size <= PAGE_SIZE:  # no reference spans three pages
+        return f"a reference of {size} bytes (1 to {PAGE_SIZE} are possible)", _DAMAGED
+    if gva < 0:
+        return f"the address {gva:#x} is negative", _DAMAGED
+    if gva >> 64:
+        return "an address of more than 64 bits", _DAMAGED
+    if 1 << 47 <= gva < (1 << 64) - (1 << 47):
+        return f"the address {gva:#x} is not canonical", _DAMAGED
+    if gva < USER_START:
+        what = f"the address {gva:#x} is in page zero, which Linux maps for no program"
+        return what, f"the program may have crashed here: {_CUT}"
+    if gva + size > USER_END:
+        # Among them the vsyscall page: the kernel's mapping, so not a page of the program's own.
+        what = f"the address {gva:#x} is not in the user half, the only one that is simulated"
+        return what, _CUT
+    return None
 
 
 @frozen(eq=False)

@@ -11,7 +11,7 @@ from attrs import frozen
 from hvmmu._trace.trace_formats import Hvt, Lackey
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, plain, shown
-from hvmmu.steps import Accesses, Reduced, Step
+from hvmmu.steps import Accesses, ReducedAccesses, Step
 from hvmmu.workloads import _builtin as named
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Limited:
                     yield Accesses(step.gva[:left], step.kind[:left])
                 else:
                     yield step
-                if isinstance(step, Accesses | Reduced):
+                if isinstance(step, Accesses | ReducedAccesses):
                     left -= len(step)
                     if left <= 0:
                         return
@@ -128,7 +128,7 @@ class Limited:
 
 def _parts(step: Step, left: int) -> Iterable[Step]:
     """Return the step, in accesses that can be cut if it is reduced and of more than *left*."""
-    return step.whole() if isinstance(step, Reduced) and len(step) > left else (step,)
+    return step.whole() if isinstance(step, ReducedAccesses) and len(step) > left else (step,)
 
 
 def descriptions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The compact trace: what of a trace can change a TLB, and all the rest in a packed column."""
+"""The .hvt format: a reduced trace, with the dropped accesses in a compressed column."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class HvtTrace(TraceFile):
-    """The compact trace in the file *path*, up to *limit* references."""
+    """The .hvt file *path*, up to *limit* references."""
 
     def check(self) -> None:
-        """Read as far as the first chunk; raise TraceError if this is no compact trace."""
+        """Read as far as the first chunk; raise TraceError if the file is damaged there."""
         with contextlib.closing(HvtFile(self.path)) as file:
             next(file.chunks(), None)
 
     def steps(self) -> Iterator[Step]:
         """Yield one mapping of the whole user half, then the accesses, reduced.
 
-        Raise TraceError where the file is damaged. Only a last span that the limit cuts through
-        comes unreduced.
+        Raise TraceError where the file is damaged. A span that the limit cuts through comes
+        unreduced.
         """
         yield WHOLE
         left = self.limit

@@ -1,10 +1,11 @@
-"""An .hvt file as text again: every reference in its order, by page, as lackey's text or CSV."""
+"""Export an .hvt file as lackey's text or CSV: every reference in order, by page."""
 
 from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING
 
-from hvmmu._trace.tokens import FETCH, READ, SECOND, WRITE
+from hvmmu._trace.grammar import STRADDLES
+from hvmmu.arch.pfec import USER_FETCH, USER_READ, USER_WRITE
 from hvmmu.types import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from hvmmu._trace.hvt.reader import HvtFile
 
 FORMATS = ("lackey", "csv")
-_LACKEY = {FETCH: "I  %08x,%d\n", READ: " L %08x,%d\n", WRITE: " S %08x,%d\n"}
-_CSV = {FETCH: "fetch,%#x,%d\n", READ: "read,%#x,%d\n", WRITE: "write,%#x,%d\n"}
+_LACKEY = {USER_FETCH: "I  %08x,%d\n", USER_READ: " L %08x,%d\n", USER_WRITE: " S %08x,%d\n"}
+_CSV = {USER_FETCH: "fetch,%#x,%d\n", USER_READ: "read,%#x,%d\n", USER_WRITE: "write,%#x,%d\n"}
 
 
 def export(
@@ -22,8 +23,8 @@ def export(
 ) -> int:
     """Write every reference of *file* to *out* and return their number; raise TraceError.
 
-    A page's first access of a kind has the address it had, others any address in the page. Sizes
-    are 1, and where a reference went on in the next page what reaches one byte into it.
+    A page's first access of a kind has its original address, later ones some address in the page.
+    Sizes are 1, or reach one byte into the next page where the reference straddled two.
     """
     shapes = _LACKEY if fmt == "lackey" else _CSV
     if fmt == "csv":
@@ -38,12 +39,12 @@ def export(
 
 
 def _lines(file: HvtFile, shapes: dict[int, str]) -> Iterator[list[str]]:
-    """Yield the text of each window; a reference that goes on in the next window is held back."""
+    """Yield the text of each window; a reference that may straddle two windows is held back."""
     held: tuple[int, int] | None = None
     for gva, kind in file.windows():
         lines = []
         for va, k in zip(gva, kind, strict=True):
-            if k & SECOND and held is not None:
+            if k & STRADDLES and held is not None:
                 first = held[0] if held[0] % PAGE_SIZE else held[0] | (PAGE_SIZE - 1)
                 size = PAGE_SIZE - first % PAGE_SIZE + 1
                 lines.append(shapes[held[1]] % (first, size))

@@ -1,4 +1,4 @@
-"""The bytes of an .hvt file: read in order, but for what may never be asked for."""
+"""Sequential reads of an .hvt file; packed spans are read only on demand."""
 
 from __future__ import annotations
 
@@ -18,34 +18,31 @@ if TYPE_CHECKING:
 
 
 class Stored(Protocol):
-    """A part of a file, of which slices can be had, in whatever order, as long as it is held."""
+    """A part of a file whose slices can be read in any order, as long as it is referenced."""
 
     def __getitem__(self, part: slice, /) -> Buffer:
-        """Return these bytes; fewer where the file has become shorter."""
+        """Return these bytes; fewer if the file has become shorter."""
         ...
 
 
 class FileBytes(Protocol):
-    """A file's bytes, so many at a time."""
+    """A file's bytes, read in order."""
 
     def read(self, size: int) -> memoryview:
-        """Return *size* bytes, fewer at the end.
-
-        They start on a multiple of eight if all that were read are multiples of eight.
-        """
+        """Return the next *size* bytes, fewer at the end."""
         ...
 
     def later(self, size: int) -> Stored | None:
-        """Return the next *size* bytes, unread if that can be; None if there are fewer."""
+        """Return the next *size* bytes, read on demand if possible; None if there are fewer."""
         ...
 
     def close(self) -> None:
-        """Read no more."""
+        """Release the file; what `later` returned stays readable."""
         ...
 
 
 def opened_file(path: Path) -> FileBytes:
-    """Return a file to be read; `Packed` says what is wrong with one that cannot be."""
+    """Open a file; `_Packed` reads a compressed one, and says what is wrong with any other."""
     with contextlib.suppress(OSError, ValueError):
         if stat.S_ISREG(path.stat().st_mode):
             file = _Descriptor(path)
@@ -55,7 +52,7 @@ def opened_file(path: Path) -> FileBytes:
 
 
 class _Descriptor:
-    """An open file, for as long as anybody may want something of it."""
+    """An open file, closed when nothing refers to it any more."""
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
@@ -63,7 +60,7 @@ class _Descriptor:
         self.size = os.fstat(self._fd).st_size
 
     def read(self, at: int, size: int) -> bytes:
-        """Return the bytes from *at* on; fewer at the end, or where they cannot be read."""
+        """Return the bytes from *at* on; fewer at the end, or if they cannot be read."""
         with contextlib.suppress(OSError):
             return os.pread(self._fd, min(size, max(self.size - at, 0)), at)
         return b""
@@ -74,20 +71,20 @@ class _Descriptor:
 
 
 class _Plain:
-    """The bytes of a file that is not packed."""
+    """The bytes of a file that is not compressed."""
 
     def __init__(self, file: _Descriptor) -> None:
         self._file: _Descriptor | None = file
         self._at = 0
 
     def read(self, size: int) -> memoryview:
-        """Return *size* bytes, fewer at the end."""
+        """Return the next *size* bytes, fewer at the end."""
         found = b"" if self._file is None else self._file.read(self._at, size)
         self._at += len(found)
         return memoryview(found)
 
     def later(self, size: int) -> Stored | None:
-        """Return the next *size* bytes, to be read when they are asked for."""
+        """Return the next *size* bytes, read on demand."""
         file, at = self._file, self._at
         if file is None or file.size - at < size:
             return None
@@ -95,12 +92,12 @@ class _Plain:
         return _Later(file, at, size)
 
     def close(self) -> None:
-        """Read no more."""
+        """Release the file; what `later` returned stays readable."""
         self._file = None
 
 
 class _Later:
-    """Bytes of a file that are read when they are asked for."""
+    """Bytes of a file that are read on demand."""
 
     def __init__(self, file: _Descriptor, at: int, size: int) -> None:
         self._file, self._at, self._size = file, at, size
@@ -111,22 +108,20 @@ class _Later:
 
 
 class _Packed:
-    """A packed file's bytes, unpacked."""
+    """A compressed file's bytes, decompressed."""
 
     def __init__(self, path: Path) -> None:
         self._blocks = blocks(path)
         self._block = memoryview(b"")
 
     def read(self, size: int) -> memoryview:
-        """Return *size* bytes, fewer at the end; copied only where they lie in two blocks."""
+        """Return the next *size* bytes, fewer at the end."""
         pieces, missing = [self._block[:size]], size - len(self._block)
         while missing > 0 and (block := next(self._blocks, b"")):
             self._block = memoryview(block)
             pieces.append(self._block[:missing])
             missing -= len(block)
         self._block = self._block[len(pieces[-1]) :]
-        if len(pieces) > 1:
-            self._block = memoryview(bytes(self._block))  # columns of numbers must be aligned
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     def later(self, size: int) -> Stored | None:
@@ -135,5 +130,5 @@ class _Packed:
         return found if len(found) == size else None
 
     def close(self) -> None:
-        """Read no more."""
+        """Release the file; what `later` returned stays readable."""
         self._blocks.close()

@@ -1,4 +1,4 @@
-"""Making .hvt files whole or not at all: from another trace, or from what valgrind prints."""
+"""Import a trace of another format into an .hvt file, which is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import IO, TYPE_CHECKING
 
 from hvmmu._trace.atomic_output import check_output, whole_file
 from hvmmu._trace.codec import SUFFIXES, writer
+from hvmmu._trace.grammar import STRADDLES
 from hvmmu._trace.hvt.writer import HvtWriter
-from hvmmu._trace.importers import source_of
+from hvmmu._trace.importers import importer_of
 from hvmmu._trace.importers.stream import Stream
 from hvmmu._trace.importers.valgrind import LackeyText
 from hvmmu._trace.lackey import Parser
 from hvmmu._trace.magic import is_hvt_head
-from hvmmu._trace.tokens import SECOND
 from hvmmu.errors import InputError
 from hvmmu.params import plain
 
@@ -24,33 +24,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hvmmu._trace.hvt.layout import Header
-    from hvmmu._trace.importers.importer import Source
+    from hvmmu._trace.importers.importer import Importer
 
 SUFFIX = ".hvt"
 
 
 def is_hvt(output: Path) -> bool:
-    """Return whether a file's name asks for a compact trace, plain or packed."""
+    """Return whether a file's name is that of an .hvt file, plain or compressed."""
     return output.suffix == SUFFIX or (
         output.suffix in SUFFIXES and output.with_suffix("").suffix == SUFFIX
     )
 
 
 def check_hvt_output(output: Path, *, force: bool) -> None:
-    """Raise InputError for a destination of a compact trace that will not do."""
+    """Raise InputError for a destination where no .hvt file can be written."""
     if not is_hvt(output):
         raise InputError(
-            f"{plain(str(output))}: a compact trace is named so; end the name in {SUFFIX}, or in "
-            f"{', '.join(SUFFIX + suffix for suffix in SUFFIXES)} to have it packed"
+            f"{plain(str(output))}: is no name of a reduced trace; end the name in {SUFFIX}, or "
+            f"in {', '.join(SUFFIX + suffix for suffix in SUFFIXES)} to compress it"
         )
     check_output(output, force=force)
 
 
 @contextlib.contextmanager
 def hvt_file(output: Path, *, force: bool) -> Iterator[IO[bytes]]:
-    """Open a seekable file that becomes *output*, packed as its name says, if the block ends well.
+    """Open a seekable file that becomes *output* if the block succeeds.
 
-    Raise InputError for a destination that will not do.
+    It is compressed as its name says. Raise InputError for a destination where no .hvt file can
+    be written.
     """
     check_hvt_output(output, force=force)
     with whole_file(output, force=force) as file:
@@ -78,18 +79,18 @@ def import_trace(
 ) -> Header:
     """Read a trace from the file *source*, or from the pipe *piped*, and write it to *output*.
 
-    *fmt* names its format, None leaves it to be told by its start. *limit* ends it after so many
-    references; *progress* is told their number so far. Raise InputError, and leave no file, for
-    what cannot be read or written.
+    *fmt* names its format; None recognises it by its start. *limit* ends it after that many
+    references; *progress* is called with their number so far. Raise InputError, and leave no file,
+    if it cannot be read or written.
     """
-    check_hvt_output(output, force=force)  # else a bad name is only found when a pipe has begun
+    check_hvt_output(output, force=force)  # before anything is read from a pipe
     stream = Stream(source, piped, "standard input" if source is None else plain(str(source)))
     if is_hvt_head(stream.head):
-        raise stream.error(None, "is a compact trace already", "run it; xz or zstd pack it")
-    found = source_of(fmt, stream.head)
+        raise stream.error(None, "is a reduced trace already", "run it; xz or zstd compress it")
+    importer = importer_of(fmt, stream.head)
     with hvt_file(output, force=force) as file:
-        made = HvtWriter(file, words_of(found, stream.head))
-        for gva, kind in found.accesses(stream, limit):
+        made = HvtWriter(file, provenance_of(importer, stream.head))
+        for gva, kind in importer.accesses(stream, limit):
             made.add(gva, kind)
             if progress is not None:
                 progress(made.references)
@@ -100,16 +101,16 @@ def import_trace(
 
 
 class LackeySink:
-    """Take lackey's text by whole lines and write an .hvt file; closing it makes that whole."""
+    """Write an .hvt file of lackey's lines; closing it completes the file."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._parser = file, Parser("valgrind", SECOND)
+        self._file, self._parser = file, Parser("valgrind", STRADDLES)
         self._made: HvtWriter | None = None
 
     def write(self, lines: bytes) -> int:
-        """Take whole lines; the first of them say what is traced."""
+        """Take whole lines; the first ones name the command."""
         if self._made is None:
-            self._made = HvtWriter(self._file, words_of(LackeyText(), lines))
+            self._made = HvtWriter(self._file, provenance_of(LackeyText(), lines))
         self._made.add(*self._parser.parse(lines))
         return len(lines)
 
@@ -119,6 +120,6 @@ class LackeySink:
             self._made.close()
 
 
-def words_of(source: Source, head: bytes) -> str:
-    """Return what the header says of where a trace came from, of which *head* is the start."""
-    return f"format={source.name}\n{source.words(head)}"
+def provenance_of(importer: Importer, head: bytes) -> str:
+    """Return the header's provenance of a trace that starts with *head*."""
+    return f"format={importer.name}\n{importer.provenance(head)}"

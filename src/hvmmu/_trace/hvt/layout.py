@@ -1,9 +1,9 @@
-"""How an .hvt file lies on the disk: one header, then chunks of columns, little-endian, aligned.
+"""The layout of an .hvt file: a header, then chunks of columns, little-endian.
 
-A chunk's columns, each on a multiple of eight bytes: of new sites the slot (u16), address (u64)
-and kind (u8); by span, the number of references, of kept accesses and of bytes of frames up to its
-end (u32 each); the kept accesses (u16, a site each); the spans' frames, each packed with zstd or
-plain with a CRC-32 behind it.
+A chunk's columns start at multiples of eight bytes: for each newly listed pair of page and kind its
+slot (u16), address (u64) and kind (u8); for each span the references, the kept accesses and the
+bytes of packed spans up to its end (u32 each); the kept accesses (u16, a page slot each); the
+packed spans, each a zstd frame, or plain with a CRC-32 behind it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvmmu._trace.codec import ZSTD_MAGIC, zstd_unpack
+from hvmmu._trace.grammar import MOST_STORED, SETS, SPAN, WAYS, WINDOW
 from hvmmu._trace.magic import HVT_MAGIC as MAGIC
 from hvmmu._trace.magic import is_hvt_head
-from hvmmu._trace.tokens import MOST_FRAME, SETS, SPAN_WINDOWS, WAYS, WINDOW, DamagedError
-from hvmmu.steps import SITES
+from hvmmu.types import PAGE_SLOTS
 
 if TYPE_CHECKING:
     from array import array
@@ -31,25 +31,27 @@ _HEADER = struct.Struct("<8sHHIIIHHI9Q32s")
 _CHUNK = struct.Struct("<4s11I16x")
 _CHUNK_MAGIC = b"HVTC"
 CHUNK_SIZE = _CHUNK.size
-SPAN = SPAN_WINDOWS * WINDOW
-"""Accesses in a span, but for a chunk's last one."""
 SPANS = 256
 """Spans in a chunk, at most."""
 MOST_ACCESSES = SPANS * SPAN
 PLAIN_SHARE = 5
-"""Accesses of a chunk for each byte of frames that are not packed, at least."""
+"""Accesses of a chunk for each byte of its spans that are not compressed, at least."""
 MOST_PLAIN = MOST_ACCESSES // PLAIN_SHARE
-MOST_WORDS = 4096
+MOST_PROVENANCE = 4096
 """Bytes of provenance, at most."""
 HEADER_SIZE = _HEADER.size
 COUNTS = struct.Struct("<III")
-"""A chunk's accesses, references, and sites listed before it: digested after its spans' frames."""
+"""A chunk's accesses, references, and pairs listed before it: digested after its spans."""
 DIGESTED = (0, 1, 2, 3, 4, 6)
-"""The columns that are digested after these: how frames are packed makes no other trace."""
+"""The columns digested after these; how spans are packed makes no difference to a trace."""
+
+
+class DamagedError(Exception):
+    """Content that no writer makes; the message says what is wrong."""
 
 
 class Header(NamedTuple):
-    """What a whole trace comes to."""
+    """Totals of a trace, and where it came from."""
 
     window: int
     span: int
@@ -58,10 +60,10 @@ class Header(NamedTuple):
     chunks: int
     references: int
     accesses: int
-    near: int
-    """Accesses that the windows' filters keep."""
-    kept: int
-    """Those of them that the spans' filters keep."""
+    window_kept: int
+    """Accesses that the window filter keeps."""
+    span_kept: int
+    """Those of them that the span filter keeps."""
     fetches: int
     writes: int
     pages: int
@@ -69,8 +71,8 @@ class Header(NamedTuple):
     most_chunk: int
     """Bytes of the largest chunk, its head included."""
     sha256: bytes
-    """Digest of every chunk's counts and columns, frames unpacked, in order."""
-    words: str
+    """Digest of every chunk's spans, decompressed, counts and columns, in order."""
+    provenance: str
     """Where the trace came from: lines of key=value."""
 
     @property
@@ -80,67 +82,68 @@ class Header(NamedTuple):
 
     def pack(self) -> bytes:
         """Return it as bytes, a multiple of eight."""
-        words = self.words.encode()
-        size = padded(_HEADER.size + len(words))
+        text = self.provenance.encode()
+        size = padded(_HEADER.size + len(text))
         filters, numbers = self[:4], self[4:13]
         head = _HEADER.pack(
-            MAGIC, VERSION, _BYTE_ORDER, size, *filters, len(words), *numbers, self.sha256
+            MAGIC, VERSION, _BYTE_ORDER, size, *filters, len(text), *numbers, self.sha256
         )
-        return (head + words).ljust(size, b"\0")
+        return (head + text).ljust(size, b"\0")
 
 
 def header_start(head: bytes) -> tuple[int, tuple[Any, ...], bytes]:
-    """Return from a file's first HEADER_SIZE bytes: size of words, numbers, digest.
+    """Return the length of the provenance in bytes, the numbers, and the digest.
 
-    Raise DamagedError for a header that is none, or of another version.
+    *head* is a file's first HEADER_SIZE bytes. Raise DamagedError for a damaged header and for one
+    of another version.
     """
     if is_hvt_head(head) and not head.startswith(MAGIC[: len(head)]):
         raise DamagedError("was changed on its way, as by a transfer in text mode")
     if len(head) < _HEADER.size:
         raise DamagedError("the file is cut short")
     fields = _HEADER.unpack(head[: _HEADER.size])
-    _, version, order, size, *filters, words = fields[:9]
+    _, version, order, size, *filters, provenance = fields[:9]
     *numbers, digest = fields[9:]
     if order != _BYTE_ORDER:
         raise DamagedError("has its bytes in an unknown order")
     if version != VERSION:
         raise DamagedError(f"is of version {version}, and this hvmmu reads version {VERSION}")
-    if words > MOST_WORDS or size != padded(_HEADER.size + words):
+    if provenance > MOST_PROVENANCE or size != padded(_HEADER.size + provenance):
         raise DamagedError("has a damaged header")
-    return words, (*filters, *numbers), digest
+    return provenance, (*filters, *numbers), digest
 
 
-def read_header(head: bytes, words: bytes) -> Header:
-    """Return the header of HEADER_SIZE bytes and the *words* behind it; raise DamagedError."""
+def read_header(head: bytes, provenance: bytes) -> Header:
+    """Return the header of HEADER_SIZE bytes and the *provenance* behind it; raise DamagedError."""
     _, numbers, digest = header_start(head)
-    fields: tuple[Any, ...] = (*numbers, digest, words.decode("utf-8", "replace"))
+    fields: tuple[Any, ...] = (*numbers, digest, provenance.decode("utf-8", "replace"))
     made = Header(*fields)
     if (made.window, made.span, made.sets, made.ways) != (WINDOW, SPAN, SETS, WAYS):
-        raise DamagedError("was reduced in a way that this hvmmu does not know")
+        raise DamagedError("was reduced with other filters than this hvmmu has")
     if not made.references:
         raise DamagedError("holds no references")
     return made
 
 
 class ChunkHead(NamedTuple):
-    """What a chunk holds."""
+    """The counts and checksums of a chunk."""
 
     accesses: int
     references: int
     fetches: int
     writes: int
-    sites: int
-    """Sites that it lists."""
-    known: int
-    """How many the chunks before have listed."""
-    near: int
-    kept: int
+    listed: int
+    """Pairs of page and kind that it lists."""
+    listed_before: int
+    """Pairs that the chunks before it list."""
+    window_kept: int
+    span_kept: int
     packed: int
-    """Bytes of frames as they are packed."""
+    """Bytes of packed spans."""
     crc: int
-    """CRC-32 of the columns before the frames, as they lie there."""
-    frames_crc: int
-    """CRC-32 of the frames, for who reads all of them; each has a checksum of what it holds."""
+    """CRC-32 of the columns before the packed spans, padding included."""
+    packed_crc: int
+    """CRC-32 of the packed spans, for readers of all of them; each has a checksum of its own."""
 
     @property
     def spans(self) -> int:
@@ -149,10 +152,10 @@ class ChunkHead(NamedTuple):
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """Return the size of each column before the frames in bytes, before padding."""
+        """Return the bytes of each column before the packed spans, padding not included."""
         ends = 4 * self.spans
-        sites = 2 * self.sites, 8 * self.sites, self.sites
-        return *sites, ends, ends, ends, 2 * self.kept
+        pairs = 2 * self.listed, 8 * self.listed, self.listed
+        return *pairs, ends, ends, ends, 2 * self.span_kept
 
     def pack(self) -> bytes:
         """Return it as CHUNK_SIZE bytes."""
@@ -160,7 +163,7 @@ class ChunkHead(NamedTuple):
 
 
 def read_chunk_head(head: bytes) -> ChunkHead:
-    """Return the head of a chunk; raise DamagedError if it is none, or holds more than may be."""
+    """Return the head of a chunk; raise DamagedError for counts that cannot be."""
     magic, *numbers = _CHUNK.unpack(head)
     made = ChunkHead(*numbers)
     possible = (
@@ -169,32 +172,32 @@ def read_chunk_head(head: bytes) -> ChunkHead:
         # The first access may be the second page of a reference in the chunk before.
         and made.accesses - 1 <= 2 * made.references <= 2 * made.accesses
         and made.fetches + made.writes <= made.accesses
-        and made.sites <= min(made.near, SITES)
-        and made.kept <= made.near <= made.accesses
-        and made.packed <= 2 * MOST_FRAME * made.spans
+        and made.listed <= min(made.window_kept, PAGE_SLOTS)
+        and made.span_kept <= made.window_kept <= made.accesses
+        and made.packed <= 2 * MOST_STORED * made.spans
     )
     if not possible:
         raise DamagedError("its head is damaged")
     return made
 
 
-def plain_frame(frame: bytes) -> bytes:
-    """Return a frame that is not packed as it lies in a file.
+def uncompressed(stored: bytes) -> bytes:
+    """Return a span as a file has it that is not compressed.
 
-    It is never taken for a packed one: no window has as many accesses as zstd's magic would tell.
+    It cannot start like a zstd frame: the magic would be a window of too many accesses.
     """
-    return frame + struct.pack("<I", zlib.crc32(frame))
+    return stored + struct.pack("<I", zlib.crc32(stored))
 
 
-def unpacked_frame(stored: Buffer) -> bytes | None:
-    """Return the frame in what a file has of it, or None if it is damaged."""
-    stored = memoryview(stored)
-    if stored[:4] == ZSTD_MAGIC:
-        return zstd_unpack(stored, MOST_FRAME)
-    frame, crc = stored[:-4], stored[-4:]
-    if len(crc) < 4 or zlib.crc32(frame) != int.from_bytes(crc, "little"):
+def decompressed(packed: Buffer) -> bytes | None:
+    """Return the stored span in *packed*, or None if that is damaged."""
+    packed = bytes(packed)
+    if packed.startswith(ZSTD_MAGIC):
+        return zstd_unpack(packed, MOST_STORED)
+    stored, crc = packed[:-4], packed[-4:]
+    if len(crc) < 4 or zlib.crc32(stored) != int.from_bytes(crc, "little"):
         return None
-    return bytes(frame)
+    return stored
 
 
 def padded(size: int) -> int:

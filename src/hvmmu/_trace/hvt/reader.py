@@ -8,12 +8,14 @@ import re
 import zlib
 from typing import TYPE_CHECKING
 
-from hvmmu._trace.hvt.chunk import AGAIN, Chunk, KnownSites
+from hvmmu._trace.grammar import STRADDLES
+from hvmmu._trace.hvt.chunk import AGAIN, Chunk, SlotTable
 from hvmmu._trace.hvt.file_bytes import opened_file
 from hvmmu._trace.hvt.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
     ChunkHead,
+    DamagedError,
     Header,
     header_start,
     padded,
@@ -21,7 +23,6 @@ from hvmmu._trace.hvt.layout import (
     read_header,
 )
 from hvmmu._trace.magic import is_hvt_head
-from hvmmu._trace.tokens import SECOND, DamagedError
 from hvmmu.errors import TraceError
 from hvmmu.params import plain
 from hvmmu.types import PAGE_SHIFT
@@ -42,9 +43,9 @@ def opened(path: Path) -> contextlib.closing[HvtFile]:
 
 
 class HvtFile:
-    """An .hvt file read from its start, plain or packed; close it.
+    """An .hvt file, plain or compressed, read once from its start; close it.
 
-    Raise TraceError, naming the file and the chunk, for whatever is not as the header says.
+    Raise TraceError, naming file and chunk, for all that contradicts the header.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,18 +63,18 @@ class HvtFile:
             if not is_hvt_head(head):
                 todo = "make one of it with `hvmmu trace import`"
                 raise TraceError(self._name, None, "is no compact trace", todo)
-            words, _, _ = header_start(head)
-            return read_header(head, bytes(self._read(padded(words))[:words]))
+            provenance, _, _ = header_start(head)
+            return read_header(head, bytes(self._read(padded(provenance))[:provenance]))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file; steps that were read may still read spans of it."""
         self._bytes.close()
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks in order; raise TraceError if they are not what the header counts."""
-        sums, sites = [0] * 6, KnownSites()
+        sums, table = [0] * 6, SlotTable()
         for number in range(1, self.header.chunks + 1):
-            chunk = self._chunk(number, sites)
+            chunk = self._chunk(number, table)
             head = chunk.head
             counts = _counts(head)
             sums = [old + new for old, new in zip(sums, counts, strict=True)]
@@ -96,7 +97,7 @@ class HvtFile:
                 raise DamagedError("holds other accesses than its header's sha256 is of")
 
     def windows(self) -> Iterator[tuple[array[int], array[int]]]:
-        """Yield all accesses by window, SECOND set in kinds, and check everything on the way.
+        """Yield all accesses by window, STRADDLES set in kinds, and check everything on the way.
 
         Raise TraceError also for a second page that does not go on from the access before it.
         """
@@ -112,7 +113,7 @@ class HvtFile:
                 last_gva, last_kind = gva[-1], kind[-1]
                 yield gva, kind
 
-    def _chunk(self, number: int, sites: KnownSites) -> Chunk:
+    def _chunk(self, number: int, table: SlotTable) -> Chunk:
         with self._blamed(number):
             head = read_chunk_head(bytes(self._read(CHUNK_SIZE)))
             body = self._read(sum(map(padded, head.columns)))
@@ -122,11 +123,11 @@ class HvtFile:
             for size in head.columns:
                 columns.append(body[at : at + size])
                 at += padded(size)
-            frames = self._bytes.later(padded(head.packed))
-            if frames is None:
+            packed = self._bytes.later(padded(head.packed))
+            if packed is None:
                 raise DamagedError(_CUT_SHORT)
             where = f"{self._name}: chunk {number}"
-            return Chunk(head, columns, frames, sites, where)
+            return Chunk(head, columns, packed, table, where)
 
     def _read(self, size: int) -> memoryview:
         found = self._bytes.read(size)
@@ -143,11 +144,14 @@ class HvtFile:
             raise TraceError(where, None, str(error), AGAIN) from None
 
 
-def _counts(told: ChunkHead | Header) -> tuple[int, ...]:
-    """Return what is counted of a chunk, and of all of them."""
-    return told.references, told.accesses, told.near, told.kept, told.fetches, told.writes
+def _counts(of: ChunkHead | Header) -> tuple[int, ...]:
+    """Return the counts that a chunk's head and the file's header both have."""
+    return of.references, of.accesses, of.window_kept, of.span_kept, of.fetches, of.writes
 
 
 def _second(gva: int, kind: int) -> tuple[int, int]:
-    """Return page and kind of what goes on from an access; from a second page nothing does."""
-    return (gva >> PAGE_SHIFT) + 1, kind ^ SECOND
+    """Return page and kind of the second page of the reference that an access begins.
+
+    For a second page, which begins none, that is no kind that occurs.
+    """
+    return (gva >> PAGE_SHIFT) + 1, kind ^ STRADDLES

@@ -1,4 +1,4 @@
-"""What compact traces are imported from: other tools' traces, each read as a stream."""
+"""The trace formats of other tools, each read as a stream."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from hvmmu.params import nearest, shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hvmmu._trace.importers.importer import Source
+    from hvmmu._trace.importers.importer import Importer
 
 _LAST = LackeyText()
-SOURCES: Mapping[str, Source] = {
+IMPORTERS: Mapping[str, Importer] = {
     one.name: one for one in (_LAST, ChampSim(), DynamoRio(), Csv(), Parquet())
 }
-"""The formats by name; what nobody recognises is taken for lackey's, which says what is wrong."""
+"""The formats by name; a file that none recognises is read as lackey's, which says what is
+wrong."""
 
 
-def source_of(name: str | None, head: bytes) -> Source:
+def importer_of(name: str | None, head: bytes) -> Importer:
     """Return the format called *name*, or the one that recognises *head*; raise InputError."""
     if name is None:
-        return next((one for one in SOURCES.values() if one.recognises(head)), _LAST)
-    if name not in SOURCES:
+        return next((one for one in IMPORTERS.values() if one.recognises(head)), _LAST)
+    if name not in IMPORTERS:
         raise InputError(
-            f"{shown(name)} is no format that can be imported{nearest(name, SOURCES)}; "
-            f"there are {', '.join(SOURCES)}"
+            f"{shown(name)} is no format that can be imported{nearest(name, IMPORTERS)}; "
+            f"there are {', '.join(IMPORTERS)}"
         )
-    return SOURCES[name]
+    return IMPORTERS[name]

@@ -1,8 +1,8 @@
-"""ChampSim's traces: one record of 64 bytes for each instruction, little-endian, without a head.
+"""ChampSim's traces: one record of 64 bytes for each instruction, little-endian, without a header.
 
 A record holds the instruction's address (8 bytes), whether it branches and whether the branch is
 taken (1 each), registers written (2) and read (4), addresses written (2 of 8 bytes) and read (4 of
-8 bytes); an address of 0 is none. Sizes are not told, so no reference reaches a second page.
+8 bytes); an address of 0 is none. There are no sizes, so no reference reaches a second page.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from array import array
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from hvmmu._trace.importers.importer import Source
-from hvmmu._trace.importers.stream import wrong
-from hvmmu._trace.tokens import FETCH, READ, WRITE
+from hvmmu._trace.importers.importer import Importer
+from hvmmu._trace.tracefile import reference_error
+from hvmmu.arch.pfec import USER_FETCH, USER_READ, USER_WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,16 +25,16 @@ RECORD = 64
 _WORDS = RECORD // 8
 _ORDER = (0, 4, 5, 6, 7, 2, 3)
 """The words of a record that are addresses: the fetch, then what is read, then what is written."""
-_KINDS = bytes((FETCH, READ, READ, READ, READ, WRITE, WRITE))
+_KINDS = bytes((USER_FETCH, *[USER_READ] * 4, *[USER_WRITE] * 2))
 _FLAGS = (8, 9)
 _TODO = "give a trace of ChampSim's tracer (64-byte records), and name it with --format"
 
 
-class ChampSim(Source):
+class ChampSim(Importer):
     """The records that ChampSim's Pin tracer writes, as published sets of traces have them."""
 
     name = "champsim"
-    summary = "ChampSim's binary traces (64-byte records); must be named, as they have no head"
+    summary = "ChampSim's binary traces (64-byte records); must be named, as they have no header"
 
     def recognises(self, head: bytes) -> bool:
         """Return False: nothing in the file says so."""
@@ -78,8 +78,8 @@ def _parsed(records: bytes, number: int, stream: Stream) -> tuple[array[int], ar
     for place, word in enumerate(_ORDER):
         slots[place :: len(_ORDER)] = words[word::_WORDS]
     gva = array("Q", compress(slots, slots))
-    if gva and (wrong(min(gva), 1) or wrong(max(gva), 1)):
-        at = next(i for i, va in enumerate(slots) if va and wrong(va, 1))
-        what = f"record {number + at // len(_ORDER)}: {wrong(slots[at], 1)}"
-        raise stream.error(None, what, _TODO)
+    if gva and (reference_error(min(gva), 1) or reference_error(max(gva), 1)):
+        problems = ((i, reference_error(va, 1)) for i, va in enumerate(slots) if va)
+        at, (what, _) = next((i, problem) for i, problem in problems if problem)
+        raise stream.error(None, f"record {number + at // len(_ORDER)}: {what}", _TODO)
     return gva, array("B", bytes(compress(_KINDS * count, slots)))

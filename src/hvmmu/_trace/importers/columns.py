@@ -1,13 +1,13 @@
-"""Tables of kind and address, and if there is one, size: CSV text, and Parquet through pyarrow."""
+"""Tables of kind, address and, optionally, size: CSV text, and Parquet through pyarrow."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hvmmu._trace.importers.importer import Source
+from hvmmu._trace.importers.importer import Importer
 from hvmmu._trace.importers.stream import BATCH, References
-from hvmmu._trace.tokens import FETCH, READ, WRITE
+from hvmmu.arch.pfec import USER_FETCH, USER_READ, USER_WRITE
 from hvmmu.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from hvmmu._trace.importers.stream import Stream
 
 _WORDS = {
-    READ: ("r", "read", "l", "load", "0"),
-    WRITE: ("w", "write", "s", "store", "m", "modify", "1"),
-    FETCH: ("x", "f", "i", "fetch", "ifetch", "instruction", "2"),
+    USER_READ: ("r", "read", "l", "load", "0"),
+    USER_WRITE: ("w", "write", "s", "store", "m", "modify", "1"),
+    USER_FETCH: ("x", "f", "i", "fetch", "ifetch", "instruction", "2"),
 }
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
 _TODO = "give rows of kind and address: read, write or fetch, and 0x... or a decimal number"
@@ -27,7 +27,7 @@ _FILE = "give a Parquet file, not packed, with columns kind and address"
 Row = tuple[str, int, int]
 
 
-class Csv(Source):
+class Csv(Importer):
     """Lines of kind,address or kind,address,size; a first line of those words is skipped."""
 
     name = "csv"
@@ -59,7 +59,7 @@ class Csv(Source):
                     raise stream.error(number, str(error), _TODO) from None
 
 
-class Parquet(Source):
+class Parquet(Importer):
     """Columns kind and address, and size if there is one, in a Parquet file."""
 
     name = "parquet"

@@ -1,7 +1,7 @@
 """DynamoRIO's traces, as its view tool prints them: `drrun -t drmemtrace -tool view -indir DIR`.
 
-The binary files behind it change from version to version and are packed per thread; what the view
-tool prints has kept its shape for years, and holds the threads' records in one order.
+The binary files change from version to version, and there is one for each thread. The view tool's
+output has kept its shape for years, and has the records of all threads in one order.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from hvmmu._trace.importers.importer import Source
+from hvmmu._trace.importers.importer import Importer
 from hvmmu._trace.importers.stream import References
-from hvmmu._trace.tokens import FETCH, READ, WRITE
+from hvmmu.arch.pfec import USER_FETCH, USER_READ, USER_WRITE
 
 if TYPE_CHECKING:
     from array import array
@@ -27,11 +27,11 @@ _OTHER = re.compile(
     rb"Output format:|<-*record.*|-+| *[0-9]+(?: +[0-9]+)?: +\S+ +<.*>| {20,}\S.*|View tool.*"
     rb"| *[0-9]+ : [a-z].*|\s*"
 )
-_KINDS = {b"ifetch": FETCH, b"read": READ, b"write": WRITE}
+_KINDS = {b"ifetch": USER_FETCH, b"read": USER_READ, b"write": USER_WRITE}
 _TODO = "give what `drrun -t drmemtrace -tool view` prints"
 
 
-class DynamoRio(Source):
+class DynamoRio(Importer):
     """What DynamoRIO's view tool prints; all threads are taken for one, in the order printed."""
 
     name = "dynamorio"

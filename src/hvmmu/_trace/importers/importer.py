@@ -1,4 +1,4 @@
-"""What a format is that compact traces are imported from."""
+"""The interface of a trace format that can be imported."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from hvmmu._trace.importers.stream import Stream
 
 
-class Source(ABC):
-    """A format that is imported."""
+class Importer(ABC):
+    """A trace format that can be imported."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
 
     @abstractmethod
     def recognises(self, head: bytes) -> bool:
-        """Return whether a trace that starts with *head*, unpacked, is of this format."""
+        """Return whether a trace that starts with *head*, decompressed, is of this format."""
 
-    def words(self, head: bytes) -> str:
-        """Return what a trace that starts so tells about its origin, as lines of key=value."""
+    def provenance(self, head: bytes) -> str:
+        """Return what a trace that starts with *head* says of its origin, as lines of key=value."""
         del head
         return ""
 
@@ -31,7 +31,8 @@ class Source(ABC):
     def accesses(
         self, stream: Stream, limit: int | None
     ) -> Iterator[tuple[array[int], array[int]]]:
-        """Yield addresses and kinds, SECOND set where a reference goes on in its second page.
+        """Yield addresses and kinds, with STRADDLES set in the kind of a reference's second page.
 
-        *limit* counts references. Raise TraceError at what no such trace holds.
+        *limit* counts references. Raise TraceError at the first line or record that no such trace
+        has.
         """

@@ -6,8 +6,8 @@ from array import array
 from typing import IO, TYPE_CHECKING
 
 from hvmmu._trace.codec import blocks, unpacked
-from hvmmu._trace.tokens import SECOND
-from hvmmu._trace.tracefile import USER_END, USER_START
+from hvmmu._trace.grammar import STRADDLES
+from hvmmu._trace.tracefile import reference_error
 from hvmmu.errors import TraceError
 from hvmmu.types import PAGE_SIZE
 
@@ -67,23 +67,12 @@ class References:
         self.gva, self.kind = array("Q"), array("B")
 
     def add(self, kind: int, gva: int, size: int) -> None:
-        """Add a reference of *size* bytes; raise ValueError for one that no program makes."""
-        problem = wrong(gva, size)
-        if problem:
-            raise ValueError(problem)
+        """Add a reference of *size* bytes; raise ValueError for one that is not a program's."""
+        problem = reference_error(gva, size)
+        if problem is not None:
+            raise ValueError(problem[0])
         self.gva.append(gva)
         self.kind.append(kind)
         if gva % PAGE_SIZE + size > PAGE_SIZE:
             self.gva.append((gva | (PAGE_SIZE - 1)) + 1)
-            self.kind.append(kind | SECOND)
-
-
-def wrong(gva: int, size: int) -> str:
-    """Return what is wrong with a reference, or nothing."""
-    if not 0 < size <= PAGE_SIZE:
-        return f"a reference of {size} bytes (1 to {PAGE_SIZE} can be)"
-    if gva < USER_START:
-        return f"the address {gva:#x} is in page zero, which Linux maps for nobody"
-    if gva + size > USER_END:
-        return f"the address {gva:#x} is not in the user half, the only one that is simulated"
-    return ""
+            self.kind.append(kind | STRADDLES)
