@@ -20,8 +20,8 @@ from hvmmu.backend import (
     SwitchProfile,
     VmExit,
 )
-from hvmmu.engine import Engine, HwThread
-from hvmmu.errors import InvariantError
+from hvmmu.engine import FILTER_BITS, Engine, HwThread
+from hvmmu.errors import InvariantError, PluginError
 from hvmmu.fault import PageFault
 from hvmmu.flush import Flush
 from hvmmu.ledger import Ledger
@@ -65,6 +65,7 @@ class WorldSwitch:
         vcpu.simulated = vcpu.hypervised and profile is None
         if not vcpu.hypervised or profile is None:
             return
+        _refuse_malformed(profile, self._backend.name)
         number = self._ledger.exit_number
         vcpu.profile.page_fault = [number(name) for name in profile.page_faults]
         vcpu.profile.invlpg = number(profile.invlpg)
@@ -200,3 +201,21 @@ class WorldSwitch:
         self._vcpu.cr2 = self._thread.cr2
         self._vcpu.roots[0] = self._backend.root(self.control)
         return pfec
+
+
+def _refuse_malformed(profile: SwitchProfile, backend: str) -> None:
+    """Raise PluginError for a profile that C cannot use."""
+    names = (*profile.page_faults, profile.invlpg)
+    wrong = ""
+    if len(profile.page_faults) != FILTER_BITS:
+        wrong = (
+            f"page_faults has {len(profile.page_faults)} names, not one for each of {FILTER_BITS}"
+        )
+    elif not all(isinstance(name, str) and name for name in names):
+        wrong = "a name of an exit is no text"
+    elif set(profile.flushes) != set(SCOPES) or not set(profile.flushes.values()) <= set(SCOPES):
+        wrong = "flushes is to give a Scope or None for None and for each Scope"
+    if wrong:
+        raise PluginError(
+            f"backend {backend!r}, switch_profile: {wrong}; return None to have each exit simulated"
+        )

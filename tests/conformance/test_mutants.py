@@ -9,10 +9,11 @@ import pytest
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
-from hvmmu.backend import Caps, CrWrite, Paging, VmEntry
-from hvmmu.engine import EXIT_ALWAYS
+from hvmmu.backend import EACH_AS_ASKED, Caps, CrWrite, Paging, SwitchProfile, VmEntry
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
 from hvmmu.flush import Flush
+from hvmmu.generic import profile_of
 from hvmmu.hookspecs import hookimpl
 from hvmmu.params import param
 from hvmmu.spte import Nonpresent
@@ -43,6 +44,53 @@ EXITS = "architecture.exits-are-read-back"
 TRAP = "routing.trap-faults"
 DIFFER = "routing.trap-and-notrap-differ-where-it-matters"
 STRICT = "parameters.values-are-taken-strictly"
+PROFILE = "architecture.switch-profile-holds"
+
+
+def constant_profile(self: Acme, control: Any) -> SwitchProfile:
+    """Promise one name for all page faults, and flushes as they are asked for."""
+    return SwitchProfile(("PAGE_FAULT",) * FILTER_BITS, "INVLPG", EACH_AS_ASKED)
+
+
+def named_by_access(acme: Acme) -> Acme:
+    """Name an exit after its access, and promise one name for all."""
+
+    def reason(self: Acme, control: Any) -> str:
+        if not isinstance(control.exit, PageFault):
+            return acme.reasons[type(control.exit)]
+        return "PF_WRITE" if control.exit.pfec & pf.W else "PF_READ"
+
+    return with_method(acme, exit_reason=reason, switch_profile=constant_profile)
+
+
+def named_by_count(acme: Acme) -> Acme:
+    """Name every third exit otherwise: state that a profile cannot have."""
+    counted: list[object] = []
+
+    def reason(self: Acme, control: Any) -> str:
+        counted.append(control)
+        name: str = acme.exit_reason(self, control)
+        return name if len(counted) % 3 else f"{name}_AGAIN"
+
+    return with_method(acme, exit_reason=reason, switch_profile=constant_profile)
+
+
+def flushes_more(acme: Acme) -> Acme:
+    """Flush everything at every entry, and promise what was asked."""
+
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
+        return attrs.evolve(acme.enter(self, control, registers), flush=Scope.ALL)
+
+    return with_method(acme, enter=enter, switch_profile=constant_profile)
+
+
+def lying_flushes(acme: Acme) -> Acme:
+    """Promise that entries flush nothing."""
+
+    def profile(self: Acme, control: Any) -> SwitchProfile:
+        return attrs.evolve(profile_of(self), flushes=dict.fromkeys((None, *Scope)))
+
+    return with_method(acme, switch_profile=profile)
 
 
 def with_method(acme: Acme, **methods: Any) -> Acme:
@@ -307,6 +355,10 @@ BACKENDS: dict[str, tuple[Callable[[Acme], Acme], str]] = {
         lambda acme: loose(acme, "depth", lambda n: min(max(n, 1), 4), 2),
         STRICT,
     ),
+    "exits named by access": (named_by_access, PROFILE),
+    "exits named by count": (named_by_count, PROFILE),
+    "entries that flush more": (flushes_more, PROFILE),
+    "a profile that flushes nothing": (lying_flushes, PROFILE),
     "bool that is not declared": (undeclared, "parameters.declared"),
     "off without a word": (silent, "parameters.never-silently-changed"),
 }
@@ -448,12 +500,13 @@ class StoresUnseen:
     """Handles page-table writes itself, and tells the shadow nothing."""
 
     @hookimpl
-    def hvmmu_vm_created(self, vcpu: Vcpu) -> None:
-        def emulate_store(gpa: int, value: int, size: int) -> Flush:
-            vcpu.slots.store(gpa, value, size)
-            return Flush.nothing()
-
-        vcpu.mmu.emulate_store = emulate_store  # type: ignore[method-assign]
+    def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> Any:
+        handled, flush = vcpu.mmu.handle(fault)
+        stored = vcpu.fault.stored
+        if handled.route is not Route.EMULATE or stored is None:
+            return handled, flush
+        vcpu.slots.store(handled.gpa, stored, 8)
+        return attrs.evolve(handled, route=Route.MMIO), flush
 
 
 class LetsWritesThrough:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,11 @@ from hvmmu._cli import DIFFERS, DONE, options
 from hvmmu._cli.output import say
 from hvmmu._files import write_atomically
 from hvmmu.errors import InputError
-from hvmmu.params import plain
+from hvmmu.params import nearest, plain, shown
+
+if TYPE_CHECKING:
+    from hvmmu._plugins import Registry
+    from hvmmu.engine import Engine
 
 _LEVEL = click.IntRange(0, 6)
 
@@ -37,6 +42,7 @@ _LEVEL = click.IntRange(0, 6)
     metavar="FILE",
     help="Write the report as JSON to FILE, - for stdout.",
 )
+@options.engine
 @options.verbose
 @click.argument("name", metavar="NAME")
 @click.pass_context
@@ -48,6 +54,7 @@ def check(
     examples: int | None,
     seed: int,
     target: Path | None,
+    engine: str | None,
 ) -> None:
     """Run the conformance kit on the backend NAME, from packaging (level 0) to robustness (6).
 
@@ -69,11 +76,19 @@ def check(
             seed=seed,
             registry=registry,
             progress=progress.at,
+            engine=None if engine is None else _engine(registry, engine),
         )
     if target is not None and not to_stdout:
         write_atomically(target, report.to_json().encode())
     say(report.to_json() if to_stdout else f"{report}\n")
     ctx.exit(DONE if report.ok else DIFFERS)
+
+
+def _engine(registry: Registry, name: str) -> type[Engine]:
+    if name not in registry.engines:
+        known = sorted(registry.engines)
+        raise InputError(f"no engine {shown(name)}{nearest(name, known)}; hvmmu engines lists them")
+    return registry.engines[name]
 
 
 def _refuse_early(target: Path) -> None:

@@ -3,16 +3,20 @@
 `kernel/kernel.c` and `walk.c` do the work, `kernel.h` is what the two sides share.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, ClassVar
 
 import attrs
 
+from hvmmu.arch import pfec as pf
+from hvmmu.arch import pte
 from hvmmu.arch.paging import LEGACY32, PAE, Formats, formats, mode_of
 from hvmmu.arch.regs import Regs
 from hvmmu.engine import EngineCaps, Event, HwThread, TlbCounts
 from hvmmu.errors import EngineUnavailableError, InvariantError
 from hvmmu.memory import Memory
+from hvmmu.spec.tlb import SHIFTS, TlbEntry
 from hvmmu.tlb import SCOPES, Geometry, Scope, TlbGeometry
 from hvmmu.types import Buffer
 
@@ -109,6 +113,11 @@ class CompiledEngine:
             lib.hv_touch(self._engine, va, k)
 
     @property
+    def tlb(self) -> "TlbView":
+        """The translations that the TLB holds."""
+        return TlbView(self._engine)
+
+    @property
     def handle(self) -> Any:  # noqa: ANN401 - a pointer of cffi's
         """The engine as C knows it."""
         return self._engine
@@ -137,6 +146,30 @@ class CompiledEngine:
             core.pa = stop.pa
         elif core.event is Event.DELIVERED:
             core.cr2 = stop.gva
+
+
+class TlbView:
+    """A TLB in C, read-only."""
+
+    def __init__(self, engine: Any) -> None:  # noqa: ANN401 - a pointer of cffi's
+        self._engine = engine
+
+    def entries(self) -> Iterator[TlbEntry]:
+        """Yield every translation, those in two levels twice."""
+        count = lib.hv_translations(self._engine, ffi.NULL, 0)
+        found = ffi.new("hv_translation[]", count)
+        lib.hv_translations(self._engine, found, count)
+        for made in found:
+            leaf = made.leaf
+            yield TlbEntry(
+                made.tag,
+                leaf & pte.ADDRESS,
+                mask=(1 << SHIFTS[made.tag & 3]) - 1,
+                access=leaf & pf.KIND,
+                pkey=leaf >> pte.PKEY_SHIFT & 15,
+                dirty=bool(leaf & pte.D),
+                is_global=bool(leaf & pte.G),
+            )
 
 
 def _geometry(level: Geometry) -> dict[str, int]:

@@ -284,4 +284,24 @@ void hv_free(hv_engine *e)
     free(e);
 }
 
+uint32_t hv_translations(const hv_engine *e, hv_translation *out, uint32_t room)
+{
+    uint32_t count = 0;
+    for (int n = 0; n < LEVELS; n++) {
+        const level *l = &e->tlb[n];
+        for (uint32_t nth = 0; nth < l->filled; nth++) {
+            tlb_set *set = nth_set(l, &l->shape, l->filled_sets[nth]);
+            const payload *entries = entries_of(set, &l->shape);
+            for (uint32_t way = 0; way < l->shape.ways; way++) {
+                if (set->marks[way] == NO_MARK)
+                    continue;
+                if (count < room)
+                    out[count] = (hv_translation){entries[way].tag, entries[way].leaf};
+                count++;
+            }
+        }
+    }
+    return count;
+}
+
 const hv_counts *hv_counts_of(const hv_engine *e) { return &e->counts; }

@@ -58,5 +58,15 @@ uint64_t hv_run_sites(hv_engine *engine, const uint16_t *kept, const uint64_t *s
 /* Make a 4 KiB page the most recent one of its set in a first level, if it is there. */
 void hv_touch(hv_engine *engine, uint64_t gva, uint32_t kind);
 
+/* One translation that the TLB holds. */
+typedef struct {
+    uint64_t tag;  /* page number and size, as spec/tlb.py has it */
+    uint64_t leaf; /* the address, D, G and key as an entry has them; W, U and I/D that the path allows */
+} hv_translation;
+
+/* List the translations of all levels, those of two levels twice: room of them at most; return how many
+ * there are. */
+uint32_t hv_translations(const hv_engine *engine, hv_translation *out, uint32_t room);
+
 /* Counters since the start; they stay where they are as long as the engine lives. */
 const hv_counts *hv_counts_of(const hv_engine *engine);

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from hvmmu._engines import DEFAULT
 from hvmmu._hooks import RunHooks
 from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.machine import Platform, build
-from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.testing.program import RAM
 from hvmmu.testing.settings import Setting, settings
 
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
     from hvmmu._plugins import Plugin
     from hvmmu.backend import Backend
+    from hvmmu.engine import Engine
 
 T = TypeVar("T")
-
-ENGINE = ReferenceEngine
-"""What plays the hardware: the engine that is always there, and whose TLB can be looked at."""
 
 EXAMPLES = 30
 """Random programs at level 5, and the measure of all else that is random."""
@@ -47,6 +45,8 @@ class Context:
     distribution: Distribution | None = None
     examples: int = EXAMPLES
     seed: int = 0
+    engine: type[Engine] = DEFAULT
+    """The hardware: the engine that users run unless they choose another."""
     _made: dict[object, Any] = attrs.field(factory=dict)
 
     @property
@@ -126,11 +126,25 @@ class Context:
         cpu: CpuFeatures | None = None,
         mmu: MmuParams | None = None,
         ram: int = RAM,
+        *,
+        simulate: bool = True,
     ) -> Iterator[Platform]:
-        """Yield a machine with no guest on it, and give its memory back."""
+        """Yield a machine with no guest on it, and give its memory back.
+
+        Its exits and entries go through the backend's two halves if *simulate* says so, else by the
+        switch profile.
+        """
         cpu = cpu or self.cpu()
         made = self.made(setting, cpu)
-        platform = build(made, cpu, mmu or MmuParams(), ram, self.hooks, engine=ENGINE)
+        platform = build(
+            made,
+            cpu,
+            mmu or MmuParams(),
+            ram,
+            self.hooks,
+            engine=self.engine,
+            simulate=simulate,
+        )
         try:
             yield platform
         finally:

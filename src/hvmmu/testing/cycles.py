@@ -13,15 +13,16 @@ import attrs
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, CrWrite, Invlpg, MsrWrite, VmEntry, VmExit
-from hvmmu.engine import HwThread
+from hvmmu.engine import FILTER_BITS, HwThread
 from hvmmu.fault import PageFault
+from hvmmu.flush import Flush
 from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-EXITS, REASONS, VECTOR, CODE, ONCE, CR2, FLUSHES, ROOT, CONTROLS = (
+EXITS, REASONS, VECTOR, CODE, ONCE, CR2, FLUSHES, ROOT, CONTROLS, PROFILE = (
     "exits",
     "reasons",
     "vector",
@@ -31,6 +32,7 @@ EXITS, REASONS, VECTOR, CODE, ONCE, CR2, FLUSHES, ROOT, CONTROLS = (
     "flushes",
     "root",
     "controls",
+    "profile",
 )
 """The rules that a cycle can break."""
 
@@ -55,6 +57,7 @@ class Cycles:
         self._control = backend.create_vcpu(vcpu_id)
         self._core = HwThread(CpuFeatures())
         self._controls = self._read_controls()
+        self._profile = backend.switch_profile(self._control)
         self._root: int | None = None
         self._switcher = switcher(backend)
         self._user = False
@@ -144,9 +147,20 @@ class Cycles:
         reason = self._backend.exit_reason(self._control)
         if not isinstance(reason, str) or not reason.isprintable() or not reason:
             yield REASONS, f"{what} has the reason {reason!r}"
+        yield from self._named(recorded, reason)
         read = self._backend.decode_exit(self._control, self._core)
         if read != what:
             yield EXITS, f"recorded {recorded}, and read back {read}, not {what}"
+
+    def _named(self, what: VmExit, reason: str) -> Iterator[Broken]:
+        """Hold the reason of an exit against the switch profile."""
+        if self._profile is None or not isinstance(what, (PageFault, Invlpg)):
+            return
+        named = self._profile.invlpg
+        if isinstance(what, PageFault):
+            named = self._profile.page_faults[what.pfec & (FILTER_BITS - 1)]
+        if named != reason:
+            yield PROFILE, f"{what} exits with {reason!r}, and the profile says {named!r}"
 
     def _inject(self) -> None:
         gva, pfec = self._wide(), self._draw.choice((self._draw.getrandbits(6), 0x8007, 0x47))
@@ -184,6 +198,16 @@ class Cycles:
 
     def _flushed(self, entry: VmEntry) -> Iterator[Broken]:
         explicit, self._flushes = self._flushes, []
+        if self._profile is not None:
+            owed = Flush.nothing()
+            for scope, gva in explicit:
+                owed = owed.merge(Flush(scope, gva))
+            owed.forgo("it is compared with what the entry has flushed")
+            flushes = self._profile.flushes[owed.scope]
+            if entry.flush is not flushes:
+                done = "nothing" if entry.flush is None else entry.flush.value
+                said = "nothing" if flushes is None else flushes.value
+                yield PROFILE, f"an entry flushes {done}, and the profile says {said}"
         for scope, gva in explicit:
             if not _covers(entry, scope, gva):
                 wanted = ", ".join(_shown(*one) for one in explicit)

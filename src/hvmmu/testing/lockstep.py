@@ -17,7 +17,6 @@ from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.errors import InvariantError
 from hvmmu.machine import Platform, build
 from hvmmu.spec.audit import audit
-from hvmmu.testing.context import ENGINE
 from hvmmu.testing.program import RAM, Guest, Operation
 from hvmmu.testing.stale import stale
 
@@ -56,19 +55,24 @@ class Setup:
     setting: Any
     cpu: CpuFeatures
     mmu: MmuParams = attrs.field(factory=MmuParams)
+    simulate: bool = True
+    """Exits and entries go through the backend's two halves, not by its switch profile."""
 
     def __str__(self) -> str:
         """Return it as one line."""
-        return f"{self.setting} {self.cpu} {self.mmu}"
+        how = "exits simulated" if self.simulate else "exits by the switch profile"
+        return f"{self.setting} {self.cpu} {self.mmu}, {how}"
 
 
 def differs(context: Context, setup: Setup, program: list[Operation]) -> Violation | None:
     """Run *program* on both machines; return what went wrong first, None if nothing did."""
     with ExitStack() as stack:
         native = NativeBackend(NativeParams(), setup.cpu, frozenset())
-        bare = build(native, setup.cpu, setup.mmu, RAM, engine=ENGINE)
+        bare = build(native, setup.cpu, setup.mmu, RAM, engine=context.engine)
         stack.callback(bare.memory.close)
-        platform = stack.enter_context(context.machine(setup.setting, setup.cpu, setup.mmu))
+        platform = stack.enter_context(
+            context.machine(setup.setting, setup.cpu, setup.mmu, simulate=setup.simulate)
+        )
         return in_step(bare, platform, program)
 
 

@@ -17,7 +17,6 @@ from hvmmu.machine import Machine, MachineConfig
 from hvmmu.testing import cycles
 from hvmmu.testing.blame import told
 from hvmmu.testing.check import CheckFailure, Need, check
-from hvmmu.testing.context import ENGINE
 from hvmmu.testing.lockstep import Setup, differs
 from hvmmu.testing.program import Access, Guest, LoadRoot, Operation
 from hvmmu.testing.programs import Programs
@@ -142,7 +141,9 @@ def _run(
     params = NativeParams() if native else setting
     guest = GuestParams(memory=_RAM)
     hooks = RunHooks() if native else context.hooks
-    machine = Machine(MachineConfig(backend, params, guest=guest, hooks=hooks, engine=ENGINE))
+    machine = Machine(
+        MachineConfig(backend, params, guest=guest, hooks=hooks, engine=context.engine)
+    )
     try:
         for step in workload.steps():
             machine.step(step)

@@ -25,7 +25,8 @@ def _setups(context: Context, draw: random.Random) -> list[Setup]:
     for nth in range(context.examples):
         cpu = context.cpu(choose((46, 40, 51, 52)), mbz_bit8=choose((False, True)))
         mmu = drawn(MmuParams, draw)
-        made.append(Setup(chosen[nth % len(chosen)], cpu, mmu))
+        simulate = choose((False, True))
+        made.append(Setup(chosen[nth % len(chosen)], cpu, mmu, simulate))
     return made
 
 
