@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import pytest
@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.backend import SwitchProfile
 from hvmmu.errors import BackendUnavailableError, PluginError
 from hvmmu.fault import PageFault
 from hvmmu.generic import Controls, GenericBackend, NoParams, profile_of
@@ -18,6 +17,9 @@ from hvmmu.machine import Machine, MachineConfig
 from hvmmu.params import param
 from hvmmu.tlb import Scope
 from hvmmu.workloads import open_workload
+
+if TYPE_CHECKING:
+    from hvmmu.backend import SwitchProfile
 
 
 @attrs.frozen
@@ -88,7 +90,7 @@ def test_exits_are_named_as_the_backend_names_them(simulate: bool) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"page_faults": ("A",) * 63}, "63 names instead of 64"),
+        ({"page_faults": ("A",) * 63}, "63 names, not one for each of 64"),
         ({"page_faults": (7,) * 64}, "a name of an exit is no text"),
         ({"invlpg": ""}, "a name of an exit is no text"),
         ({"flushes": {}}, "for None and for each Scope"),
