@@ -281,7 +281,7 @@ def config_of(backend: str, seed: int) -> MachineConfig:
     made = BACKENDS[backend]
     flags = {p.name: draw.random() < 0.6 for p in declared(made.params) if p.type is bool}
     mmu = drawn(MmuParams, draw)
-    guest = attrs.evolve(drawn(GuestParams, draw), memory=RAM)
+    guest = drawn(GuestParams, draw, memory=RAM)
     return MachineConfig(made, made.params(**flags), mmu, guest=guest)
 
 

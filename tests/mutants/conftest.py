@@ -32,15 +32,16 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         from hvmmu._core import build  # noqa: PLC0415 - which takes half a second
 
-        self._folder, self._sources = folder, Path(build.__file__).parent
+        *_, options = build.ffibuilder._assigned_source
+        self._folder, sources = folder, [Path(source) for source in options["sources"]]
+        self._sources = {source.name: source for source in sources}
         self._compiler = [*os.environ.get("CC", "cc").split(), "-O0", "-std=c11", "-fPIC"]
-        includes = (self._sources, sysconfig.get_path("include"))
+        includes = (*options["include_dirs"], sysconfig.get_path("include"))
         self._includes = [f"-I{path}" for path in includes]
         (folder / "mutated.py").write_text(PLUGIN, encoding="utf-8")
         face = folder / "_lib.c"
         build.ffibuilder.emit_c_code(str(face))
-        files = [face, *sorted(self._sources.glob("*.c"))]
-        running = [self._start(path, folder / f"{path.stem}.o") for path in files]
+        running = [self._start(path, folder / f"{path.stem}.o") for path in (face, *sources)]
         assert {one.wait() for one in running} == {0}
 
     def _start(self, source: Path, made: Path) -> subprocess.Popen[bytes]:
@@ -49,7 +50,7 @@ class Workshop:
     def extension(self, file: str, old: str, new: str) -> Path:
         """Return the extension with *new* in place of *old* in one file."""
         stem = Path(file).stem
-        text = (self._sources / file).read_text(encoding="utf-8")
+        text = self._sources[file].read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{text.count(old)} times in {file}: {old}"
         source, wrong = self._folder / f"wrong_{stem}.c", self._folder / f"wrong_{stem}.o"
         source.write_text(text.replace(old, new), encoding="utf-8")

@@ -216,7 +216,7 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     ),
     "the kernel's pages are the user's": (
         MMU,
-        "if (user && !(access & PF_U))\n        return;",
+        "if (user && !(access & PF_U))\n        return 0;",
         "",
         "core/test_deprivileged.py",
     ),

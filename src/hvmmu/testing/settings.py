@@ -46,8 +46,8 @@ def settings(params: type) -> list[Setting]:
     return [made for one in chosen[:MOST] if (made := _accepted(params, one)) is not None]
 
 
-def drawn(params: type[T], draw: random.Random) -> T:
-    """Return an instance of *params* drawn from what is declared.
+def drawn(params: type[T], draw: random.Random, **given: Value) -> T:
+    """Return an instance of *params* drawn from what is declared, but for values that are *given*.
 
     A number is its default half of the time, else low: that is where limits and thresholds bite.
     """
@@ -59,7 +59,7 @@ def drawn(params: type[T], draw: random.Random) -> T:
             tried = [low + more for more in (0, 1, 4, 8) if low + more <= (param.most or low)]
             tried += [param.default] * len(tried)
         chosen[param.name] = draw.choice(tried)
-    return params(**chosen)
+    return params(**{**chosen, **given})
 
 
 def otherwise(params: type[T]) -> T:
