@@ -12,7 +12,7 @@
 
 #include "arch.h"
 #include "thread.h"
-#include "walk.h"
+#include "walk_inline.h"
 #include "shadow_page.h"
 #include "spte_inline.h"
 #include "events_inline.h"
@@ -40,11 +40,6 @@ uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_
 }
 
 /* Entries. */
-
-static uint32_t access_of(uint64_t entry)
-{
-    return (uint32_t)(entry & (PTE_W | PTE_U)) | ((uint32_t)(~entry >> 59) & PF_ID);
-}
 
 /* A is left to hardware, so that it shows whether the entry was ever used. */
 uint64_t hv_make_spte(uint64_t hpa, uint32_t access, int32_t writable, int32_t large, uint32_t pkey)
@@ -129,16 +124,8 @@ static void set_regs(hv_mmu *m, const hv_regs *regs)
     old.cr3 = regs->cr3;
     if (!memcmp(&old, regs, sizeof old))
         return;
-    m->pfec_mask = (regs->efer & EFER_NXE) || (regs->cr4 & CR4_SMEP) ? ~0u : ~PF_ID;
-    for (uint32_t access = 0; access < 32; access++) {
-        m->guest_allows[access] = m->hardware_allows[access] = 0;
-        for (uint32_t kind = 0; kind < 32; kind++) {
-            int denied = !!hv_permission_fault(&m->regs, access, 0, kind);
-            m->guest_allows[access] |= (uint32_t)!denied << kind;
-            denied = !!hv_permission_fault(&m->hardware, access, 0, kind);
-            m->hardware_allows[access] |= (uint32_t)!denied << kind;
-        }
-    }
+    hv_grants_of(&m->regs, m->guest_allows);
+    hv_grants_of(&m->hardware, m->hardware_allows);
 }
 
 /* Roots. */
@@ -250,59 +237,16 @@ int32_t hv_mmu_load_guest(hv_mmu *m, const hv_regs *regs, const hv_formats *form
 
 /* Walks of the guest's tables. */
 
-/* Walk them with no effect, as hv_walk does, and say whether A and D are set as the access wants; return -1
- * where more is to be looked at: reserved bits, keys, what is forbidden or outside. */
-static inline int walk_plainly(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_walked *out)
-{
-    const hv_formats *f = &m->formats;
-    const hv_space *space = &m->vm->space;
-    uint64_t table = m->regs.cr3 & PTE_ADDRESS, where, entry, all = PTE_A;
-    uint32_t access = PF_W | PF_U | PF_ID, n = ROOT_LEVEL;
-    hv_step *step = out->path;
-    if (space->through || (gva + (1ull << 47)) >> 48 || (m->regs.cr4 & CR4_PKE)) /* not canonical, or keyed */
-        return -1;
-    for (;; n--, step++) {
-        if (table >= space->size) /* both are multiples of a page */
-            return -1;
-        where = table + (gva >> 9 * n & 0xff8);
-        memcpy(&entry, space->bytes + where, 8);
-        if (n == 1 || (entry & (f->reserved[n] | PTE_PS | PTE_P)) != PTE_P)
-            break;
-        *step = (hv_step){where, entry, access &= access_of(entry)};
-        all &= entry;
-        table = entry & PTE_ADDRESS;
-    }
-    out->ok = out->general_protection = 0;
-    out->pfec = kind & m->pfec_mask;
-    out->level = n;
-    out->refs = ROOT_LEVEL + 1 - n;
-    if (entry & PTE_P) {
-        if (n > 1 && !(f->large[n] && (entry & PTE_PS)))
-            return -1;
-        if (entry & (n > 1 ? f->reserved_large : f->reserved)[n])
-            return -1;
-        access &= access_of(entry);
-        if (!(m->guest_allows[access] >> kind & 1))
-            return -1;
-        uint64_t offset = (1ull << shift_of(n)) - 1;
-        out->ok = 1;
-        out->pfec = out->pkey = 0;
-        out->pa = (entry & PTE_ADDRESS & ~offset) | (gva & offset);
-        out->dirty = (entry & PTE_D) || (kind & PF_W);
-    }
-    *step = (hv_step){where, entry, access};
-    out->access = access;
-    return (all & entry & PTE_A) && ((entry & PTE_D) || !(kind & PF_W));
-}
-
 /* Walk as hardware does: with A and D set in the guest's entries where the walk succeeds. */
 static void walk_guest(const hv_mmu *m, uint64_t gva, uint32_t kind, hv_walked *out)
 {
-    int marked = walk_plainly(m, gva, kind, out);
-    if (marked < 0)
-        hv_walk(&m->vm->space, &m->regs, &m->formats, gva, kind, out);
-    if (out->ok && marked <= 0)
-        hv_set_accessed_dirty(&m->vm->space, &m->formats, out, kind);
+    const hv_space *space = &m->vm->space;
+    if (space->through || m->formats.depth != 4)
+        hv_walk(space, &m->regs, &m->formats, gva, kind, out);
+    else
+        hv_walk_long4(space, &m->regs, &m->formats, m->guest_allows, gva, kind, out);
+    if (out->ok && !out->marked)
+        hv_set_accessed_dirty(space, &m->formats, out, kind);
 }
 
 static uint64_t load_slots(hv_way *way, uint64_t gpa, int32_t size)

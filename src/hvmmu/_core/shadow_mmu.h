@@ -43,9 +43,7 @@ struct hv_mmu {
     uint32_t role, user_role;  /* what all roles below each root have of the registers */
     hv_root root, user_root;   /* the latter of a deprivileged guest's user mode */
     uint64_t flushes;       /* of the shadow pages, those that this vCPU was told to perform */
-    uint32_t pfec_mask;     /* the bits of a kind that the guest's error codes show */
-    uint32_t guest_allows[32], hardware_allows[32]; /* by access, a bit for each kind that the registers
-                                                       grant, protection keys apart */
+    uint32_t guest_allows[32], hardware_allows[32]; /* by access: hv_grants_of both */
 };
 
 /* What became of a fault. */

@@ -87,6 +87,12 @@ static inline uint32_t access_in(path_bits bits)
     return (uint32_t)(bits.all & (PTE_W | PTE_U)) | ((uint32_t)(~bits.any >> 59) & PF_ID);
 }
 
+/* Return what one entry allows. */
+static inline uint32_t access_of(uint64_t entry)
+{
+    return access_in((path_bits){entry, entry});
+}
+
 /* Return a kind as an error code has it: ID is reported in some modes only. SDM "Page-Fault
  * Exceptions". */
 static inline uint32_t reported_kind(const hv_regs *regs, const hv_formats *f, uint32_t kind)
