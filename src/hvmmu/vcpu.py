@@ -396,8 +396,12 @@ class Vcpu:
         out = ffi.NULL
         if translated is not None:
             out = ffi.from_buffer("uint64_t[]", translated, require_writable=True)
-        at = lib.hv_vcpu_run(self.c, vas, kinds, start, len(vas), out)
-        self._done(at == len(vas))
+        count = len(vas)
+        at = lib.hv_vcpu_run(self.c, vas, kinds, start, count, out)
+        # A frame of an error must hold no buffer of a memoryview: before 3.12.4, CPython crashes
+        # when it collects both in one cycle (gh-77894).
+        del vas, kinds, out
+        self._done(at == count)
 
     def run_until_stop(
         self, kept: "Words", slot_gva: "Words", slot_kind: Buffer, start: int
@@ -409,6 +413,7 @@ class Vcpu:
         vas, kinds = _buffers(slot_gva, slot_kind)
         listed = ffi.from_buffer("uint16_t[]", kept)
         at: int = lib.hv_vcpu_to_stop(self.c, listed, vas, kinds, start, len(listed))
+        del vas, kinds, listed  # as above
         if at == NO_TRANSLATION:
             self._fail()
         return at

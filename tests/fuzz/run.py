@@ -1,7 +1,7 @@
 """Fuzz every target for a while, guided by what of the C and of the Python has run.
 
     tox -e fuzz                                       # ten minutes, all of them
-    tox -e fuzz -- --seconds 60 lane hvt
+    tox -e fuzz -- --seconds 60 guests hvt
 
 Atheris, which has libFuzzer in it, makes up the bytes; where it is not installed chance does,
 guided by nothing. What fails is printed, and goes to tests/fuzz/failed: once mended, move it to
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 CORPUS, FAILED = HERE / "corpus", HERE / "failed"
 WEIGHTS = {
     "engines": 3,
-    "lane": 4,
+    "guests": 4,
     "tokens": 1,
     "frames": 1,
     "reduce": 1,

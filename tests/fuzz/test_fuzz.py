@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SIZES = (3, 20, 60, 100, 400)
 TIMES = {
     "engines": 60,
-    "lane": 60,
+    "guests": 40,
     "tokens": 2000,
     "frames": 400,
     "reduce": 200,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import lzma
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from array import array
@@ -436,6 +438,51 @@ def test_a_damaged_frame_never_changes_a_result(tmp_path: Path) -> None:
             came.add("refused")
             assert "\n" not in str(error)  # noqa: PT017 - not every run looks there
     assert came == {"the same", "refused"}
+
+
+GOES_ON = """
+import gc, sys
+from pathlib import Path
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._native import NativeBackend
+from hvmmu.errors import TraceError
+from hvmmu.machine import Machine, MachineConfig
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.workloads import open_workload
+
+def run(engine, path):
+    machine = Machine(MachineConfig(NativeBackend, NativeBackend.params(), engine=engine))
+    for step in open_workload(path).steps():
+        machine.step(step)
+
+def read(path):
+    for step in open_workload(path).steps():
+        list(getattr(step, "whole", list)())
+
+def fail(do, *args):
+    try:
+        do(*args)
+    except TraceError as error:
+        kept = error  # a cycle: error, traceback, frame
+    return kept is None
+
+for path in sys.argv[1:]:
+    for engine in (CompiledEngine, ReferenceEngine):
+        fail(run, engine, path)
+        gc.collect()
+    fail(read, path)
+    gc.collect()
+"""
+
+
+def test_the_process_goes_on_after_damaged_files(tmp_path: Path) -> None:
+    """CPython before 3.12.4 dies when it collects a memoryview that C still has a buffer of."""
+    paths = [tmp_path / f"{nth}.hvt" for nth in range(len(FRAME_CHANGES))]
+    for path, (change, _) in zip(paths, FRAME_CHANGES.values(), strict=True):
+        path.write_bytes(reframed(small(path, WINDOWS), change))
+    command = [sys.executable, "-c", GOES_ON, *map(str, paths)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_second_pages_that_are_none(tmp_path: Path) -> None:
