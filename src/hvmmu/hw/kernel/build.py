@@ -1,7 +1,4 @@
-"""How cffi builds the compiled engine; `setup.py` names *ffibuilder*.
-
-Where there is no compiler the build goes on without it, and the readable engine is all there is.
-"""
+"""How cffi builds the compiled engine; `setup.py` names *ffibuilder*."""
 
 from pathlib import Path
 
@@ -39,5 +36,4 @@ ffibuilder.set_source(
     depends=[str(path) for path in sorted(_HERE.glob("*.h"))],
     # vectorised, the choice of the least recent way takes ten times the instructions
     extra_compile_args=["-O3", "-std=c11", "-fvisibility=hidden", "-fno-tree-vectorize"],
-    optional=True,
 )

@@ -1,7 +1,4 @@
-"""How cffi builds the compiled reduction; `setup.py` names *ffibuilder*.
-
-Where there is no compiler the build goes on without it: the one in Python makes the same files.
-"""
+"""How cffi builds the compiled reduction; `setup.py` names *ffibuilder*."""
 
 from pathlib import Path
 
@@ -18,5 +15,4 @@ ffibuilder.set_source(
     include_dirs=[str(_HERE)],
     depends=[str(_HERE / "reduce.h")],
     extra_compile_args=["-O3", "-std=c11"],
-    optional=True,
 )
