@@ -135,15 +135,18 @@ def shown(given: object) -> str:
     return f"{text[:_SHOWN]}..." if cut else text
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing.
+
+    *cutoff* is how alike they must be, from 0 to 1: the share of characters in common.
+    """
     spelt = {one.lower(): one for one in known}
     typed = name[:_SHOWN].lower()
     begun = [one for one in spelt if typed and one.startswith(typed)]
     if not begun:
         import difflib  # noqa: PLC0415 - something was misspelt
 
-    near = begun or difflib.get_close_matches(typed, list(spelt), n=1, cutoff=0.5)
+    near = begun or difflib.get_close_matches(typed, list(spelt), n=1, cutoff=cutoff)
     return f"; did you mean {spelt[near[0]]!r}?" if near else ""
 
 

@@ -65,7 +65,7 @@ def compared() -> Document:
     return document(
         workload={"name": "some", "kind": "synthetic", "pages": 12},
         config={},
-        explicit={"mmu.flood": {"value": 4, "source": "hvmmu.toml"}},
+        overrides={"mmu.flood": {"value": 4, "source": "hvmmu.toml"}},
         runs=runs,
         model=MODELS["nehalem"],
     )

@@ -78,7 +78,7 @@ def test_how_each_failure_ends(
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr("hvmmu._cli.loading.load", fail)
+    monkeypatch.setattr("hvmmu._cli.plugin_options.load", fail)
     monkeypatch.setattr("hvmmu._cli.commands.drop_stdout", lambda: None)
     ended = hvmmu("backends")
     assert ended.code == code

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from hvmmu._config import Config, Known, resolve
+from hvmmu._config import Config, ConfigSchema, resolve
 from hvmmu.errors import ConfigError
 from hvmmu.params import param
 
@@ -57,7 +57,7 @@ class Right:
     depth: int = param(default=2, doc="an int", least=1)
 
 
-KNOWN = Known(
+KNOWN = ConfigSchema(
     core={"mmu": Mmu, "guest": Guest},
     backends={
         "native": SimpleNamespace(params=Nothing, unsupported=NOTHING),

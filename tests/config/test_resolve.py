@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hvmmu._config import Config, Known, resolve
+from hvmmu._config import Config, ConfigSchema, resolve
 from hvmmu.errors import ConfigError
 from hvmmu.params import Value, param
 
@@ -154,7 +154,7 @@ def test_toml_values_are_taken_as_they_are(resolved: Callable[..., Config], tmp_
 def test_a_variable_of_two_keys_is_refused() -> None:
     """One of two plugins' sections takes what was meant for the other."""
     own = {"a": make_params("b_c"), "a-b": make_params("c", "d")}
-    known = Known({}, {}, ("fast",), ("free",), own)
+    known = ConfigSchema({}, {}, ("fast",), ("free",), own)
     cwd = Path("/")
     with pytest.raises(ConfigError) as caught:
         resolve(known, cwd=cwd, environ={"HVMMU_A_B_C": "2"})
@@ -194,5 +194,5 @@ def test_rows_say_everything(resolved: Callable[..., Config]) -> None:
     ]
     row = rows["guest.memory"]
     assert (row.value, row.source, row.default) == ("64M", "-p memory=64M", "1G")
-    assert row.is_asked
-    assert not rows["mmu.flood"].is_asked
+    assert row.is_explicit
+    assert not rows["mmu.flood"].is_explicit

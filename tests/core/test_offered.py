@@ -155,13 +155,13 @@ def test_one_plugin_offers_everything(load: Callable[..., Registry]) -> None:
     assert list(registry.cost_models) == [*MODELS, "mine"]
     assert (list(registry.commands), list(registry.parameters)) == (["hello"], ["mine"])
     assert registry.hooks.settings["mine"].depth == 3
-    for word, (*_, name) in registry.offers.items():
+    for word, (*_, name) in registry.contributions.items():
         assert registry.plugin(word, name) is (None if word == "backend" else plugin)
 
 
 REFUSED = [
     ("engines", "[7]", "hvmmu_engines gave an object of type int, which is no class"),
-    ("engines", "[Engine, Engine]", "engine 'stopwatch' is offered twice"),
+    ("engines", "[Engine, Engine]", "engine 'stopwatch' is contributed twice"),
     ("engines", "[type('E', (), {'name': 'x y'})]", "engine class E has no usable name"),
     (
         "engines",
@@ -174,27 +174,27 @@ REFUSED = [
     ("workloads", "[Engine]", "workload 'stopwatch' lacks open"),
     ("workloads", "7", "TypeError: 'int' object is not iterable"),
     ("trace_formats", "[Workload()]", "trace format 'touch' lacks recognises"),
-    ("trace_formats", "[Format(), Format()]", "trace format 'acme' is offered twice"),
+    ("trace_formats", "[Format(), Format()]", "trace format 'acme' is contributed twice"),
     ("cost_models", "['x']", "hvmmu_cost_models gave an object of type str, which is no CostModel"),
     ("cost_models", "[CostModel('a b', '', ())]", "a cost model has no usable name"),
-    ("cost_models", "[CostModel('m', '', (7,))]", "cost model 'm': a Cost of whole cycles"),
+    ("cost_models", "[CostModel('m', '', (7,))]", "cost model 'm': its costs must be Cost"),
     (
         "cost_models",
         "[CostModel('m', '', (Cost('exits', -1, ''),))]",
-        "cost model 'm': a Cost of whole cycles, 0 or more",
+        "cost model 'm': its costs must be Cost objects of whole cycles, 0 or more",
     ),
     (
         "cost_models",
         "[CostModel('m', '', (Cost('total', 1, ''),))]",
-        "cost model 'm': nothing named 'total' can be priced",
+        "cost model 'm': no cost may be named 'total'",
     ),
     ("commands", "[print]", "hvmmu_commands gave an object of type builtin_function_or_method"),
     ("parameters", "{'mine': 7}", "hvmmu_parameters gave an object of type int, which is no class"),
-    ("parameters", "{'mine': Engine}", "parameters 'mine': no attrs class with parameters"),
+    ("parameters", "{'mine': Engine}", "parameters 'mine': must be an attrs class with parameters"),
     (
         "parameters",
         "{'mine': attrs.make_class('P', ['needed'])}",
-        "parameters 'mine': no attrs class with parameters",
+        "parameters 'mine': must be an attrs class with parameters",
     ),
     ("parameters", "{'m.n': Params}", "parameters class Params has no usable name"),
     ("parameters", "{'mmu': Params}", "parameters 'mmu' has the name of a section of the config"),
@@ -233,7 +233,7 @@ def test_what_is_built_in_stays(
     assert plugin.state is State.DUPLICATE
     assert plugin.cause.startswith(label)
     assert "built in, and a plugin has it too" in plugin.cause
-    assert registry.offers == plugins.load([]).offers
+    assert registry.contributions == plugins.load([]).contributions
 
 
 @pytest.mark.parametrize("hook", ["hvmmu_" + word.replace(" ", "_") for word in WORDS])
@@ -248,7 +248,7 @@ def test_no_name_is_in_two_plugins(load: Callable[..., Registry], hook: str) -> 
     ]
     for plugin in registry.unusable:
         assert "is in a (from unknown distribution) and b (from" in plugin.cause
-    assert registry.offers == plugins.load([]).offers
+    assert registry.contributions == plugins.load([]).contributions
 
 
 BACKEND = """
@@ -357,7 +357,7 @@ BAD = [
     ('{"pages": self.pages}', '{"pages": [1]}', "its fact 'pages' is no text and no number"),
     ("yield Mmap", "yield 7; yield Mmap", "an object of type int is no step"),
     ("yield Accesses", "yield 1 / 0, Accesses", "ZeroDivisionError: division by zero"),
-    ("bytes([6])", "bytes([6, 6])", "accesses are of gva (format Q) and kind (B), as many"),
+    ("bytes([6])", "bytes([6, 6])", "accesses have as many gva (format Q) as kind (format B)"),
     ('array("Q", ', "list(", "TypeError: memoryview: a bytes-like object is required"),
     ("return self\n", "return object()\n", "AttributeError: 'object' object has no attribute"),
     ("self.pages = int(", "self.name = 7; self.pages = int(", "the workload's name is no text"),

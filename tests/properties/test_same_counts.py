@@ -247,7 +247,7 @@ def printed(config: MachineConfig, steps: list[Step]) -> str:
     made = document(
         workload={"name": "made up", "kind": "synthetic"},
         config={"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest},
-        explicit={},
+        overrides={},
         runs=[attrs.evolve(result, engine="any")],
         model=MODEL,
     )

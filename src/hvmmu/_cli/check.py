@@ -1,4 +1,4 @@
-"""`hvmmu check`: whether a backend is right."""
+"""`hvmmu check`: run the conformance kit on a backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hvmmu._cli import DIFFERS, DONE, options
-from hvmmu._cli.output import say
+from hvmmu._cli.output import write_stdout
 from hvmmu._files import write_atomically
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, plain, shown
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 _LEVEL = click.IntRange(0, 6)
 
 
-@click.command(short_help="Check that a backend is right: the conformance kit.")
+@click.command(short_help="Test a backend with the conformance kit.")
 @click.option("--level", type=_LEVEL, default=6, metavar="N", help="The highest level, 0 to 6.")
 @click.option(
     "--examples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many random programs to run.",
+    help="The number of random programs to run.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, (1 << 64) - 1),
     default=0,
     metavar="N",
-    help="What they are drawn from.",
+    help="The seed of the random programs.",
 )
 @click.option(
     "--json",
@@ -60,27 +60,27 @@ def check(
 
     Exit code 1 if a check failed.
     """
-    from hvmmu._cli.loading import loaded  # noqa: PLC0415 - not for --help
-    from hvmmu._cli.progress import Progress  # noqa: PLC0415 - as above
+    from hvmmu._cli.plugin_options import load_registry  # noqa: PLC0415 - not for --help
+    from hvmmu._cli.progress import Counter  # noqa: PLC0415 - as above
     from hvmmu.testing import check_backend  # noqa: PLC0415 - as above
 
     to_stdout = target is not None and str(target) == "-"
     if target is not None and not to_stdout:
         _refuse_early(target)
-    registry = loaded(ctx)
-    with Progress("checks run") as progress:
+    registry = load_registry(ctx)
+    with Counter("checks run") as progress:
         report = check_backend(
             name,
             level=level,
             examples=examples,
             seed=seed,
             registry=registry,
-            progress=progress.at,
+            progress=progress.update,
             engine=None if engine is None else _engine(registry, engine),
         )
     if target is not None and not to_stdout:
         write_atomically(target, report.to_json().encode())
-    say(report.to_json() if to_stdout else f"{report}\n")
+    write_stdout(report.to_json() if to_stdout else f"{report}\n")
     ctx.exit(DONE if report.ok else DIFFERS)
 
 
@@ -92,7 +92,7 @@ def _engine(registry: Registry, name: str) -> type[Engine]:
 
 
 def _refuse_early(target: Path) -> None:
-    """Raise InputError for a file that could not be written when all is done."""
+    """Raise InputError for a file that could not be written in the end."""
     if target.is_dir() or not target.parent.is_dir():
-        what = "is a folder" if target.is_dir() else "is in a folder that does not exist"
-        raise InputError(f"--json {plain(str(target))}: {what}; name a file")
+        why = "is a folder" if target.is_dir() else "is in a folder that does not exist"
+        raise InputError(f"--json {plain(str(target))}: {why}; name a file")

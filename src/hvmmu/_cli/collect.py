@@ -1,4 +1,4 @@
-"""`hvmmu collect`: the cells of sweeps as one table."""
+"""`hvmmu collect`: write the cells of sweeps as one table."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hvmmu._cli import options
-from hvmmu._cli.output import say
+from hvmmu._cli.output import write_stdout
 from hvmmu.errors import InputError
 from hvmmu.params import plain
 
@@ -19,7 +19,7 @@ from hvmmu.params import plain
     "--output",
     required=True,
     metavar="FILE",
-    help="What to write, by its ending: .csv, .sqlite or .parquet; - for CSV on stdout.",
+    help="The file to write, by its ending .csv, .sqlite or .parquet; - is CSV on stdout.",
 )
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @options.verbose
@@ -28,13 +28,15 @@ def collect(folders: Sequence[str], output: str, force: bool) -> None:
 
     The same cell in two folders is one row. Two files of one cell that differ are an error.
     """
-    from hvmmu._sweep.gather import collect as collected  # noqa: PLC0415 - not for --help
-    from hvmmu._sweep.gather import csv_of, table  # noqa: PLC0415 - as above
+    from hvmmu._sweep.tabulate import collect as write_table  # noqa: PLC0415 - not for --help
+    from hvmmu._sweep.tabulate import csv_of, table  # noqa: PLC0415 - as above
 
     if output == "-":
-        say(csv_of(table(folders)))
+        write_stdout(csv_of(table(folders)))
         return
     if not force and os.path.lexists(output):
         raise InputError(f"{plain(output)} exists; give another FILE, or --force to replace it")
-    made = collected(folders, Path(output))
-    say(f"{plain(output)}: {len(made.rows):,} cells in {len(made.names):,} columns\n")
+    written = write_table(folders, Path(output))
+    write_stdout(
+        f"{plain(output)}: {len(written.rows):,} cells in {len(written.names):,} columns\n"
+    )

@@ -1,4 +1,4 @@
-"""The commands of `hvmmu`, each in its own module, imported when it is called."""
+"""The group of commands: each is imported when it is called."""
 
 import errno
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import click
 
 from hvmmu import __version__
 from hvmmu._cli import NO_READER, drop_stdout, options
-from hvmmu._cli.built_in import MODULES
+from hvmmu._cli.command_table import MODULES
 from hvmmu.errors import HvmmuError, PluginError
 
 if TYPE_CHECKING:
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
 
 class _OnDemand(click.Group):
-    """A group that imports a command's module when the command is asked for.
+    """A group that imports a command's module when the command is looked up.
 
     Plugins are loaded only to list all commands, or for a command that is not built in.
     """
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return --help as an option that waits for -P, wherever that is typed."""
+        """Return --help as an option that is handled after -P, wherever that is typed."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.is_eager = False
         return option
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which a person meets them, the plugins' last."""
+        """Return the commands in the order of `hvmmu --help`, the plugins' last."""
         return [*MODULES, *_registry(ctx).commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of this name, or None."""
         if cmd_name not in MODULES:
-            return _of_plugins(ctx, cmd_name)
+            return _plugin_command(ctx, cmd_name)
         module: Any = import_module(f"hvmmu._cli.{MODULES[cmd_name]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what a command returns
-        """Run the command; end it before click does, which would say more, or exit with 1."""
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever a command returns
+        """Run the command; handle an interrupt and a closed pipe before click does."""
         try:
-            return self._blamed(ctx)
+            return self._invoke(ctx)
         except KeyboardInterrupt:
             raise click.Abort from None
         except OSError as error:
@@ -53,8 +53,8 @@ class _OnDemand(click.Group):
             drop_stdout()
             raise click.exceptions.Exit(NO_READER) from None
 
-    def _blamed(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what a command returns
-        """Run the command; what one of a plugin's raises, and does not explain, is the plugin's."""
+    def _invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever a command returns
+        """Run the command; an unexpected exception of a plugin's command names the plugin."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, HvmmuError, OSError):
@@ -70,20 +70,20 @@ class _OnDemand(click.Group):
 
 
 def _registry(ctx: click.Context) -> "Registry":
-    """Load the plugins that the options so far ask for."""
-    from hvmmu._cli.loading import loaded  # noqa: PLC0415 - only where plugins are needed
+    """Load the plugins that the options so far select."""
+    from hvmmu._cli.plugin_options import load_registry  # noqa: PLC0415 - for plugins
 
-    ctx.ensure_object(dict)["plugins"] = ctx.params.get("plugins") or ()  # not told to us yet
-    return loaded(ctx)
+    ctx.ensure_object(dict)["plugins"] = ctx.params.get("plugins") or ()  # before the callback
+    return load_registry(ctx)
 
 
-def _of_plugins(ctx: click.Context, name: str) -> click.Command | None:
-    """Return a plugin's command; warn of plugins that might have had it."""
-    from hvmmu._cli.loading import warn  # noqa: PLC0415 - only where plugins are needed
+def _plugin_command(ctx: click.Context, name: str) -> click.Command | None:
+    """Return a plugin's command; warn of unusable plugins, which might have had it."""
+    from hvmmu._cli.plugin_options import warn_unusable  # noqa: PLC0415 - for plugins
 
     registry = _registry(ctx)
     if name not in registry.commands:
-        warn(registry)
+        warn_unusable(registry)
     return registry.commands.get(name)
 
 
@@ -98,11 +98,11 @@ def _of_plugins(ctx: click.Context, name: str) -> click.Command | None:
 @options.verbose
 @click.pass_context
 def hvmmu(ctx: click.Context, *, plugins: Sequence[str], strict: bool) -> None:
-    """Run real workloads on a hypervisor's MMU: who handled every page fault, at what cost."""
+    """Run real workloads on a hypervisor's MMU: who handles each page fault, and at what cost."""
     ctx.ensure_object(dict).update(plugins=plugins, strict=strict)
     if (strict or plugins) and ctx.invoked_subcommand is not None:
-        from hvmmu._cli.loading import loaded  # noqa: PLC0415 - else a command loads what it needs
+        from hvmmu._cli.plugin_options import load_registry  # noqa: PLC0415 - for plugins
 
-        loaded(ctx)
+        load_registry(ctx)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

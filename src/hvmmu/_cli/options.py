@@ -21,10 +21,10 @@ settings = click.option(
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Set a parameter, as name=value or section.name=value (see `hvmmu params`).",
+    help="Set a parameter: name=value or section.name=value (see `hvmmu params`).",
 )
-costs = click.option("--costs", metavar="NAME", help="The cost model cycles are estimated with.")
-engine = click.option("--engine", metavar="NAME", help="What plays the hardware.")
+costs = click.option("--costs", metavar="NAME", help="The cost model for estimating cycles.")
+engine = click.option("--engine", metavar="NAME", help="The MMU model: see `hvmmu engines`.")
 limit = click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -39,13 +39,13 @@ plugins = click.option(
     multiple=True,
     metavar="[no:]NAME",
     is_eager=True,  # before --help, which lists the commands of plugins
-    help="Load this plugin or module besides; with no: leave that one out. See `hvmmu plugins`.",
+    help="Load this plugin or module as well; with no: leave it out. See `hvmmu plugins`.",
 )
 strict = click.option(
     "--strict",
     is_flag=True,
     is_eager=True,
-    help="Fail if any plugin is broken, duplicate or incompatible.",
+    help="Fail if a plugin is broken, duplicate or incompatible, or a setting is for none.",
 )
 workload = click.argument("workload", required=False)
 
@@ -63,7 +63,7 @@ verbose = click.option(
     expose_value=False,
     is_eager=True,
     callback=_be_verbose,
-    help="Log what happens, on stderr.",
+    help="Log more, on stderr.",
 )
 
 
@@ -79,4 +79,4 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 measuring = options(workload, backends, settings, costs, engine, limit, as_json, verbose)
-"""The options of what runs a workload."""
+"""The options of commands that run a workload."""

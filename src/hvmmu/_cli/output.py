@@ -1,15 +1,15 @@
-"""Where results go: all of one command's text in one piece, at its end."""
+"""Write a command's result to stdout, in one piece at its end."""
 
 import sys
 
 _ASCII = str.maketrans({"→": "->", "·": "-", "…": "..."})
 
 
-def say(text: str) -> None:
-    """Write *text* to stdout, in ASCII where that is all stdout can take."""
+def write_stdout(text: str) -> None:
+    """Write *text* to stdout, in ASCII where stdout can take nothing else."""
     out = sys.stdout
     if out is None:
-        return  # closed by the shell: nobody wants it
+        return  # closed by the shell
     encoding = getattr(out, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -19,10 +19,10 @@ def say(text: str) -> None:
     out.flush()
 
 
-def width() -> int | None:
+def terminal_width() -> int | None:
     """Return the columns of the terminal on stdout; None if it is no terminal."""
     if sys.stdout is None or not sys.stdout.isatty():
         return None
-    import shutil  # noqa: PLC0415 - asked once, when a table is printed on one
+    import shutil  # noqa: PLC0415 - only for a terminal
 
     return shutil.get_terminal_size().columns

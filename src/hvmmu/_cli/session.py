@@ -1,4 +1,4 @@
-"""What every command starts from: the plugins, the configuration, and the runs they make."""
+"""A command's session: the plugins, the configuration, and the machines they make."""
 
 import itertools
 import os
@@ -9,27 +9,26 @@ from typing import Any, NamedTuple
 import attrs
 import click
 
-from hvmmu._cli.loading import loaded, tell, warn
-from hvmmu._config import Config, Known, resolve
+from hvmmu._cli.plugin_options import load_registry, report_imports, warn_unusable
+from hvmmu._config import Config, ConfigSchema, resolve
 from hvmmu._engines import tell_of_fallback
 from hvmmu._plugins import Registry
-from hvmmu._plugins.known import known_settings
-from hvmmu.errors import InputError
+from hvmmu.errors import ConfigError, InputError
+from hvmmu.log import get_logger
 from hvmmu.machine import MachineConfig
 
 
 class Session(NamedTuple):
-    """Hold what a command works with."""
+    """The plugins and the configuration of a command."""
 
     registry: Registry
-    known: Known
+    schema: ConfigSchema
     config: Config
 
     def machine(self, backend: str, fixed: Mapping[str, bool]) -> MachineConfig:
-        """Return the machine this configuration makes for a backend.
+        """Return the machine of a backend in this configuration.
 
-        *fixed* are parameters of the backend that the comparison itself varies; the user asked
-        for none of them.
+        *fixed* are parameters of the backend that a comparison varies; they are not explicit.
         """
         sections = self.config.sections
         return MachineConfig(
@@ -41,48 +40,51 @@ class Session(NamedTuple):
             explicit=self.config.explicit[backend],
             hooks=self.registry.hooks,
             engine=self.registry.engines[self.config.engine],
-            settings={name: sections[name] for name in self.known.own},
+            settings={name: sections[name] for name in self.schema.plugin_sections},
         )
+
+    def backends(self) -> tuple[str, ...]:
+        """Return the chosen backends; raise InputError if none of them is installed."""
+        if not self.config.backends:
+            raise InputError("none of the chosen backends is installed (see `hvmmu backends`)")
+        return self.config.backends
 
     def runs(self) -> Iterator[MachineConfig]:
         """Yield a machine for every chosen backend and every way to compare it.
 
         A backend names in `compare_params` the bool parameters that a comparison tries both ways,
-        off first; one that the user set is left as set.
+        off first; one that is set explicitly is left as set.
         """
-        for name in self.config.backends:
-            over = getattr(self.registry.backends[name], "compare_params", ())
-            free = [param for param in over if param not in self.config.explicit[name]]
+        for name in self.backends():
+            varied = getattr(self.registry.backends[name], "compare_params", ())
+            free = [param for param in varied if param not in self.config.explicit[name]]
             for values in itertools.product((False, True), repeat=len(free)):
                 yield self.machine(name, dict(zip(free, values, strict=True)))
 
-    def explicit(self) -> dict[str, dict[str, Any]]:
-        """Return value and source of what was set for these runs: `section.name` by key."""
-        sections = self.config.sections
-        told = {}
+    def overrides(self) -> dict[str, dict[str, Any]]:
+        """Return value and source of each explicit setting of these runs, by `section.name`."""
+        sections, schema = self.config.sections, self.schema
+        used = {*schema.core, *schema.plugin_sections, *self.config.backends}
+        found = {}
         for row in self.config.rows:
             section, _, name = row.key.rpartition(".")
-            if row.is_asked and section in (
-                *self.known.core,
-                *self.known.own,
-                *self.config.backends,
-            ):
-                told[row.key] = {"value": getattr(sections[section], name), "source": row.source}
-        return told
+            if row.is_explicit and section in used:
+                found[row.key] = {"value": getattr(sections[section], name), "source": row.source}
+        return found
 
-    def told(self) -> dict[str, Any]:
-        """Return the sections that a result document tells: the core's, and what plugins were set.
+    def reported_sections(self) -> dict[str, Any]:
+        """Return the sections for a result document: the core's, and a plugin's that is set.
 
         A plugin that is only installed must change no document.
         """
-        own = [name for name in self.known.own if self.config.explicit[name]]
-        return {name: self.config.sections[name] for name in (*self.known.core, *own)}
+        own = [name for name in self.schema.plugin_sections if self.config.explicit[name]]
+        return {name: self.config.sections[name] for name in (*self.schema.core, *own)}
 
 
 def open_registry(ctx: click.Context) -> Registry:
-    """Start the log, load the plugins, and log which were slow or printed something."""
-    registry = loaded(ctx)
-    tell(registry)
+    """Configure the log and load the plugins; log which were slow or printed something."""
+    registry = load_registry(ctx)
+    report_imports(registry)
     return registry
 
 
@@ -94,12 +96,15 @@ def open_session(
     costs: str | None = None,
     engine: str | None = None,
 ) -> Session:
-    """Load the plugins and resolve the configuration; raise ConfigError with every problem."""
+    """Load the plugins and resolve the configuration; raise ConfigError with every problem.
+
+    Settings of plugins that are not loaded are problems with --strict, and warnings otherwise.
+    """
     registry = open_registry(ctx)
-    warn(registry)
-    known = known_settings(registry)
+    warn_unusable(registry)
+    schema = registry.config_schema()
     config = resolve(
-        known,
+        schema,
         cwd=working_directory(),
         environ=os.environ,
         settings=settings,
@@ -107,9 +112,13 @@ def open_session(
         costs=costs,
         engine=engine,
     )
-    if not next(row for row in config.rows if row.key == "engine").is_asked:
+    if config.ignored and ctx.ensure_object(dict).get("strict"):
+        raise ConfigError([f"{line} (--strict)" for line in config.ignored])
+    for line in config.ignored:
+        get_logger().warning("setting_ignored", cause=line)
+    if not next(row for row in config.rows if row.key == "engine").is_explicit:
         tell_of_fallback()
-    return Session(registry, known, config)
+    return Session(registry, schema, config)
 
 
 def working_directory() -> Path:

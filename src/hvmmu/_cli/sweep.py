@@ -1,4 +1,4 @@
-"""`hvmmu sweep`: the cells of a grid, each run once and kept in a file of its own."""
+"""`hvmmu sweep`: run each cell of a grid once, and keep it in its own file."""
 
 import os
 import re
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from hvmmu._cli import DIFFERS, DONE, options
-from hvmmu._cli.output import say
+from hvmmu._cli.output import write_stdout
 from hvmmu.params import plain, shown
 
 if TYPE_CHECKING:
-    from hvmmu._sweep import Outcome
+    from hvmmu._sweep import SweepResult
 
 EXECUTORS = ("process", "thread", "loky", "dask")
 MOST_SHOWN = 20
-"""Failed cells that the summary lists."""
+"""The largest number of causes of failed cells in the summary."""
 
 
 def _shard(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
@@ -28,33 +28,37 @@ def _shard(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@click.command(short_help="Run every cell of a grid, and keep each in a file of its own.")
+@click.command(short_help="Run every cell of a parameter grid, and keep each in its own file.")
 @click.argument("grid", type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the cells go; by default GRID.cells in the current folder.",
+    help="The folder of the cells; by default GRID.cells in the current folder.",
 )
 @click.option(
     "-j",
     "--jobs",
     type=click.IntRange(min=1, max=4096),
     metavar="N",
-    help="Workers; by default as many as there are usable CPUs.",
+    help="The number of workers; by default that of usable CPUs.",
 )
 @click.option(
     "--executor",
     type=click.Choice(EXECUTORS),
     default="process",
-    help="Where cells run; loky and dask are extras.",
+    help="The executor of the cells; loky and dask are extras.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="A dask cluster's; without it, a local one.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="The address of a dask cluster; by default a local one is started.",
+)
 @click.option(
     "--shard", callback=_shard, default="1/1", metavar="I/N", help="Run the I-th of N parts."
 )
-@click.option("--resume", is_flag=True, help="Keep the cells that are there, and run the others.")
+@click.option("--resume", is_flag=True, help="Keep the cells that exist, and run the others.")
 @options.verbose
 @click.pass_context
 def sweep(
@@ -70,27 +74,28 @@ def sweep(
 ) -> None:
     """Run the cells of GRID: a hvmmu.toml in which every value may be a list.
 
-    Each cell goes to a file named for what was run. Whatever ends the sweep, the cells that are
-    there are whole; --resume goes on with the others.
+    Each cell is written to a file named for its inputs. After an interruption the files that exist
+    are whole; --resume runs the others.
 
     Exit code 1 if a cell failed.
     """
-    from hvmmu._sweep.warm import warm_up  # noqa: PLC0415 - nothing of this for --help
+    from hvmmu._sweep.forkserver import start_forkserver  # noqa: PLC0415 - not for --help
 
     if executor == "process":
-        warm_up()
-    from hvmmu._cli.ahead import Ahead  # noqa: PLC0415 - as above
-    from hvmmu._cli.built_in import BUILT_IN  # noqa: PLC0415 - as above
-    from hvmmu._cli.loading import choice, warn  # noqa: PLC0415 - as above
+        start_forkserver()
+    from hvmmu._cli.command_table import MODULES  # noqa: PLC0415 - as above
+    from hvmmu._cli.eta import SweepProgress  # noqa: PLC0415 - as above
+    from hvmmu._cli.plugin_options import plugin_selection, warn_unusable  # noqa: PLC0415 - as above
     from hvmmu._cli.session import open_registry  # noqa: PLC0415 - as above
     from hvmmu._sweep import run  # noqa: PLC0415 - as above
-    from hvmmu._sweep.site import open_site  # noqa: PLC0415 - as above
+    from hvmmu._sweep.installation import open_installation  # noqa: PLC0415 - as above
 
     registry = open_registry(ctx)
-    warn(registry)
-    explicit = choice(ctx.obj.get("plugins", ()), os.environ)
-    with Ahead() as ahead:
-        outcome = run(
+    warn_unusable(registry)
+    selection = plugin_selection(ctx.obj.get("plugins", ()), os.environ)
+    selection["commands"] = sorted(MODULES)
+    with SweepProgress() as progress:
+        result = run(
             grid,
             executor,
             folder=output,
@@ -98,22 +103,27 @@ def sweep(
             shard=shard,
             resume=resume,
             scheduler=scheduler,
-            site=open_site({**explicit, "commands": sorted(BUILT_IN)}, registry),
-            tell=ahead.at,
+            installation=open_installation(selection, registry),
+            report=progress.update,
         )
-    say("".join(f"{line}\n" for line in _summary(outcome)))
-    ctx.exit(DIFFERS if outcome.failed else DONE)
+    write_stdout("".join(f"{line}\n" for line in _summary(result)))
+    ctx.exit(DIFFERS if result.failed else DONE)
 
 
-def _summary(outcome: "Outcome") -> Iterator[str]:
-    """Yield the lines that say what the sweep came to."""
-    folder, failed = plain(str(outcome.folder)), outcome.failed
-    part = "" if outcome.mine == outcome.planned else f" of {outcome.planned:,}"
+def _summary(result: "SweepResult") -> Iterator[str]:
+    """Yield the summary of a sweep: the counts, then each cause of failed cells once."""
+    folder, failed = plain(str(result.folder)), result.failed
+    part = "" if result.mine == result.planned else f" of {result.planned:,}"
     yield (
-        f"{folder}: {outcome.mine:,}{part} cells: {outcome.ran:,} run, {len(failed):,} failed, "
-        f"{outcome.kept:,} kept"
+        f"{folder}: {result.mine:,}{part} cells: {result.ran:,} run, {len(failed):,} failed, "
+        f"{result.kept:,} kept"
     )
-    for cell, failure in failed[:MOST_SHOWN]:
-        yield f"failed: {cell.id[:12]} {cell.told}: {failure.kind}: {failure.reason}"
-    if len(failed) > MOST_SHOWN:
-        yield f"and {len(failed) - MOST_SHOWN:,} more; `hvmmu collect` lists them"
+    causes: dict[str, list[str]] = {}
+    for cell, failure in failed:
+        cause = f"{failure.kind}: {failure.reason}"
+        causes.setdefault(cause, []).append(f"{cell.id[:12]} {cell.label}")
+    for cause, cells in list(causes.items())[:MOST_SHOWN]:
+        more = f" and {len(cells) - 1:,} more" if len(cells) > 1 else ""
+        yield f"failed: {cells[0]}{more}: {cause}"
+    if len(causes) > MOST_SHOWN:
+        yield f"and {len(causes) - MOST_SHOWN:,} other causes; `hvmmu collect` lists them"

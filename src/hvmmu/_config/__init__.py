@@ -1,5 +1,6 @@
-"""The resolved configuration: every value with where it came from, every problem in one pass."""
+"""The configuration: every value with its source, every problem in one pass."""
 
-from hvmmu._config.resolve import DEFAULT, Config, Known, Row, resolve
+from hvmmu._config.resolve import DEFAULT, Config, ExplainRow, resolve
+from hvmmu._config.schema import ConfigSchema
 
-__all__ = ["DEFAULT", "Config", "Known", "Row", "resolve"]
+__all__ = ["DEFAULT", "Config", "ConfigSchema", "ExplainRow", "resolve"]

@@ -1,18 +1,22 @@
-"""Where settings come from: the nearest file, the environment, the arguments of -p.
+"""Read settings from the nearest file, the environment and the arguments of -p.
 
-A source says which key is set to what, and by whom; what the key means is decided later.
+Each is a key, a value and its source; whether the key exists is decided later.
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hvmmu._config.schema import Key
 from hvmmu.errors import ConfigError
-from hvmmu.params import nearest, plain
+from hvmmu.params import plain
 
 MOST_BYTES = 1 << 20  # a configuration file over 1 MiB is a mistake, and not read
+_MOST_PARTS = 64
+_LONG_KEY = rf"""(?<![\w"'-])(?:[\w"'-]++\s*+\.\s*+){{{_MOST_PARTS}}}"""
 PREFIX = "HVMMU_"
 RESERVED = frozenset({"HVMMU_PLUGINS", "HVMMU_DISABLE_PLUGIN_AUTOLOAD"})  # the plugin loader's
 
@@ -20,7 +24,7 @@ RESERVED = frozenset({"HVMMU_PLUGINS", "HVMMU_DISABLE_PLUGIN_AUTOLOAD"})  # the 
 class Setting(NamedTuple):
     """One key set by one source.
 
-    Section None: a top-level key, or with `anywhere` a name -p gave without its section.
+    Section None: a top-level key, or with `is_unqualified` a name that -p gave without section.
     Name None: a section that sets nothing.
     """
 
@@ -28,16 +32,18 @@ class Setting(NamedTuple):
     name: str | None
     given: object
     source: str
-    anywhere: bool = False
+    is_unqualified: bool = False
+    is_typed: bool = False
+    """Whether it was typed with the command, not left in a file or the environment."""
 
     @property
     def is_backend(self) -> bool:
         """Return whether this is the top-level key that chooses the backends."""
-        return self.section is None and self.name == "backend" and not self.anywhere
+        return self.section is None and self.name == "backend" and not self.is_unqualified
 
 
 def from_file(cwd: Path) -> list[Setting]:
-    """Return what the nearest configuration file sets; raise ConfigError if it cannot be read."""
+    """Return the settings of the nearest configuration file; raise ConfigError if unreadable."""
     found = _nearest_file(cwd)
     if found is None:
         return []
@@ -54,13 +60,14 @@ def from_file(cwd: Path) -> list[Setting]:
 
 
 def from_environ(
-    environ: Mapping[str, str], names: Mapping[str, Sequence[tuple[str | None, str]]]
-) -> tuple[list[Setting], list[str]]:
-    """Return what the environment sets, and the problems; *names* maps variables to keys.
+    environ: Mapping[str, str], names: Mapping[str, Sequence[Key]]
+) -> tuple[list[Setting], list[str], list[str]]:
+    """Return the settings in the environment, the problems, and the variables that set nothing.
 
-    A variable of several keys, as `a-b.c` and `a.b_c` have one, says nothing.
+    *names* maps each variable to its keys. One of several keys is a problem, as `a-b.c` and `a.b_c`
+    have the same.
     """
-    settings, problems = [], []
+    settings, problems, idle = [], [], []
     for variable in sorted(environ):
         if len(keys := names.get(variable, ())) > 1:
             which = " or ".join(f"-p {section}.{name}=..." for section, name in keys)
@@ -68,20 +75,19 @@ def from_environ(
         elif keys:
             settings.append(Setting(*keys[0], environ[variable], variable))
         elif variable.startswith(PREFIX) and variable not in RESERVED:
-            near = nearest(variable, names) or "; `hvmmu config --explain` lists the keys"
-            problems.append(f"{plain(variable)}: no such setting{near}")
-    return settings, problems
+            idle.append(variable)
+    return settings, problems, idle
 
 
 def from_arguments(texts: Sequence[str]) -> tuple[list[Setting], list[str]]:
-    """Return what the arguments of -p set, and the problems."""
+    """Return the settings of -p's arguments, and the problems."""
     settings, problems = [], []
     for text in texts:
         source = f"-p {plain(text)}"
         key, equals, given = text.partition("=")
         section, dot, name = key.rpartition(".")
         if equals and name:
-            settings.append(Setting(section if dot else None, name, given, source, not dot))
+            settings.append(Setting(section if dot else None, name, given, source, not dot, True))
         else:
             problems.append(f"{source}: write -p name=value or -p section.name=value")
     return settings, problems
@@ -90,7 +96,7 @@ def from_arguments(texts: Sequence[str]) -> tuple[list[Setting], list[str]]:
 def _nearest_file(cwd: Path) -> tuple[str, dict[str, Any]] | None:
     """Return the file's name and its table: hvmmu.toml before pyproject.toml, then upwards.
 
-    Only the nearest pyproject.toml is asked: its project is the one worked on.
+    Of pyproject.toml only the nearest is read: its project is the one worked on.
     """
     projects = _nearest_project(cwd)
     for directory in (cwd, *cwd.parents):
@@ -132,7 +138,10 @@ def read_toml(path: Path, where: str) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - where there is a file
 
     try:
-        return tomllib.loads(raw.decode())
+        text = raw.decode("utf-8-sig")
+        if re.search(_LONG_KEY, text):  # the standard library's reader takes seconds for one
+            raise ConfigError([f"{where}: a key of more than {_MOST_PARTS} parts"])
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError([f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8"]) from None
     except RecursionError:

@@ -1,13 +1,15 @@
-"""What came of loading plugins: each with its state, and what the usable ones offer."""
+"""The registry: every plugin with its state, and everything that can be chosen."""
 
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import attrs
-
+from hvmmu._config import ConfigSchema
+from hvmmu._cpu_params import CpuParams
+from hvmmu._guest.policy import GuestParams
 from hvmmu._hooks import RunHooks
+from hvmmu._mmu_params import MmuParams
 from hvmmu.backend import Backend
 from hvmmu.costs import CostModel
 from hvmmu.engine import Engine
@@ -16,17 +18,23 @@ from hvmmu.workloads import TraceFormat, Workload, WorkloadKind, open_workload
 if TYPE_CHECKING:
     import click
 
+BASELINE = "native"
+"""The backend that others are compared with, and that comes first."""
+
+CORE: Mapping[str, type] = {"mmu": MmuParams, "cpu": CpuParams, "guest": GuestParams}
+"""The core's sections of the configuration."""
+
 BUILT_IN = "built in"
 
 
 class State(enum.Enum):
-    """What became of a plugin; only one that is OK takes part in anything."""
+    """The state of a plugin; only an OK one takes part in anything."""
 
     OK = "ok"
     BROKEN = "broken"
     """It raised, or broke a rule, while it was loaded."""
     BLOCKED = "blocked"
-    """Somebody wanted it left out; it was not imported."""
+    """The user left it out; it was not imported."""
     DUPLICATE = "duplicate"
     """It shares a name with another one; neither is used, for either might be meant."""
     INCOMPATIBLE = "incompatible"
@@ -34,7 +42,7 @@ class State(enum.Enum):
 
 
 UNUSABLE = frozenset({State.BROKEN, State.DUPLICATE, State.INCOMPATIBLE})
-"""What nobody wanted: `--strict` fails on these."""
+"""The states that `--strict` fails on."""
 
 
 class Problem(NamedTuple):
@@ -46,9 +54,8 @@ class Problem(NamedTuple):
     """One line."""
 
 
-@attrs.frozen
-class Plugin:
-    """One plugin that was found, and what became of it."""
+class Plugin(NamedTuple):
+    """A plugin that was found, and its state."""
 
     name: str
     """Its entry point's name; for a module that was named, the module's."""
@@ -59,11 +66,11 @@ class Plugin:
     cause: str = ""
     """Why it is not OK, in one line."""
     registered: tuple[str, ...] = ()
-    """What it takes part in: `backend NAME` and the like for all it adds, then hooks of a run."""
+    """Its part in hvmmu: `backend NAME` and the like for each contribution, then hooks of a run."""
     printed: str = ""
-    """What it printed while it was loaded, in one line."""
-    seconds: float = attrs.field(default=0.0, eq=False, repr=False)
-    """How long its import took, with all that it imports; another number each time."""
+    """Its output while it was loaded, in one line."""
+    seconds: float = 0.0
+    """How long its import took, with all that it imports."""
 
     @property
     def origin(self) -> str:
@@ -71,54 +78,53 @@ class Plugin:
         return f"{self.distribution} {self.version}".rstrip()
 
     def __str__(self) -> str:
-        """Return one line for a message: who it is, and what is wrong with it."""
+        """Return one line for a message: the plugin, and what is wrong with it."""
         because = f": {self.cause}" if self.cause else ""
         return f"plugin {self.name} (from {self.origin}) is {self.state.value}{because}"
 
 
-class Offer(NamedTuple):
-    """One thing there is, and who brought it; nobody if it is built in."""
+class Contribution(NamedTuple):
+    """An object that can be chosen, and its plugin; None if it is built in."""
 
-    made: Any
+    value: Any
     plugin: Plugin | None = None
 
 
-Offers = Mapping[str, Mapping[str, Offer]]
-"""What there is, by word for its kind and by name: the built-in first, then in order of names."""
+Contributions = Mapping[str, Mapping[str, Contribution]]
+"""Everything that can be chosen, by kind and name: the built-in first, then in order of names."""
 
 
-@attrs.frozen(eq=False)
-class Registry:
-    """All there is to choose from, the hooks of a run, and every plugin that was found."""
+class Registry(NamedTuple):
+    """Everything that can be chosen, the hooks of a run, and every plugin that was found."""
 
-    offers: Offers
+    contributions: Contributions
     plugins: tuple[Plugin, ...]
-    hooks: RunHooks = attrs.field(factory=RunHooks, eq=False)
-    """What the plugins that are OK listen to, for `MachineConfig.hooks`."""
+    hooks: RunHooks
+    """The hooks that the OK plugins implement, for `MachineConfig.hooks`."""
 
-    def _made(self, word: str) -> Mapping[str, Any]:
-        made = {name: offer.made for name, offer in self.offers[word].items()}
-        return MappingProxyType(made)
+    def _values(self, kind: str) -> Mapping[str, Any]:
+        values = {name: one.value for name, one in self.contributions[kind].items()}
+        return MappingProxyType(values)
 
     @property
     def backends(self) -> Mapping[str, type[Backend[Any]]]:
         """Return the backends by name, `native` among them."""
-        return MappingProxyType(dict(sorted(self._made("backend").items())))
+        return MappingProxyType(dict(sorted(self._values("backend").items())))
 
     @property
     def engines(self) -> Mapping[str, type[Engine]]:
         """Return the engines by name, the built-in first."""
-        return self._made("engine")
+        return self._values("engine")
 
     @property
     def workloads(self) -> Mapping[str, WorkloadKind]:
         """Return the named workloads."""
-        return self._made("workload")
+        return self._values("workload")
 
     @property
     def trace_formats(self) -> Mapping[str, TraceFormat]:
         """Return the trace formats by name."""
-        return self._made("trace format")
+        return self._values("trace format")
 
     def workload(self, spec: str | None, limit: int | None) -> Workload:
         """Return the workload that *spec* names, as `open_workload` does; raise InputError."""
@@ -128,26 +134,33 @@ class Registry:
     @property
     def cost_models(self) -> Mapping[str, CostModel]:
         """Return the cost models by name, the default first."""
-        return self._made("cost model")
+        return self._values("cost model")
 
     @property
     def commands(self) -> "Mapping[str, click.Command]":
         """Return the plugins' commands by name."""
-        return self._made("command")
+        return self._values("command")
 
     @property
     def parameters(self) -> Mapping[str, type]:
         """Return the attrs classes of the plugins' own sections of the configuration."""
-        return self._made("parameters")
+        return self._values("parameters")
 
-    def plugin(self, word: str, name: str) -> Plugin | None:
-        """Return who brought what the registry lists under this word; None if it is built in."""
-        return self.offers[word][name].plugin
+    def plugin(self, kind: str, name: str) -> Plugin | None:
+        """Return the plugin that contributes this name; None if it is built in."""
+        return self.contributions[kind][name].plugin
 
-    def origin(self, name: str, word: str = "backend") -> str:
-        """Return the distribution that a backend, or whatever *word* says, came from."""
-        plugin = self.plugin(word, name)
+    def origin(self, name: str, kind: str = "backend") -> str:
+        """Return the distribution of a backend, or of a contribution of another kind."""
+        plugin = self.plugin(kind, name)
         return BUILT_IN if plugin is None else plugin.distribution
+
+    def config_schema(self) -> ConfigSchema:
+        """Return what can be configured with these plugins: the baseline first, then by name."""
+        names = sorted(self.backends, key=lambda name: (name != BASELINE, name))
+        backends: dict[str, Any] = {name: self.backends[name] for name in names}
+        engines, models = tuple(self.engines), tuple(self.cost_models)
+        return ConfigSchema(CORE, backends, engines, models, self.parameters)
 
     @property
     def unusable(self) -> tuple[Plugin, ...]:

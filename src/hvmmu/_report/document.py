@@ -1,4 +1,4 @@
-"""The result document: what `--json` prints, and what every table is made from.
+"""The result document: printed by `--json`, and the source of every table.
 
 Its schema is `schema.json` beside this module. Same runs, same bytes.
 """
@@ -13,7 +13,7 @@ from hvmmu.params import values
 from hvmmu.results import Failure, RunResult
 
 SCHEMA = 1
-"""Raised when a reader of the old documents could misread a new one."""
+"""The version of the schema: raised when a reader of the old could misread a new document."""
 
 Document = dict[str, Any]
 
@@ -22,21 +22,21 @@ def document(
     *,
     workload: Mapping[str, Any],
     config: Mapping[str, Any],
-    explicit: Mapping[str, Mapping[str, Any]],
+    overrides: Mapping[str, Mapping[str, Any]],
     runs: Sequence[RunResult],
     model: CostModel,
     failures: Sequence[Failure] = (),
 ) -> Document:
     """Return the result document of *runs* of one workload.
 
-    *config* maps each section to its attrs object; *asked* the keys that were not left at their
-    defaults, `section.name`, to value and source. *failures* are the runs that a plugin ended.
+    *config* maps each section to its attrs object; *overrides* the keys that are set explicitly,
+    `section.name`, to value and source. *failures* are the runs that a plugin's exception ended.
     """
     return {
         "schema": SCHEMA,
         "workload": dict(workload),
         "config": {section: values(made) for section, made in config.items()},
-        "overrides": dict(explicit),
+        "overrides": dict(overrides),
         "runs": [run.to_json() for run in runs],
         "failures": [failure.to_json() for failure in failures],
         "cost_model": attrs.asdict(model, value_serializer=_listed),

@@ -1,29 +1,39 @@
-"""What is there and how it is set: backends, parameters as modinfo has them, configuration."""
+"""Lists: backends, engines, plugins, parameters as modinfo prints them, the configuration."""
 
 import enum
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from hvmmu._config import DEFAULT, Known, Row
+from hvmmu._config import DEFAULT, ConfigSchema, ExplainRow
 from hvmmu._plugins import Plugin
+from hvmmu._report.text_table import TextTable
 from hvmmu.params import Param, declared, plain
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 LABEL = 15  # modinfo's first column
-MOST_CELL = 800  # characters of a cell, which somebody else may have written
+LONGEST = 800  # characters of a text from a plugin
+_INTERNAL = frozenset(
+    {
+        "fast_lane",
+        "filters_inside",
+        "flushes_one_page",
+        "lru_sets",
+        "lru_ways",
+        "plain_switch",
+        "reserved_patterns",
+    }
+)
+"""Capabilities that only hvmmu itself uses."""
 
 
-def params(section: str, known: Known, rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the lines of one section: first what it is, then every parameter and its value."""
+def params(section: str, schema: ConfigSchema, rows: Sequence[ExplainRow]) -> Iterator[str]:
+    """Yield the lines of one section: its name and summary, then every parameter and its value."""
     by_key = {row.key: row for row in rows}
-    backend = known.backends.get(section)
+    backend = schema.backends.get(section)
     yield _labelled("name", section)
     if backend is not None:
         yield _labelled("description", backend.summary)
-    for param in declared(known.classes()[section]):
+    for param in declared(schema.classes()[section]):
         row = by_key[f"{section}.{param.name}"]
         yield _labelled("parm", f"{param.name}:{param.doc} ({param.kind})")
         yield " " * LABEL + " · ".join(_particulars(param, row))
@@ -31,7 +41,7 @@ def params(section: str, known: Known, rows: Sequence[Row]) -> Iterator[str]:
         yield _labelled("unsupported", f"{name}: {reason}")
 
 
-def _particulars(param: Param, row: Row) -> Iterator[str]:
+def _particulars(param: Param, row: ExplainRow) -> Iterator[str]:
     yield f"{row.value} from {row.source}" if row.source != DEFAULT else f"{row.value} by default"
     if row.source != DEFAULT:
         yield f"default {row.default}"
@@ -45,9 +55,9 @@ def _labelled(label: str, text: str) -> str:
     return f"{label + ':':<{LABEL}}{text}"
 
 
-def toml(rows: Sequence[Row], known: Known) -> Iterator[str]:
-    """Yield the configuration as lines of a `hvmmu.toml` that says the same."""
-    kinds = {"backend": str, **{f"{s}.{p.name}": p.type for s, p in _every(known)}}
+def toml(rows: Sequence[ExplainRow], schema: ConfigSchema) -> Iterator[str]:
+    """Yield the configuration as the lines of an equivalent `hvmmu.toml`."""
+    kinds = {"backend": str, **{f"{s}.{p.name}": p.type for s, p in _every(schema)}}
     section = ""
     for row in rows:
         head, dot, name = row.key.rpartition(".")
@@ -61,8 +71,8 @@ def toml(rows: Sequence[Row], known: Known) -> Iterator[str]:
             yield f"{name} = {_toml_text(row.value, kinds.get(row.key, str))}"
 
 
-def _every(known: Known) -> Iterator[tuple[str, Param]]:
-    for section, params in known.classes().items():
+def _every(schema: ConfigSchema) -> Iterator[tuple[str, Param]]:
+    for section, params in schema.classes().items():
         yield from ((section, param) for param in declared(params))
 
 
@@ -72,27 +82,27 @@ def _toml_text(value: str, kind: type) -> str:
     return value if kind is int and value.lstrip("-").isdigit() else json.dumps(value)
 
 
-def explained(rows: Sequence[Row]) -> "Table":
+def explained(rows: Sequence[ExplainRow]) -> TextTable:
     """Return the configuration as a table: every key, its value, source and default."""
-    return _plain_table(
+    return _table(
         ("key", "value", "from", "default"),
-        [(row.key, row.value, row.source, row.default if row.is_asked else "") for row in rows],
+        [(row.key, row.value, row.source, row.default if row.is_explicit else "") for row in rows],
     )
 
 
-def backends(rows: Sequence[tuple[str, str, str, str]]) -> "Table":
+def backends(rows: Iterable[tuple[str, str, str, str]]) -> TextTable:
     """Return the backends as a table: name, distribution, summary, capabilities."""
-    return _plain_table(("name", "from", "summary", "capabilities"), rows)
+    return _table(("name", "from", "summary", "capabilities"), rows)
 
 
-def engines(rows: Sequence[tuple[str, str, str, str]]) -> "Table":
+def engines(rows: Iterable[tuple[str, str, str, str]]) -> TextTable:
     """Return the engines as a table: name, distribution, summary, capabilities."""
     return backends(rows)
 
 
-def plugins(found: Sequence[Plugin]) -> "Table":
+def plugins(found: Sequence[Plugin]) -> TextTable:
     """Return the plugins as a table: name, distribution, state, what it registered, the cause."""
-    return _plain_table(
+    return _table(
         ("name", "from", "state", "registered", "cause"),
         [
             (one.name, one.origin, one.state.value, ", ".join(one.registered) or "-", one.cause)
@@ -117,22 +127,18 @@ def plugins_json(found: Sequence[Plugin]) -> str:
     return json.dumps(listed, indent=2, sort_keys=True) + "\n"
 
 
-def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    from rich.table import Table  # noqa: PLC0415 - only where a table is printed
-    from rich.text import Text  # noqa: PLC0415 - as above
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(text, MOST_CELL)) for text in row))
-    return table
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> TextTable:
+    return TextTable.plain(heads, [[plain(text, LONGEST) for text in row] for row in rows])
 
 
-def capabilities(offered: Any) -> str:  # noqa: ANN401 - a class of a plugin
-    """Return what a backend or an engine can do, in words."""
-    caps = getattr(offered, "caps", None)
-    fields = getattr(type(caps), "__attrs_attrs__", ())
+def capabilities(described: Any, *, verbose: bool) -> str:  # noqa: ANN401 - a class of a plugin
+    """Return the capabilities of a backend or an engine in words, with *verbose* all of them."""
+    caps = getattr(described, "caps", None)
+    fields = [
+        field
+        for field in getattr(type(caps), "__attrs_attrs__", ())
+        if verbose or field.name not in _INTERNAL
+    ]
     words = []
     for field in fields:
         value = getattr(caps, field.name)

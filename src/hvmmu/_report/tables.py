@@ -1,15 +1,15 @@
-"""The comparison and the single run as tables: runs side by side, counters in groups."""
+"""The tables of a comparison and of a single run: runs side by side, counters in groups."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from hvmmu._report.conclusions import run_names
 from hvmmu._report.document import Document
-from hvmmu._report.grid import FAINT, PLAIN, STRONG, Cell, Grid
-from hvmmu._report.reading import run_names
+from hvmmu._report.text_table import FAINT, PLAIN, STRONG, StyledText, TextTable
 from hvmmu.arch import pfec as pf
 
 Run = dict[str, Any]
-_NONE = "·"  # this run has no such thing
+_NONE = "·"  # this run has no such counter
 
 GUEST = {
     "accesses": "accesses",
@@ -40,85 +40,87 @@ MISSES = {
 PARTS = {"exits": "exits", "guest faults": "guest_faults", "walks": "walks", "total": "total"}
 
 
-class Line(NamedTuple):
-    """One row: a label and a text for each run. Without texts: the heading of a group."""
+class TableRow(NamedTuple):
+    """A label and a text for each run; without texts, the heading of a group."""
 
     label: str
     texts: tuple[str, ...] = ()
     is_strong: bool = False
 
 
-def lines(document: Document, baseline: str) -> Iterator[Line]:
-    """Yield the rows of the table; *baseline* is the backend that cycles are related to.
+def table_rows(document: Document, baseline: str) -> Iterator[TableRow]:
+    """Yield the rows of the table; *baseline* is the backend that cycles are compared with.
 
-    A single run is shown with counters that would make a comparison too long.
+    A single run has more counters than a comparison.
     """
     runs = document["runs"]
     is_single = len(runs) == 1
-    yield Line("guest")
+    yield TableRow("guest")
     yield from _counters(runs, GUEST)
-    yield Line("hypervisor")
+    yield TableRow("hypervisor")
     yield from _counters(runs, HYPERVISOR | IN_DEPTH if is_single else HYPERVISOR)
     yield from _exits(runs)
-    yield Line("hardware")
+    yield TableRow("hardware")
     yield from _counters(runs, HARDWARE | MISSES if is_single else HARDWARE)
     yield from _reported(runs)
-    yield Line(f"cycles ({document['cost_model']['name']})")
+    yield TableRow(f"cycles ({document['cost_model']['name']})")
     for label, part in _parts(runs).items():
-        yield Line(f"  {label}", tuple(f"{run['cycles'][part]:,}" for run in runs), part == "total")
+        yield TableRow(
+            f"  {label}", tuple(f"{run['cycles'][part]:,}" for run in runs), part == "total"
+        )
     bases = [run["cycles"]["total"] for run in runs if run["backend"] == baseline]
     if bases and bases[0] and len(runs) > 1:
         ratios = tuple(f"{run['cycles']['total'] / bases[0]:.2f}x" for run in runs)
-        yield Line(f"  of {baseline}", ratios)
+        yield TableRow(f"  of {baseline}", ratios)
 
 
-def _reported(runs: Sequence[Run]) -> Iterator[Line]:
-    """Yield what plugins counted: their counters alone have a prefix."""
+def _reported(runs: Sequence[Run]) -> Iterator[TableRow]:
+    """Yield the counters of plugins: theirs alone have a prefix."""
     counters = [run["counters"] for run in runs]
     names = sorted({name for counted in counters for name in counted if "." in name})
     if names:
-        yield Line("plugins")
+        yield TableRow("plugins")
     for name in names:
         counts = [counted.get(name) for counted in counters]
-        yield Line(f"  {name}", tuple(_NONE if c is None else f"{c:,}" for c in counts))
+        yield TableRow(f"  {name}", tuple(_NONE if c is None else f"{c:,}" for c in counts))
 
 
 def _parts(runs: Sequence[Run]) -> dict[str, str]:
-    """Return label and name of each part of the cycles, those of plugins before the total."""
+    """Return the name of each part of the cycles by label, those of plugins before the total."""
     parts = dict(PARTS)
     total = parts.popitem()
     parts |= {name: name for name in runs[0]["cycles"] if name not in {"model", *PARTS.values()}}
     return {**parts, total[0]: total[1]}
 
 
-def _counters(runs: Sequence[Run], rows: dict[str, str]) -> Iterator[Line]:
+def _counters(runs: Sequence[Run], rows: dict[str, str]) -> Iterator[TableRow]:
     for label, counter in rows.items():
-        yield Line(f"  {label}", tuple(f"{run['counters'][counter]:,}" for run in runs))
+        yield TableRow(f"  {label}", tuple(f"{run['counters'][counter]:,}" for run in runs))
 
 
-def _exits(runs: Sequence[Run]) -> Iterator[Line]:
+def _exits(runs: Sequence[Run]) -> Iterator[TableRow]:
     exits = [run["counters"]["exits"] for run in runs]
-    yield Line("  exits", tuple(f"{each['total']:,}" for each in exits), is_strong=True)
+    yield TableRow("  exits", tuple(f"{each['total']:,}" for each in exits), is_strong=True)
     reasons = sorted({reason for each in exits for reason in each["by_reason"]})
     for reason in reasons:
         counts = [each["by_reason"].get(reason) for each in exits]
-        yield Line(f"    {reason}", tuple(_NONE if c is None else f"{c:,}" for c in counts))
+        yield TableRow(f"    {reason}", tuple(_NONE if c is None else f"{c:,}" for c in counts))
     faults = [run["counters"]["guest_faults"] for run in runs]
     per_fault = zip(exits, faults, strict=True)
     shares = tuple(f"{each['total'] / n:.2f}" if n else _NONE for each, n in per_fault)
-    yield Line("  exits per page fault", shares)
+    yield TableRow("  exits per page fault", shares)
 
 
-def comparison(document: Document, baseline: str, width: int | None) -> list[Grid]:
-    """Return the table; where it is wider than *width*, several with fewer runs each."""
+def comparison(document: Document, baseline: str, width: int | None) -> list[TextTable]:
+    """Return the table; if it is wider than *width*, several with fewer runs each."""
     heads = [_head(name) for name in run_names(document)[: len(document["runs"])]]
-    rows = list(lines(document, baseline))
+    rows = list(table_rows(document, baseline))
     return _fitting(rows, heads, list(range(len(heads))), width)
 
 
 def _fitting(
-    rows: Sequence[Line], heads: Sequence[str], columns: Sequence[int], width: int | None
-) -> list[Grid]:
+    rows: Sequence[TableRow], heads: Sequence[str], columns: Sequence[int], width: int | None
+) -> list[TextTable]:
     table = _table(rows, heads, columns)
     if width is None or len(columns) == 1 or table.width <= width:
         return [table]
@@ -129,43 +131,43 @@ def _fitting(
     ]
 
 
-def _table(rows: Sequence[Line], heads: Sequence[str], columns: Sequence[int]) -> Grid:
-    shown = _level([heads[column] for column in columns])
-    return Grid(["", *shown], "<" + ">" * len(shown), list(_cells(rows, columns)))
+def _table(rows: Sequence[TableRow], heads: Sequence[str], columns: Sequence[int]) -> TextTable:
+    aligned = _bottom_aligned([heads[column] for column in columns])
+    return TextTable(["", *aligned], "<" + ">" * len(aligned), list(_styled(rows, columns)))
 
 
-def _cells(rows: Sequence[Line], columns: Sequence[int]) -> Iterator[list[Cell]]:
+def _styled(rows: Sequence[TableRow], columns: Sequence[int]) -> Iterator[list[StyledText]]:
     for row in rows:
         style = STRONG if row.is_strong or not row.texts else PLAIN
         texts = [row.texts[column] for column in columns] if row.texts else []
         if texts and all(text == _NONE for text in texts):
-            continue  # the reason of another vendor's exits, whose table is the next one
-        cells = [(text, FAINT if text in {"0", _NONE} else style) for text in texts]
-        yield [(row.label, style), *cells]
+            continue  # an exit reason of another vendor, whose runs are in the next table
+        styled = [(text, FAINT if text in {"0", _NONE} else style) for text in texts]
+        yield [(row.label, style), *styled]
 
 
 def _head(name: str) -> str:
     """Return a run's name as a narrow heading: the backend, then each parameter, folded at _."""
-    backend, *telling = name.split(" ")
+    backend, *settings = name.split(" ")
     folded = []
-    for text in telling:
+    for text in settings:
         start, underscore, end = text.partition("_")
         folded += [start + underscore, end] if len(text) > 12 and end else [text]
     return "\n".join([backend, *folded])
 
 
-def _level(heads: Sequence[str]) -> list[str]:
-    """Return the headings with as many lines each, so that the backends stand on one line."""
+def _bottom_aligned(heads: Sequence[str]) -> list[str]:
+    """Return the headings with equally many lines, so that the backends stand on one line."""
     most = max(head.count("\n") for head in heads)
     return [head + "\n" * (most - head.count("\n")) for head in heads]
 
 
-def routes(run: Run) -> Grid:
-    """Return who took care of what: the run's ledger, a row for each kind of fault."""
+def routes(run: Run) -> TextTable:
+    """Return the run's fault statistics: a row for each outcome, cause, error code and level."""
     rows = []
     for row in run["counters"]["routes"]:
         pfec = _NONE if row["pfec"] is None else pf.describe(row["pfec"])
         level = str(row["level"]) if row["level"] else _NONE
         texts = (row["route"], row["cause"], pfec, level, f"{row['count']:,}")
         rows.append([(text, PLAIN) for text in texts])
-    return Grid(("route", "cause", "error code", "level", "count"), "<<<>>", rows)
+    return TextTable(("route", "cause", "error code", "level", "count"), "<<<>>", rows)

@@ -1,63 +1,55 @@
-"""A result document for people: what ran, the table, what it says, where costs come from."""
+"""A result document as text: the runs, the table, conclusions, and the sources of costs."""
 
 import textwrap
-from collections.abc import Iterable
 
-from hvmmu._report import reading, tables
+from hvmmu._report import conclusions, tables
 from hvmmu._report.document import Document
-from hvmmu._report.grid import Grid, takes_styles
+from hvmmu._report.text_table import TextTable, render
 from hvmmu.params import plain
 
-WIDTH = 80  # of prose where there is no terminal
-LONGEST = 800  # characters of a line that somebody else may have written
+WIDTH = 80  # of prose if there is no terminal
+LONGEST = 800  # characters of a line from a plugin
 
 
 def comparison(document: Document, *, baseline: str, width: int | None) -> str:
     """Return the comparison of the document's runs; *width* None: not for a terminal."""
-    parts: list[str | Grid] = [_prose(ran(document), width), ""]
+    parts: list[str | TextTable] = [_prose(ran(document), width), ""]
     for table in tables.comparison(document, baseline, width):
         parts += [table, ""]
-    failed = (plain(text, LONGEST) for text in reading.failures(document))
+    failed = (plain(text, LONGEST) for text in conclusions.failures(document))
     parts += [text if width is None else _prose(text, width) for text in failed]
-    told = (reading.verdict(document), *reading.effects(document))
-    parts += [_prose(text, width) for text in told]
-    return _joined([*parts, "", *_sources(document, width)], width)
+    found = (conclusions.verdict(document), *conclusions.effects(document))
+    parts += [_prose(text, width) for text in found]
+    return render([*parts, "", *_sources(document, width)], width)
 
 
 def single(document: Document, *, baseline: str, width: int | None) -> str:
-    """Return one run in depth: its parameters, its counters and its routes."""
+    """Return one run in depth: its parameters, its counters and its fault statistics."""
     run = document["runs"][0]
     set_to = ", ".join(f"{name}={_text(value)}" for name, value in run["params"].items())
-    parts: list[str | Grid] = [_prose(ran(document), width)]
+    parts: list[str | TextTable] = [_prose(ran(document), width)]
     if set_to:
         parts.append(_prose(f"{run['backend']}: {set_to}", width))
     parts.append("")
     for table in (*tables.comparison(document, baseline, width), tables.routes(run)):
         parts += [table, ""]
-    parts += [_prose(reading.verdict(document), width), "", *_sources(document, width)]
-    return _joined(parts, width)
-
-
-def _joined(parts: Iterable[str | Grid], width: int | None) -> str:
-    """Return *parts* one below the other; *width* None: no terminal, so nothing stands out."""
-    styled = width is not None and takes_styles()
-    texts = (part.text(styled=styled) if isinstance(part, Grid) else part for part in parts)
-    return "\n".join(texts) + "\n"
+    parts += [_prose(conclusions.verdict(document), width), "", *_sources(document, width)]
+    return render(parts, width)
 
 
 def ran(document: Document) -> str:
-    """Return what ran, and what was set otherwise than by default."""
+    """Return one line: the workload, the MMU model and the explicit settings."""
     facts = dict(document["workload"])
     name, kind = facts.pop("name"), facts.pop("kind")
     engines = sorted({run["engine"] for run in document["runs"]})
-    told = [f"{key} {_text(value)}" for key, value in facts.items()]
-    said = [f"{name} ({', '.join([kind, *told])})", f"engine {', '.join(engines)}"]
-    said += [_setting(key, **setting) for key, setting in document["overrides"].items()]
-    return " · ".join(said)
+    details = [f"{key} {_text(value)}" for key, value in facts.items()]
+    parts = [f"{name} ({', '.join([kind, *details])})", f"engine {', '.join(engines)}"]
+    parts += [_setting(key, **setting) for key, setting in document["overrides"].items()]
+    return " · ".join(parts)
 
 
 def _setting(key: str, value: bool | int | str, source: str) -> str:
-    """Return a setting; what was typed with the command needs no source."""
+    """Return a setting, with its source unless it was typed with the command."""
     return f"{key}={_text(value)}" + ("" if source.startswith("-p ") else f" ({source})")
 
 

@@ -5,7 +5,7 @@ import keyword
 import re
 from collections.abc import Collection
 
-from hvmmu._plugins.known import BASELINE
+from hvmmu._plugins.registry import BASELINE
 from hvmmu.errors import InputError
 from hvmmu.params import shown
 

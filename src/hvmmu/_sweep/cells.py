@@ -1,4 +1,4 @@
-"""A cell: one run of a sweep, named by the SHA-256 of all that decides its result."""
+"""A cell: one run of a sweep, named by the SHA-256 of everything that decides its result."""
 
 import hashlib
 import json
@@ -17,36 +17,36 @@ Identity = dict[str, Any]
 
 @attrs.frozen
 class Cell:
-    """One run of a sweep: its name, all that decides its result, and what a worker needs."""
+    """One run of a sweep: its name, everything that decides its result, and a worker's input."""
 
     id: str
     identity: Identity
     unit: Mapping[str, Any]
-    """Plain data for `hvmmu._sweep.work.run_unit`."""
+    """Plain data for `hvmmu._sweep.worker.run_unit`."""
 
     @property
-    def told(self) -> str:
-        """Return what it is, for people."""
+    def label(self) -> str:
+        """Return its backend and workload, for people."""
         return f"{self.identity['backend']} {plain(str(self.identity['workload']['name']))}"
 
 
-def canonical(made: object) -> str:
+def canonical(data: object) -> str:
     """Return plain data as JSON in one way only."""
     return json.dumps(
-        made, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )
 
 
-def sha256_of(made: object) -> str:
+def sha256_of(data: object) -> str:
     """Return the SHA-256 of plain data, in hex."""
-    return hashlib.sha256(canonical(made).encode("ascii")).hexdigest()
+    return hashlib.sha256(canonical(data).encode("ascii")).hexdigest()
 
 
-def told_asked(identity: Identity, classes: Mapping[str, type]) -> dict[str, dict[str, Any]]:
+def overrides(identity: Identity, classes: Mapping[str, type]) -> dict[str, dict[str, Any]]:
     """Return the parameters of a cell that are not at their defaults, for a result document.
 
-    *classes* are the attrs classes of all sections. Who set a parameter does not decide a result,
-    so it is told only that the sweep did.
+    *classes* are the attrs classes of all sections. The source of a setting decides no result: it
+    is `sweep` for each.
     """
     sections = {**identity["config"], identity["backend"]: identity["params"]}
     return {

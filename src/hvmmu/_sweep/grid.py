@@ -11,16 +11,14 @@ from typing import Any
 
 import attrs
 
-from hvmmu._config import Known
+from hvmmu._config import ConfigSchema
+from hvmmu._config.schema import Key, SchemaReader, dotted
 from hvmmu._config.sources import read_toml
 from hvmmu.errors import ConfigError
-from hvmmu.params import Param, Value, declared, nearest, parse, plain, shown
+from hvmmu.params import Param, Value, parse, plain, shown
 
 TOP = ("workload", "limit", "backend", "costs", "engine")
-"""The keys that stand in no section, in the order in which cells vary."""
-
-Key = tuple[str | None, str]
-"""Section, None at the top, and name."""
+"""The keys in no section, in the order in which cells vary."""
 
 Axes = Mapping[Key, tuple[Value, ...]]
 _NONE: Axes = MappingProxyType({})
@@ -28,141 +26,105 @@ _NONE: Axes = MappingProxyType({})
 
 @attrs.frozen
 class Grid:
-    """What a grid sets: each key with the values it takes, and the combinations left out."""
+    """The values of each key, and the combinations to leave out."""
 
     where: str
     """Its name in messages."""
     folder: Path
-    """Where its traces are looked for."""
+    """The folder that traces are relative to."""
     axes: Axes = _NONE
     exclude: tuple[Axes, ...] = ()
 
 
-def read_grid(path: Path, known: Known) -> Grid:
+def read_grid(path: Path, schema: ConfigSchema) -> Grid:
     """Read a grid from a file; raise ConfigError with every problem, one line each."""
     where = plain(str(path))
-    return grid_of(read_toml(path, where), known, where=where, folder=path.absolute().parent)
+    return grid_of(read_toml(path, where), schema, where=where, folder=path.absolute().parent)
 
 
 def grid_of(
-    table: Mapping[str, Any], known: Known, *, where: str = "grid", folder: Path | None = None
+    table: Mapping[str, Any],
+    schema: ConfigSchema,
+    *,
+    where: str = "grid",
+    folder: Path | None = None,
 ) -> Grid:
-    """Return the grid that a table makes; raise ConfigError with every problem, one line each."""
-    reading = _Reading(known, where)
+    """Return the grid of a table; raise ConfigError with every problem, one line each."""
+    reader = _GridReader(schema, where)
     rules = table.get("exclude", [])
-    axes = reading.axes({key: given for key, given in table.items() if key != "exclude"}, "")
+    axes = reader.axes({key: given for key, given in table.items() if key != "exclude"}, "")
     exclude = []
     if isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules):
-        exclude = [reading.axes(rule, f"exclude {nth}: ") for nth, rule in enumerate(rules, 1)]
+        exclude = [reader.axes(rule, f"exclude {nth}: ") for nth, rule in enumerate(rules, 1)]
     else:
-        reading.problems.append(f"{where}: exclude is no list of tables; write [[exclude]]")
-    reading.check_sections(axes)
-    if reading.problems:
-        raise ConfigError(reading.problems)
+        reader.problems.append(f"{where}: exclude is no list of tables; write [[exclude]]")
+    reader.check_backends(axes)
+    if reader.problems:
+        raise ConfigError(reader.problems)
     return Grid(where, folder or Path.cwd(), axes, tuple(exclude))
 
 
-@attrs.define
-class _Reading:
+class _GridReader:
     """One pass over a grid; it collects problems as it goes."""
 
-    known: Known
-    where: str
-    problems: list[str] = attrs.field(factory=list)
-    top: dict[str, Param] = attrs.field(init=False)
-    sections: dict[str, dict[str, Param]] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        classes = self.known.classes().items()
-        self.sections = {name: {p.name: p for p in declared(made)} for name, made in classes}
-        one = Param("", str, "")
-        named = one._replace(choices=tuple(self.known.backends))
-        count = one._replace(type=int, least=1)
-        self.top = {"workload": one, "limit": count, "backend": named, **self.known.top()}
+    def __init__(self, schema: ConfigSchema, where: str) -> None:
+        self.schema, self.where = schema, where
+        self.problems: list[str] = []
+        text, count = Param("", str, ""), Param("", int, 1, least=1)
+        backend = text._replace(choices=tuple(schema.backends))
+        top = {"workload": text, "limit": count, "backend": backend, **schema.top()}
+        self.reader = SchemaReader(schema, top)
 
     def axes(self, table: Mapping[str, Any], prefix: str) -> Axes:
-        """Return what a table sets, each key with its values."""
+        """Return the values of each key of a table."""
         axes: dict[Key, tuple[Value, ...]] = {}
         for name, given in table.items():
-            if isinstance(given, dict) and name not in self.top:
-                for inner, value in given.items():
-                    self.set_one(axes, (name, inner), value, prefix)
-                if not given or name not in self.sections:
-                    self.check_section(name, prefix, is_empty=not given)
+            if not isinstance(given, dict) or name in self.reader.top:
+                self.read(axes, (None, name), given, prefix)
+            elif name not in self.reader.sections:
+                self.problems.append(self.reader.no_section(name, self.where, prefix))
             else:
-                self.set_one(axes, (None, name), given, prefix)
+                for inner, value in given.items():
+                    self.read(axes, (name, inner), value, prefix)
+                if not given:
+                    self.problem(f"{prefix}{name}", "sets nothing; leave it out")
         if prefix and not table:
-            self.problems.append(f"{prefix[:-2]} ({self.where}): says nothing; leave it out")
+            self.problem(prefix[:-2], "is empty; leave it out")
         return axes
 
-    def set_one(
+    def read(
         self, axes: dict[Key, tuple[Value, ...]], key: Key, given: object, prefix: str
     ) -> None:
-        """Read the values of one key, or report why they cannot be."""
-        section, name = key
-        params = self.top if section is None else self.sections.get(section)
-        if params is None:
-            return  # reported once, for the section
-        told = f"{prefix}{plain(_dotted(key))}"
-        if name in self.unsupported(section):
-            self.problems.append(f"{told} ({self.where}): {self.unsupported(section)[name]}")
-        elif name not in params:
-            self.problems.append(f"{told} ({self.where}): {self.unknown(section, name)}")
-        elif given == []:
-            self.problems.append(f"{told} ({self.where}): an empty list; leave the key out")
-        else:
-            axes[key] = self.values(params[name], given, told)
-
-    def values(self, param: Param, given: object, told: str) -> tuple[Value, ...]:
-        """Return the values of a key, each once."""
-        kept: list[Value] = []
+        """Read the values of one key, or report its problems."""
+        label = f"{prefix}{plain(dotted(key))}"
+        try:
+            param = self.reader.param(key, self.where, prefix)
+        except ConfigError as error:
+            self.problems += error.problems
+            return
+        if given == []:
+            self.problem(label, "an empty list; leave the key out")
+        values: dict[Value, None] = {}
         for one in given if isinstance(given, list) else [given]:
             try:
-                value = parse(param, one, key=told, source=self.where)
+                value = parse(param, one, key=label, source=self.where)
             except ConfigError as error:
                 self.problems += error.problems
                 continue
-            if value in kept:
-                self.problems.append(f"{told} ({self.where}): {shown(one)} is there twice")
-            kept.append(value)
-        return tuple(kept)
+            if value in values:
+                self.problem(label, f"{shown(one)} is there twice")
+            values[value] = None
+        axes[key] = tuple(values)
 
-    def check_section(self, name: str, prefix: str, *, is_empty: bool) -> None:
-        """Report a section that is none, or sets nothing."""
-        told = f"{prefix}{plain(name)} ({self.where})"
-        if name not in self.sections:
-            near = nearest(name, [*self.sections, "exclude"])
-            near = near or "; if it is a backend, is its plugin installed?"
-            self.problems.append(f"{told}: no such section ({', '.join(self.sections)}){near}")
-        elif is_empty:
-            self.problems.append(f"{told}: sets nothing; leave it out")
+    def problem(self, label: str, why: str) -> None:
+        """Note a problem of this grid."""
+        self.problems.append(f"{label} ({self.where}): {why}")
 
-    def unknown(self, section: str | None, name: str) -> str:
-        """Say that there is no such key, and which is nearest."""
-        if section is not None:
-            near = nearest(name, self.sections[section]) or f"; see `hvmmu params {section}`"
-            return f"{section} has no such parameter{near}"
-        if name in self.sections:
-            return f"that is a section; write [{name}] and its parameters below"
-        near = nearest(name, (*TOP, *self.sections))
-        there = f"; there are {', '.join(TOP)} and the sections"
-        return f"no such key{near or there}"
-
-    def unsupported(self, section: str | None) -> Mapping[str, str]:
-        """Return the parameters a backend refuses, each with the reason."""
-        backend = self.known.backends.get(section or "")
-        return {} if backend is None else backend.unsupported
-
-    def check_sections(self, axes: Axes) -> None:
+    def check_backends(self, axes: Axes) -> None:
         """Report the parameters of a backend that the grid does not run."""
-        chosen = axes.get((None, "backend"), tuple(self.known.backends))
-        idle = [s for s, _ in axes if s in self.known.backends and s not in chosen]
-        self.problems += [
-            f"{section} ({self.where}): not among the backends; add it to backend, or leave "
-            "the section out"
-            for section in dict.fromkeys(idle)
-        ]
-
-
-def _dotted(key: Key) -> str:
-    return key[1] if key[0] is None else f"{key[0]}.{key[1]}"
+        backends = self.schema.backends
+        chosen = axes.get((None, "backend"), tuple(backends))
+        idle = dict.fromkeys(s for s, _ in axes if s in backends and s not in chosen)
+        for section in idle:
+            why = "not among the backends; add it to backend, or leave the section out"
+            self.problem(str(section), why)

@@ -1,4 +1,4 @@
-"""A folder of cells: one JSON file each, named for its identity, whole or not there."""
+"""A folder of cells: one JSON file each, named for its identity, complete or absent."""
 
 import json
 import os
@@ -7,29 +7,30 @@ import stat
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from hvmmu._files import write_atomically
 from hvmmu._report.document import Document
 from hvmmu._sweep.cells import Cell, Identity, sha256_of
+from hvmmu._sweep.table_rows import flat_row
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.params import plain
 
 MOST_BYTES = 16 << 20
-"""A larger file is no cell, and not read."""
+"""The largest file that is read as a cell."""
 
 _NAME = re.compile(r"([0-9a-f]{64})\.json")
 _TEMPORARY = re.compile(r"\.([0-9a-f]{64})\.\w+\.tmp")
 
 
 @attrs.frozen
-class Failure:
-    """Why a cell has no result."""
+class CellFailure:
+    """The cause of a cell's having no result."""
 
     kind: str
-    """The error's class; `worker` for one whose process died, `bug` for what nobody foresaw."""
+    """The error's class; `worker` if its process died, `bug` for an unforeseen exception."""
     reason: str
     """One line."""
 
@@ -37,40 +38,47 @@ class Failure:
 def text_of(
     identity: Identity,
     result: Document | None,
-    failure: Failure | None,
+    failure: CellFailure | None,
     provenance: dict[str, Any],
 ) -> str:
-    """Return the text of a cell's file; its checksum is of all the rest."""
-    made = {
+    """Return the text of a cell's file; its checksum covers all the rest."""
+    cell = {
         "cell": sha256_of(identity),
         "identity": identity,
         "provenance": provenance,
         "failure": None if failure is None else attrs.asdict(failure),
         "result": result,
     }
-    made["checksum"] = sha256_of(made)
-    return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
+    cell["checksum"] = sha256_of(cell)
+    return json.dumps(cell, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def read_cell(path: Path) -> dict[str, Any]:
-    """Return a cell; raise InputError if its file is not whole, or not of that name."""
+    """Return a cell; raise InputError if its file is damaged, or has another cell's name."""
     where = plain(str(path))
     try:
-        with path.open("rb") as file:
-            raw = (
-                file.read(MOST_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-            )
-        made = json.loads(raw.decode("ascii")) if len(raw) <= MOST_BYTES else None
-        if isinstance(made, dict):
-            checksum = made.pop("checksum")
-            own = sha256_of(made["identity"])
-            if checksum == sha256_of(made) and made["cell"] == own == path.stem:
-                return made
+        raw = _read(path)
+        cell = json.loads(raw.decode("ascii"))
+        checksum = cell.pop("checksum")
+        name = sha256_of(cell["identity"])
+        flat_row(cell)
+        if checksum == sha256_of(cell) and cell["cell"] == name == path.stem:
+            return cast("dict[str, Any]", cell)
     except OSError as error:
         raise InputError(f"{where}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     raise InputError(f"{where}: damaged; `hvmmu sweep --resume` runs that cell again")
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a regular file; raise ValueError for anything else, never wait for it."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - of os
+        is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        raw = file.read(MOST_BYTES + 1) if is_file else b""
+    if not is_file or len(raw) > MOST_BYTES:
+        raise ValueError
+    return raw
 
 
 def cell_files(folder: Path) -> list[Path]:
@@ -83,18 +91,18 @@ def cell_files(folder: Path) -> list[Path]:
 
 @attrs.frozen
 class Store:
-    """The folder that a sweep's cells go to."""
+    """The folder of a sweep's cells."""
 
     folder: Path
 
     def begin(self, mine: Iterable[Cell], all_ids: Collection[str], *, resume: bool) -> list[Cell]:
         """Return the cells that are yet to run.
 
-        Raise ConfigError if, without *resume*, something is there that is not another shard's.
+        Raise ConfigError if, without *resume*, it holds anything but another shard's cells.
         """
         mine = list(mine)
         try:
-            there = sorted(os.listdir(self.folder))  # noqa: PTH208 - names are all it takes
+            there = sorted(os.listdir(self.folder))  # noqa: PTH208 - only names are needed
         except FileNotFoundError:
             return mine
         except OSError as error:
@@ -105,8 +113,8 @@ class Store:
         self._tidy(there, ids)
         return [cell for cell in mine if not self.has(cell.id)]
 
-    def make(self) -> None:
-        """Make the folder if it is not there; raise InputError if it cannot be used."""
+    def create(self) -> None:
+        """Create the folder if it does not exist; raise InputError if it cannot be used."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -125,31 +133,29 @@ class Store:
         problems = []
         if done:
             todo = "--resume runs the others, or give another folder with -o"
-            problems.append(f"{where}: {done} of these {len(ids)} cells are there; {todo}")
+            problems.append(f"{where}: holds {done} of these {len(ids)} cells; {todo}")
         if foreign:
             todo = "give a folder of its own with -o, or add to it with --resume"
-            problems.append(
-                f"{where}: cells that are not of this grid are there ({foreign}); {todo}"
-            )
+            problems.append(f"{where}: holds cells of another grid ({foreign}); {todo}")
         if others:
             todo = "give a folder of its own with -o"
-            problems.append(f"{where}: files that are no cells are there ({others}); {todo}")
+            problems.append(f"{where}: holds other files ({others}); {todo}")
         if problems:
             raise ConfigError(problems)
 
     def _tidy(self, there: list[str], ids: Collection[str]) -> None:
-        """Remove what a sweep that was killed left of these cells."""
+        """Remove temporary files that a killed sweep left of these cells."""
         for name in there:
             if (match := _TEMPORARY.fullmatch(name)) and match[1] in ids:
                 with suppress(OSError):
                     (self.folder / name).unlink()
 
     def path(self, name: str) -> Path:
-        """Return where the cell of this name is, or would be."""
+        """Return the path of the cell of this name."""
         return self.folder / f"{name}.json"
 
     def has(self, name: str) -> bool:
-        """Return whether the cell is there, whole, and has a result."""
+        """Return whether the cell's file exists, is undamaged, and has a result."""
         if not os.path.lexists(self.path(name)):
             return False
         try:
@@ -158,7 +164,12 @@ class Store:
             return False
 
     def write(self, name: str, text: str) -> None:
-        """Write a cell's file: afterwards it is there and whole, whatever happens next."""
-        with suppress(FileNotFoundError):  # another process tidied up what it took for a leftover
+        """Write a cell's file, which is complete from then on; raise InputError if it cannot be."""
+        try:
+            with suppress(FileNotFoundError):  # another process took our temporary for a leftover
+                return write_atomically(self.path(name), text.encode("ascii"))
             return write_atomically(self.path(name), text.encode("ascii"))
-        return write_atomically(self.path(name), text.encode("ascii"))
+        except OSError as error:
+            where = plain(str(self.folder))
+            todo = "the cells that it holds are whole; --resume goes on"
+            raise InputError(f"{where}: cannot be written: {error.strerror}; {todo}") from None

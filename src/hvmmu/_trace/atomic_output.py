@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import IO, TYPE_CHECKING
 
-from hvmmu._files import replaced
+from hvmmu._files import atomic_path
 from hvmmu.errors import InputError
 from hvmmu.params import plain
 
@@ -22,7 +22,7 @@ def whole_file(output: Path, *, force: bool) -> Iterator[IO[bytes]]:
     """
     check_output(output, force=force)  # else a bad name is only found when all is read
     try:
-        with replaced(output) as beside, beside.open("x+b") as file:
+        with atomic_path(output) as beside, beside.open("x+b") as file:
             yield file
     except OSError as error:
         why = error.strerror or str(error)

@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from hvmmu._plugins.offered import BUILT_INS, check_backends
+from hvmmu._plugins.contributions import BUILT_INS, check_backends
 from hvmmu.backend import API_VERSION, Caps
 from hvmmu.errors import PluginError
 from hvmmu.params import plain

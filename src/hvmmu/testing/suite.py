@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from structlog.testing import capture_logs
 
 from hvmmu._engines import DEFAULT
-from hvmmu._plugins.aside import aside
+from hvmmu._plugins.capture_output import captured_output
 from hvmmu.errors import ConfigError
 from hvmmu.params import declared, plain
 from hvmmu.testing.blame import told
@@ -137,7 +137,7 @@ def check_backend(
 
 def _quietly(check: Check, context: Context) -> Result:
     with ExitStack() as stack:
-        stack.enter_context(aside())
+        stack.enter_context(captured_output())
         return run_check(check, context)
 
 

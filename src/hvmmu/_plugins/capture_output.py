@@ -1,4 +1,4 @@
-"""What a plugin prints while it is loaded is kept aside: our output may be a JSON document."""
+"""Capture what a plugin prints while it is loaded: our own output may be a JSON document."""
 
 import io
 import sys
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from hvmmu.params import plain
 
 
-class Printed(io.BytesIO):
-    """Bytes that stay readable when whoever wrote them closes the stream."""
+class CapturedOutput(io.BytesIO):
+    """Bytes that stay readable after the stream over them is closed."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -21,12 +21,12 @@ class Printed(io.BytesIO):
 
 
 @contextmanager
-def aside() -> Iterator[Printed]:
-    """Keep what is written to stdout and stderr; nobody is there to answer on stdin.
+def captured_output() -> Iterator[CapturedOutput]:
+    """Capture stdout and stderr; stdin is empty.
 
     These are full text streams, with `buffer` and `reconfigure`: what works on a terminal works.
     """
-    printed = Printed()
+    printed = CapturedOutput()
     stream = io.TextIOWrapper(printed, "utf-8", "backslashreplace", write_through=True)
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), stream, stream

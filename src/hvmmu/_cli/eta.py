@@ -1,35 +1,36 @@
-"""How far a sweep is, on stderr: a bar with the time left, or a line now and then in a log."""
+"""The progress of a sweep on stderr: a bar with the time left, or a line now and then in a log."""
 
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from hvmmu._cli.progress import PATIENCE, Shown
+from hvmmu._cli.progress import PATIENCE, ProgressLine
 
 if TYPE_CHECKING:
-    from hvmmu._sweep import Step
+    from hvmmu._sweep import Progress
 
-_EVERY = 30.0  # seconds between two lines where nobody watches
+_EVERY = 30.0  # seconds between two lines of a log
 
 
-class Ahead(Shown):
-    """Shows each step, if it is time to."""
+class SweepProgress(ProgressLine):
+    """Shows how many cells are done and the time left."""
 
     def __init__(self) -> None:
         super().__init__()
         self._next = time.monotonic() + (PATIENCE if self.is_watched else _EVERY)
 
-    def at(self, step: "Step") -> None:
-        """Show *step*."""
+    def update(self, progress: "Progress") -> None:
+        """Show *progress*, if it is time to."""
         if (now := time.monotonic()) < self._next or sys.stderr is None:
             return
-        left = "" if step.left is None else f"about {duration(step.left)} left"
+        left = "" if progress.left is None else f"about {duration(progress.left)} left"
         if self.is_watched:
-            self.show("cells", step.total, step.done, left=left)
+            self.show("cells", progress.total, progress.done, left=left)
         else:
             self._next = now + _EVERY
-            said = ", ".join(filter(None, (f"{step.done:,} of {step.total:,} cells", left)))
-            print(f"hvmmu: {said}", file=sys.stderr, flush=True)  # noqa: T201
+            done = f"{progress.done:,} of {progress.total:,} cells"
+            line = ", ".join(filter(None, (done, left)))
+            print(f"hvmmu: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
     def columns(self, progress: Any) -> list[Any]:  # noqa: ANN401 - rich's module
         """Return a bar, the counts and the time left."""

@@ -1,6 +1,6 @@
-"""What is installed where a cell is planned or run: plugins, what they add, and their versions.
+"""The installation where a cell is planned or run: plugins, their contributions and versions.
 
-A site is opened from plain data, so that a worker on another machine makes its own.
+It is opened from plain data, so that a worker on another machine opens its own.
 """
 
 import hashlib
@@ -15,37 +15,37 @@ from typing import Any
 
 import attrs
 
-from hvmmu._config import Known
+from hvmmu._config import ConfigSchema
 from hvmmu._plugins import Plugin, Registry, State, load
-from hvmmu._plugins.known import CORE, known_settings
+from hvmmu._plugins.registry import CORE
 from hvmmu.backend import Paging
 from hvmmu.errors import InputError
 from hvmmu.machine import MachineConfig
 from hvmmu.params import Value, nearest, shown
 from hvmmu.workloads import SHIPPED
 
-Choice = Mapping[str, Any]
+Selection = Mapping[str, Any]
 """The arguments of `hvmmu._plugins.load`, as plain data."""
 
 Values = dict[str, Value]
 
 
 @attrs.frozen
-class Site:
-    """The plugins that are loaded here, and what can be configured with them."""
+class Installation:
+    """The plugins that are loaded here, and the schema of their configuration."""
 
-    choice: Choice
+    selection: Selection
     registry: Registry
-    known: Known
+    schema: ConfigSchema
 
     def plugins(self) -> dict[str, str]:
         """Return every plugin that is loaded, by name, with its distribution and version."""
         return {one.name: one.origin for one in self.registry.plugins if one.state is State.OK}
 
     def taking_part(self, *used: str, trace: bool) -> dict[str, str]:
-        """Return the plugins that can change a run of *used* things, as "backend vmx".
+        """Return the plugins that can change a run of *used* contributions, as "backend vmx".
 
-        One that offers only other things takes no part; with *trace*, a trace format does.
+        A plugin that contributes only others takes no part; with *trace*, a trace format does.
         """
         return {
             one.name: one.origin
@@ -56,82 +56,82 @@ class Site:
     def machine(
         self, backend: str, params: Values, sections: Mapping[str, Values], engine: str
     ) -> MachineConfig:
-        """Return the machine of one cell; all that is in *params* counts as asked for."""
-        made = self.registry.backends[backend]
-        core = {name: kind(**sections.get(name, {})) for name, kind in CORE.items()}
-        own = {name: kind(**sections.get(name, {})) for name, kind in self.known.own.items()}
+        """Return the machine of one cell; all of *params* count as explicit."""
+        kind = self.registry.backends[backend]
+        core = {name: made(**sections.get(name, {})) for name, made in CORE.items()}
+        own = self.schema.plugin_sections.items()
         return MachineConfig(
-            backend=made,
-            backend_params=made.params(**params),
+            backend=kind,
+            backend_params=kind.params(**params),
             **core,
             explicit=frozenset(params),
             hooks=self.registry.hooks,
             engine=self.registry.engines[engine],
-            settings=own,
+            settings={name: made(**sections.get(name, {})) for name, made in own},
         )
 
     def is_bare(self, backend: str) -> bool:
-        """Return whether a backend is no hypervisor: it has no MMU of ours, and none to set up."""
+        """Return whether a backend is a machine without a hypervisor, and so without `mmu`."""
         return self.registry.backends[backend].caps.paging is Paging.BARE
 
     def located(self, spec: str | None, folder: Path) -> str | None:
-        """Return *spec* with the path of a trace that is seen from *folder*; raise InputError."""
+        """Return *spec*, the path of a trace resolved from *folder*; raise InputError."""
         kinds = self.registry.workloads
         if spec is None or spec.partition(":")[0] in kinds:
             return spec
         if not os.path.lexists(folder / spec):
             known, near = ", ".join(kinds), nearest(spec.partition(":")[0], kinds)
             raise InputError(
-                f"{shown(spec)} is neither a workload ({known}) nor a file, seen from the grid's "
+                f"{shown(spec)} is neither a workload ({known}) nor a file in the grid's "
                 f"folder{near}"
             )
         return str(folder / spec)
 
     def trace(self, spec: str | None) -> Path | None:
-        """Return the file of a workload that is located; None if it needs none."""
+        """Return the file of a located workload; None if it needs none."""
         if spec is None:
             return SHIPPED
         return None if spec.partition(":")[0] in self.registry.workloads else Path(spec)
 
 
 def _takes_part(plugin: Plugin, used: tuple[str, ...], *, trace: bool) -> bool:
-    """Return whether it has a hook of a run, or offers one of the things used."""
+    """Return whether it has a hook of a run, or contributes one of the things used."""
     return any(
         " " not in word or word in used or (trace and word.startswith("trace format "))
         for word in plugin.registered
     )
 
 
-_OPEN: dict[str, Site] = {}
+_OPEN: dict[str, Installation] = {}
 _OPENING = threading.Lock()
 
 
-def open_site(choice: Choice, registry: Registry | None = None) -> Site:
-    """Return this process's site with these plugins, loaded once; *registry* if that is done."""
-    key = json.dumps(choice, sort_keys=True)
+def open_installation(selection: Selection, registry: Registry | None = None) -> Installation:
+    """Return this process's installation with these plugins, loaded once or in *registry*."""
+    key = json.dumps(selection, sort_keys=True)
     with _OPENING:
         if registry is not None or key not in _OPEN:
-            loaded = load(**choice) if registry is None else registry
-            _OPEN[key] = Site(choice, loaded, known_settings(loaded))
+            loaded = load(**selection) if registry is None else registry
+            _OPEN[key] = Installation(selection, loaded, loaded.config_schema())
         return _OPEN[key]
 
 
-def provenance(site: Site) -> dict[str, Any]:
-    """Return what made a cell beyond what decides it: the machine's kind, never the moment."""
+def provenance(installation: Installation) -> dict[str, Any]:
+    """Return the software and the kind of machine that ran a cell, never the time."""
     return {
         "hvmmu": hvmmu_version(),
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "plugins": site.plugins(),
+        "plugins": installation.plugins(),
     }
 
 
 @lru_cache(maxsize=1)
 def hvmmu_version() -> str:
     """Return the version of hvmmu that is installed."""
-    from importlib.metadata import version  # noqa: PLC0415 - not to begin with
+    from importlib.metadata import version  # noqa: PLC0415 - 20 ms
 
     return version("hvmmu")
 

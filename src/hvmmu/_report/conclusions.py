@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences: whether the guest could tell, and what a parameter did."""
+"""Conclusions in sentences: whether the guest could tell runs apart, and a parameter's effect."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -15,18 +15,18 @@ GUEST_FACTS = {
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """Return a name for each run: its backend, and the parameters that tell it from others of it.
+    """Return a name for each run: its backend, and the parameters in which its runs differ.
 
     >>> names([{"backend": "b", "params": {"p": True}}, {"backend": "b", "params": {"p": False}}])
     ['b p=1', 'b p=0']
     """
-    made = []
+    found = []
     for run in runs:
-        twins = [other for other in runs if other["backend"] == run["backend"]]
-        telling = [p for p, v in run["params"].items() if any(t["params"][p] != v for t in twins)]
-        told = [f"{p}={_text(run['params'][p])}" for p in telling]
-        made.append(" ".join([run["backend"], *told]))
-    return made
+        others = [other for other in runs if other["backend"] == run["backend"]]
+        varied = [p for p, v in run["params"].items() if any(o["params"][p] != v for o in others)]
+        settings = [f"{p}={_text(run['params'][p])}" for p in varied]
+        found.append(" ".join([run["backend"], *settings]))
+    return found
 
 
 def run_names(document: Document) -> list[str]:
@@ -35,59 +35,58 @@ def run_names(document: Document) -> list[str]:
 
 
 def failures(document: Document) -> list[str]:
-    """Return a sentence for each run that a plugin ended."""
+    """Return a sentence for each run that a plugin's exception ended."""
     failed = run_names(document)[len(document["runs"]) :]
     errors = [failure["error"] for failure in document["failures"]]
     return [f"{name} FAILED: {error}" for name, error in zip(failed, errors, strict=True)]
 
 
 def differences(document: Document) -> list[str]:
-    """Return what the guest saw differently, a sentence for each run unlike the first."""
+    """Return a sentence for each run in which the guest saw something else than in the first."""
     runs = document["runs"]
     first, *others = run_names(document)[: len(runs)]
-    told = []
+    found = []
     for name, run in zip(others, runs[1:], strict=True):
         unlike = [
             what for key, what in GUEST_FACTS.items() if run["guest"][key] != runs[0]["guest"][key]
         ]
         if unlike:
-            told.append(f"{name} differs from {first} in {_and(unlike)}")
-    return told
+            found.append(f"{name} differs from {first} in {_and(unlike)}")
+    return found
 
 
 def verdict(document: Document) -> str:
-    """Return one sentence on whether the guest saw the same in all runs."""
+    """Return one sentence on whether all runs are identical to the guest."""
     runs = document["runs"]
-    told = differences(document)
-    if told:
-        return f"The guest saw runs that DIFFER: {'; '.join(told)}."
+    if different := differences(document):
+        return f"To the guest the runs DIFFER: {'; '.join(different)}."
     guest = runs[0]["guest"]
     log, tables = guest["fault_log_sha256"][:12], guest["page_tables_sha256"][:12]
-    where = f"the same in all {len(runs)} runs" if len(runs) > 1 else "this"
-    faults = _count(guest["faults"], "fault")
-    return f"The guest saw {where}: {faults} since boot, log {log}, page tables {tables}."
+    seen = f"{_count(guest['faults'], 'fault')} since boot, fault log {log}, page tables {tables}"
+    if len(runs) == 1:
+        return f"The guest saw {seen}."
+    return f"All {len(runs)} runs are identical to the guest: {seen}."
 
 
 def effects(document: Document) -> Iterator[str]:
-    """Yield a sentence for each pair of runs that one bool parameter tells apart."""
+    """Yield a sentence for each pair of runs that differ in one bool parameter."""
     for one, other in combinations(document["runs"], 2):
         if one["backend"] != other["backend"]:
             continue
-        telling = [p for p in one["params"] if one["params"][p] != other["params"][p]]
-        if len(telling) == 1 and isinstance(one["params"][telling[0]], bool):
-            off, on = sorted((one, other), key=lambda run: bool(run["params"][telling[0]]))
-            yield _effect(telling[0], off, on)
+        varied = [p for p in one["params"] if one["params"][p] != other["params"][p]]
+        if len(varied) == 1 and isinstance(one["params"][varied[0]], bool):
+            off, on = sorted((one, other), key=lambda run: bool(run["params"][varied[0]]))
+            yield _effect(varied[0], off, on)
 
 
 def _effect(param: str, off: Run, on: Run) -> str:
     before, after = (run["counters"]["exits"]["total"] for run in (off, on))
-    kept, faults = (on["counters"][f"guest_faults{part}"] for part in ("_bypassed", ""))
-    kept -= off["counters"]["guest_faults_bypassed"]
-    share = f"kept {kept:,} of {_count(faults, 'guest fault')} from exiting"
-    if kept <= 0:
-        share = f"kept none of {_count(faults, 'guest fault')} from exiting"
+    bypassed, faults = (on["counters"][f"guest_faults{part}"] for part in ("_bypassed", ""))
+    bypassed -= off["counters"]["guest_faults_bypassed"]
+    saved = f"{bypassed:,}" if bypassed > 0 else "none"
     return (
-        f"{param}=1 {share}: {before:,} → {after:,} exits ({change(before, after)}); "
+        f"{param}=1 kept {saved} of {_count(faults, 'guest fault')} from exiting: "
+        f"{before:,} → {after:,} exits ({change(before, after)}); "
         f"estimated cycles {change(off['cycles']['total'], on['cycles']['total'])}."
     )
 
@@ -101,8 +100,8 @@ def change(before: int, after: int) -> str:
     return f"{(after - before) * 100 / before:+.1f}%"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _and(words: Sequence[str]) -> str:

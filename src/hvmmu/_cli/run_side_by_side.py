@@ -1,4 +1,4 @@
-"""Machines in lockstep: one pass over the workload, each step done by each before the next."""
+"""Run machines side by side: one pass over the workload, each step run by all before the next."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import attrs
 
-from hvmmu._cli.progress import Progress
+from hvmmu._cli.progress import Counter
 from hvmmu._cli.session import Session
 from hvmmu._hooks import told
 from hvmmu._plugins import Registry
+from hvmmu._report.conclusions import names
 from hvmmu._report.document import Document, document
-from hvmmu._report.reading import names
 from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.log import get_logger
 from hvmmu.machine import Machine, MachineConfig
@@ -22,37 +22,37 @@ from hvmmu.workloads import Workload
 
 T = TypeVar("T")
 Params = dict[str, bool | int | str]
-Outcome = TypeVar("Outcome", RunResult, Failure)
+RunOrFailure = TypeVar("RunOrFailure", RunResult, Failure)
 
 
-def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]) -> Document:
+def run_machines(session: Session, workload: Workload, runs: Sequence[MachineConfig]) -> Document:
     """Run *workload* on a machine for each of *runs*; return the result document.
 
-    A run that a plugin's exception ends is told there, and the others go on. Raise PluginError if
-    none is left.
+    A run that a plugin's exception ends is one of its failures, and the others go on. Raise
+    PluginError if none is left.
     """
     model = session.registry.cost_models[session.config.costs]
     with ExitStack() as stack:
-        group = _Group(session.registry)
+        group = _MachineGroup(session.registry)
         stack.callback(group.close)
         group.start(runs)
-        progress = stack.enter_context(Progress(f"{workload.name}: references"))
+        progress = stack.enter_context(Counter(f"{workload.name}: references"))
         count = 0
         for step in workload.steps():
-            group.each(lambda machine: machine.step(step))  # noqa: B023 - called at once
+            group.each(lambda machine: machine.step(step))  # noqa: B023 - called immediately
             if not group.machines:
                 break
             if isinstance(step, Accesses | ReducedAccesses):
                 count += len(step)
-            progress.at(count)
+            progress.update(count)
         results = group.each(lambda machine: machine.result(model))
     failures = _distinct(group.failures)
     if not results:
         raise _all_failed(failures)
     return document(
         workload=workload.facts(),
-        config=session.told(),
-        explicit=session.explicit(),
+        config=session.reported_sections(),
+        overrides=session.overrides(),
         runs=_distinct(results),
         model=model,
         failures=failures,
@@ -60,7 +60,7 @@ def measured(session: Session, workload: Workload, runs: Sequence[MachineConfig]
 
 
 @attrs.define(eq=False)
-class _Group:
+class _MachineGroup:
     """The machines that still run, and why the others do not."""
 
     registry: Registry
@@ -71,34 +71,34 @@ class _Group:
         for run in runs:
             try:
                 self.machines.append((run, Machine(run)))
-            except Exception as error:  # noqa: BLE001 - raised again unless it is a plugin's
+            except Exception as error:  # noqa: BLE001 - raised again unless a plugin failed
                 self._failed(run, values(run.backend_params), error)
 
     def each(self, act: Callable[[Machine], T]) -> list[T]:
-        """Have each machine do something; one that a plugin fails is dropped and closed."""
+        """Call *act* on each machine; drop and close one in which a plugin fails."""
         results, running = [], []
         for run, machine in self.machines:
             try:
                 results.append(act(machine))
                 running.append((run, machine))
-            except Exception as error:  # noqa: BLE001 - raised again unless it is a plugin's
+            except Exception as error:  # noqa: BLE001 - raised again unless a plugin failed
                 self._failed(run, machine.params, error)
                 machine.close()
         self.machines = running
         return results
 
     def _failed(self, run: MachineConfig, params: Params, error: Exception) -> None:
-        """Keep why a run failed; raise the error again if it is no plugin's."""
+        """Keep the cause of a failed run; raise the error again if no plugin failed."""
         where = _places(error.__cause__ or error)
         if not isinstance(error, PluginError):
-            error = self._blamed(run, error)
+            error = self._named_after_plugin(run, error)
         get_logger().debug("run_failed", backend=run.backend.name, where=where[-1])
         self.failures.append(
             Failure(run.backend.name, params, error.plugin, error.hook, str(error))
         )
 
-    def _blamed(self, run: MachineConfig, error: Exception) -> PluginError:
-        """Return an exception as that of the plugin whose backend or engine it came through."""
+    def _named_after_plugin(self, run: MachineConfig, error: Exception) -> PluginError:
+        """Return the error of the plugin whose backend or engine the exception came through."""
         if not isinstance(error, HvmmuError):
             for word, made in (("backend", run.backend), ("engine", run.engine)):
                 plugin = self.registry.plugin(word, made.name)
@@ -118,7 +118,7 @@ def _package(module: str) -> str:
 
 
 def _places(error: BaseException) -> list[str]:
-    """Return where an exception came through, as `module.function:line`, the innermost last."""
+    """Return the places an exception came through, `module.function:line`, the innermost last."""
     found, trace = [], error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
@@ -129,7 +129,7 @@ def _places(error: BaseException) -> list[str]:
 
 
 def _all_failed(failures: Sequence[Failure]) -> PluginError:
-    """Return what to raise where no run is left: a line for each."""
+    """Return the error to raise if no run is left: a line for each."""
     if len(failures) == 1:
         (only,) = failures
         return PluginError(only.error, plugin=only.plugin, hook=only.hook)
@@ -137,12 +137,12 @@ def _all_failed(failures: Sequence[Failure]) -> PluginError:
     return PluginError("\n".join(f"{name}: {failure.error}" for name, failure in named))
 
 
-def _distinct(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes without twins.
+def _distinct(outcomes: Sequence[RunOrFailure]) -> list[RunOrFailure]:
+    """Return the outcomes without duplicates.
 
-    A backend whose CPU cannot do what is compared turns it off, and both its runs are one.
+    A backend turns a parameter off that its CPU does not support; both its runs are the same then.
     """
-    kept: list[Outcome] = []
+    kept: list[RunOrFailure] = []
     for one in outcomes:
         if not any((r.backend, r.params) == (one.backend, one.params) for r in kept):
             kept.append(one)

@@ -5,21 +5,21 @@ import subprocess
 import sys
 
 from hvmmu._sweep.grid import grid_of
-from hvmmu._sweep.planning import cells
-from hvmmu._sweep.site import open_site
+from hvmmu._sweep.installation import open_installation
+from hvmmu._sweep.plan import cells
 
 CHOICE = {"autoload": False}
 HEAVY = "hvmmu", "email", "importlib", "zipfile"
 WORKER = """\
 import contextlib, importlib, json, sys
 
-from hvmmu._sweep import warm
+from hvmmu._sweep import forkserver
 
-for name in warm._NEEDED:
+for name in forkserver._PRELOADED:
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
 before = set(sys.modules)
-from hvmmu._sweep.work import run_unit
+from hvmmu._sweep.worker import run_unit
 
 _, failure = run_unit(json.load(sys.stdin))
 late = {name for name in set(sys.modules) - before if name.partition(".")[0] in sys.argv[1:]}
@@ -29,9 +29,9 @@ json.dump([sorted(late), failure and failure.reason], sys.stdout)
 
 def test_a_worker_has_all_it_needs() -> None:
     """Every worker would import modules at its first cell, while the others wait for the CPU."""
-    site = open_site(CHOICE)
-    grid = grid_of({"backend": "native", "workload": "demand-zero:pages=4"}, site.known)
-    (cell,) = cells(grid, site)
+    installation = open_installation(CHOICE)
+    grid = grid_of({"backend": "native", "workload": "demand-zero:pages=4"}, installation.schema)
+    (cell,) = cells(grid, installation)
     ran = subprocess.run(
         [sys.executable, "-c", WORKER, *HEAVY],
         input=json.dumps(dict(cell.unit)),

@@ -1,4 +1,4 @@
-"""From a grid to its cells: each combination that can differ from the others, once."""
+"""Plan the cells of a grid: each combination that can differ from the others, once."""
 
 import itertools
 import math
@@ -9,50 +9,51 @@ from typing import Any
 
 import attrs
 
-from hvmmu._plugins.known import CORE
+from hvmmu._config.schema import Key
+from hvmmu._plugins.registry import CORE
 from hvmmu._sweep.cells import FORMAT, Cell, canonical, sha256_of
-from hvmmu._sweep.grid import TOP, Axes, Grid, Key
-from hvmmu._sweep.site import Site, Values, file_sha256, hvmmu_version
+from hvmmu._sweep.grid import TOP, Axes, Grid
+from hvmmu._sweep.installation import Installation, Values, file_sha256, hvmmu_version
 from hvmmu.errors import ConfigError, HvmmuError
 from hvmmu.params import plain, values
 
 MOST_CELLS = 100_000
-"""Combinations of one grid, at most."""
+"""The largest number of combinations of one grid."""
 
 Axis = tuple[Key, tuple[Any, ...]]
 Chosen = Mapping[Key, Any]
 
 
-def cells(grid: Grid, site: Site) -> list[Cell]:
+def cells(grid: Grid, installation: Installation) -> list[Cell]:
     """Return the cells of a grid in the order of its axes.
 
-    Raise ConfigError with every problem that shows only when values are put together.
+    Raise ConfigError with every problem of combining values.
     """
-    return _Planning(grid, site).cells()
+    return _Planner(grid, installation).cells()
 
 
 @attrs.frozen
 class _Opened:
-    """A workload as far as a cell's identity needs it."""
+    """A workload, as a cell's identity needs it."""
 
     spec: str | None
-    """What a worker opens it by."""
+    """The argument with which a worker opens it."""
     facts: Mapping[str, Any]
     sha256: str | None
-    """Of the trace's file; None for one that is made up."""
+    """Of the trace's file; None for a synthetic workload."""
 
 
 @attrs.define
-class _Planning:
-    """One pass over all combinations; it collects problems as it goes, and asks nothing twice."""
+class _Planner:
+    """One pass over all combinations; it collects problems, and opens each workload once."""
 
     grid: Grid
-    site: Site
+    installation: Installation
     problems: dict[str, None] = attrs.field(factory=dict)
     workloads: dict[tuple[str | None, int | None], _Opened | None] = attrs.field(factory=dict)
     hashes: dict[Path, str] = attrs.field(factory=dict)
     effective: dict[str, Values | None] = attrs.field(factory=dict)
-    """A backend's parameters, by what was asked of it on which CPU."""
+    """A backend's effective parameters, by the explicit ones and the CPU."""
 
     def cells(self) -> list[Cell]:
         """Return the cells, each once."""
@@ -73,51 +74,51 @@ class _Planning:
             raise ConfigError(list(self.problems))
         return list(found.values())
 
-    def problem(self, what: str, why: str) -> None:
+    def problem(self, label: str, why: str) -> None:
         """Note a problem, once."""
-        self.problems[f"{what} ({self.grid.where}): {why}"] = None
+        self.problems[f"{label} ({self.grid.where}): {why}"] = None
 
-    def problem_of(self, what: str, error: Exception) -> None:
-        """Note what an error says."""
+    def problem_of(self, label: str, error: Exception) -> None:
+        """Note the problems of an error."""
         lines = error.problems if isinstance(error, ConfigError) else [str(error)]
         for line in lines:
-            self.problem(what, plain(line, 400))
+            self.problem(label, plain(line, 400))
 
     def check_size(self) -> None:
-        """Raise ConfigError before anything that takes as long as the grid is large."""
+        """Raise ConfigError if the grid is too large, before anything else is done."""
         shared = _size(self.shared())
         total = sum(shared * _size(self.own(backend)) for backend in self.backends())
         if total > MOST_CELLS:
-            told = f"{total:,} combinations; at most {MOST_CELLS:,} make a sweep: split it"
-            raise ConfigError([f"{self.grid.where}: {told}"])
+            why = f"{total:,} combinations; a sweep has at most {MOST_CELLS:,}: split it"
+            raise ConfigError([f"{self.grid.where}: {why}"])
 
     def backends(self) -> tuple[str, ...]:
         """Return the backends of the grid."""
-        chosen = self.grid.axes.get((None, "backend"), tuple(self.site.known.backends))
+        chosen = self.grid.axes.get((None, "backend"), tuple(self.installation.schema.backends))
         return tuple(map(str, chosen))
 
     def shared(self) -> list[Axis]:
-        """Return the axes that all backends have in common."""
-        defaults = {name: param.default for name, param in self.site.known.top().items()}
+        """Return the axes that all backends share."""
+        defaults = {name: param.default for name, param in self.installation.schema.top().items()}
         keys = [(None, name) for name in TOP if name != "backend"]
         top = [(key, self.grid.axes.get(key, (defaults.get(key[1]),))) for key in keys]
-        own = self.site.known.backends
+        own = self.installation.schema.backends
         sections = [(key, axis) for key, axis in self.grid.axes.items() if key[0]]
         return [*top, *((key, axis) for key, axis in sections if key[0] not in own)]
 
     def own(self, backend: str) -> list[Axis]:
-        """Return the axes of one backend's parameters: no other backend's count for it."""
+        """Return the axes of one backend's own parameters."""
         return [(key, axis) for key, axis in self.grid.axes.items() if key[0] == backend]
 
     def combinations(self) -> Iterator[Chosen]:
-        """Yield every combination: what all share varies slowest."""
+        """Yield every combination: the shared axes vary slowest."""
         for shared in _product(self.shared()):
             for backend in self.backends():
                 for own in _product(self.own(backend)):
                     yield {**shared, (None, "backend"): backend, **own}
 
     def cell(self, chosen: Chosen) -> Cell | None:
-        """Return the cell of one combination; None if it cannot be."""
+        """Return the cell of one combination; None if it has a problem."""
         workload, limit, backend, costs, engine = (chosen[None, name] for name in TOP)
         opened = self.workload(workload, limit)
         config = self.config(chosen)
@@ -130,7 +131,7 @@ class _Planning:
         identity = {
             "format": FORMAT,
             "hvmmu": hvmmu_version(),
-            "plugins": self.site.taking_part(*used, trace=is_trace),
+            "plugins": self.installation.taking_part(*used, trace=is_trace),
             "workload": opened.facts,
             "trace_sha256": opened.sha256,
             "backend": backend,
@@ -140,14 +141,16 @@ class _Planning:
             "engine": engine,
         }
         unit = {"workload": opened.spec, "limit": limit, "identity": identity}
-        return Cell(sha256_of(identity), identity, unit | {"plugins": dict(self.site.choice)})
+        return Cell(
+            sha256_of(identity), identity, unit | {"plugins": dict(self.installation.selection)}
+        )
 
     def workload(self, given: str | None, limit: int | None) -> _Opened | None:
-        """Return a workload, opened as far as needed to say what it is; None if it cannot be."""
+        """Return a workload, opened to identify it; None if it cannot be opened."""
         if (given, limit) not in self.workloads:
             opened = None
             try:
-                opened = self.opened(self.site.located(given, self.grid.folder), limit)
+                opened = self.opened(self.installation.located(given, self.grid.folder), limit)
             except (HvmmuError, ValueError) as error:
                 self.problem_of("workload", error)
             except OSError as error:
@@ -157,9 +160,9 @@ class _Planning:
 
     def opened(self, spec: str | None, limit: int | None) -> _Opened:
         """Open a workload; its file is read once for all cells."""
-        facts = self.site.registry.workload(spec, limit).facts()
+        facts = self.installation.registry.workload(spec, limit).facts()
         canonical(facts)
-        path = self.site.trace(spec)
+        path = self.installation.trace(spec)
         if path is None:
             return _Opened(spec, facts, None)
         if path not in self.hashes:
@@ -167,48 +170,48 @@ class _Planning:
         return _Opened(spec, facts, self.hashes[path])
 
     def config(self, chosen: Chosen) -> dict[str, Values] | None:
-        """Return the values of every section that is no backend's; None if they cannot be.
+        """Return the values of every section that is no backend's; None if one has a problem.
 
-        Left out are the MMU's where there is none, and a plugin's that are all at their defaults: a
-        plugin that is only installed must change no cell.
+        Left out are the MMU's if the machine has no hypervisor, and a plugin's if all are at their
+        defaults: a plugin that is only installed must change no cell.
         """
         config = {}
-        bare = self.site.is_bare(chosen[None, "backend"])
-        for section, kind in {**CORE, **self.site.known.own}.items():
+        bare = self.installation.is_bare(chosen[None, "backend"])
+        for section, kind in {**CORE, **self.installation.schema.plugin_sections}.items():
             if section == "mmu" and bare:
                 continue
-            made = self.made(section, kind, chosen)
-            if made is None:
+            params = self.section(section, kind, chosen)
+            if params is None:
                 return None
-            if section in CORE or values(made) != values(kind()):
-                config[section] = values(made)
+            if section in CORE or values(params) != values(kind()):
+                config[section] = values(params)
         return config
 
-    def made(self, section: str, kind: type, chosen: Chosen) -> object | None:
-        """Return the object of one section; its class may refuse values that do not go together."""
+    def section(self, section: str, kind: type, chosen: Chosen) -> object | None:
+        """Return the object of one section; its class may reject a combination of values."""
         explicit = {name: value for (home, name), value in chosen.items() if home == section}
         try:
-            made: object = kind(**explicit)
+            params: object = kind(**explicit)
         except (HvmmuError, ValueError) as error:
             self.problem_of(section, error)
             return None
-        return made
+        return params
 
     def params(self, backend: str, chosen: Chosen, cpu: Values) -> Values | None:
-        """Return a backend's parameters as they will be in force.
+        """Return a backend's effective parameters.
 
-        Where it cannot do what is asked, they stand as asked, and the run will tell why not.
+        Of explicit parameters that it rejects, the run will report why.
         """
         explicit = {name: value for (home, name), value in chosen.items() if home == backend}
         key = canonical([backend, explicit, cpu])
         if key not in self.effective:
-            kind = self.site.registry.backends[backend]
-            made = self.made(backend, kind.params, chosen)
-            got = None if made is None else values(made)
+            kind = self.installation.registry.backends[backend]
+            params = self.section(backend, kind.params, chosen)
+            found = None if params is None else values(params)
             with suppress(Exception):  # its run meets the same, and fails alone
                 features = CORE["cpu"](**cpu).features
-                got = values(kind(made, features, frozenset(explicit)).effective)
-            self.effective[key] = got
+                found = values(kind(params, features, frozenset(explicit)).effective)
+            self.effective[key] = found
         return self.effective[key]
 
 

@@ -1,7 +1,7 @@
-"""Executors: where cells run. Processes by default; threads, loky and dask when asked for.
+"""Executors of cells: processes by default; threads, loky and dask on request.
 
 Any other `concurrent.futures.Executor` serves as well: a `Pool` only adds how to end one at once,
-and how to start anew when a worker died.
+and how to start again when a worker died.
 """
 
 import importlib
@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 
 from hvmmu import log
-from hvmmu._sweep.warm import unheard, warm_up
+from hvmmu._sweep.forkserver import sigint_blocked, start_forkserver
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, shown
 
@@ -25,19 +25,19 @@ T = TypeVar("T")
 
 
 class Pool(Protocol):
-    """An executor that can be ended and, if it has workers of its own, started anew."""
+    """An executor that can be ended and, if it has its own workers, started again."""
 
     @property
     def window(self) -> int:
-        """Return how many cells are handed out at a time."""
+        """Return how many cells are submitted at a time."""
         ...
 
     def start(self) -> Executor:
-        """Return an executor whose workers live."""
+        """Return an executor whose workers are alive."""
         ...
 
     def end(self, *, at_once: bool) -> None:
-        """Let the workers go; with *at_once* without waiting for what they do."""
+        """End the workers; with *at_once* without waiting for their cells."""
         ...
 
 
@@ -48,28 +48,28 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def hear_nothing() -> None:
-    """Begin a worker's life: the keyboard is not for it, stdout not its own, nobody reads its log.
+def init_worker_signals() -> None:
+    """Initialise a worker: ignore SIGINT, send stdout to stderr, silence the log.
 
-    The parent has logged what there is to say of a plugin or a parameter, once.
+    The parent has logged every warning about a plugin or a parameter, once.
     """
-    log.configure_with(_say_nothing)
+    log.configure_with(_silence)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError):
-        os.dup2(2, 1)  # what a plugin prints must not get between the results
+        os.dup2(2, 1)  # the output of a plugin must not get between the results
 
 
-def _say_nothing() -> None:
-    import logging  # noqa: PLC0415 - with structlog, and not before it
+def _silence() -> None:
+    import logging  # noqa: PLC0415 - imported with structlog, and not before it
 
     import structlog  # noqa: PLC0415 - the same
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
-def begin_worker() -> None:
-    """Begin the same, and end with the parent, however that ends."""
-    hear_nothing()
+def init_worker() -> None:
+    """Initialise a worker that ends with its parent, however that ends."""
+    init_worker_signals()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -81,17 +81,17 @@ def _end_with_parent() -> None:
 
 
 class _Processes(ProcessPoolExecutor):
-    """A pool that Ctrl-C does not find in the middle of making a worker."""
+    """A pool that Ctrl-C does not interrupt while it starts a worker."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
-        """Hand in a call, with a new worker if none is idle."""
-        with unheard():
+        """Submit a call, with a new worker if none is idle."""
+        with sigint_blocked():
             return super().submit(fn, *args, **kwargs)
 
 
 @attrs.define
 class Processes:
-    """Processes of our own: killed with us, and replaced if one dies."""
+    """Our own processes: killed with us, and replaced if one dies."""
 
     jobs: int
     _executor: _Processes | None = None
@@ -99,16 +99,16 @@ class Processes:
 
     @property
     def window(self) -> int:
-        """Return one more than there are workers, so that none waits for us."""
+        """Return one more than there are workers, so that none is ever idle."""
         return self.jobs + 1
 
     def start(self) -> Executor:
         """Return the executor, a new one if the last has ended."""
         if self._executor is None:
             self._others = set(multiprocessing.active_children())
-            warm_up()
+            start_forkserver()
             context = multiprocessing.get_context("forkserver")
-            self._executor = _Processes(self.jobs, context, begin_worker)
+            self._executor = _Processes(self.jobs, context, init_worker)
         return self._executor
 
     def end(self, *, at_once: bool) -> None:
@@ -130,7 +130,7 @@ class _Threads(ThreadPoolExecutor):
         self.stopped = threading.Event()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401
-        """Hand in a call that asks now and then whether to go on."""
+        """Submit a call that checks now and then whether to go on."""
         return super().submit(fn, *args, **kwargs, is_stopped=self.stopped.is_set)
 
 
@@ -153,7 +153,7 @@ class Threads:
         return self._executor
 
     def end(self, *, at_once: bool) -> None:
-        """Wait for the threads; *at_once* has each stop at its next step."""
+        """Wait for the threads; *at_once* stops each at its next step."""
         if self._executor is not None:
             if at_once:
                 self._executor.stopped.set()
@@ -163,7 +163,7 @@ class Threads:
 
 @attrs.define
 class Loky:
-    """Processes through loky, which serve a notebook's next sweep too."""
+    """loky's processes, which serve a notebook's next sweep too."""
 
     jobs: int
     _executor: Any = None
@@ -175,10 +175,10 @@ class Loky:
 
     def start(self) -> Executor:
         """Return loky's executor, a new one if a worker of the last died."""
-        loky = needed("loky", "loky", "--executor loky")
-        self._executor = loky.get_reusable_executor(self.jobs, initializer=hear_nothing)
-        made: Executor = self._executor
-        return made
+        loky = required("loky", "loky", "--executor loky")
+        executor = loky.get_reusable_executor(self.jobs, initializer=init_worker_signals)
+        self._executor = executor
+        return cast("Executor", executor)
 
     def end(self, *, at_once: bool) -> None:
         """End the workers; *at_once* kills them."""
@@ -199,14 +199,13 @@ class Dask:
     def start(self) -> Executor:
         """Return the client's executor."""
         if self._client is None:
-            distributed = needed("distributed", "dask", "--executor dask")
+            distributed = required("distributed", "dask", "--executor dask")
             try:
                 self._client = distributed.Client(self.scheduler, **self._local(), timeout=10)
             except (OSError, ValueError) as error:
                 where = shown(self.scheduler)
                 raise InputError(f"--scheduler {where}: {error}; is it running?") from None
-        made: Executor = self._client.get_executor(pure=False)
-        return made
+        return cast("Executor", self._client.get_executor(pure=False))
 
     def _local(self) -> dict[str, Any]:
         if self.scheduler is not None:
@@ -214,7 +213,7 @@ class Dask:
         return {"n_workers": self.jobs, "threads_per_worker": 1, "dashboard_address": None}
 
     def end(self, *, at_once: bool) -> None:
-        """Leave the cluster, and end it if it is ours; what we asked for is forgotten there."""
+        """Leave the cluster, and end it if it is our own; it drops our calls."""
         del at_once
         if self._client is not None:
             self._client.close()
@@ -222,8 +221,8 @@ class Dask:
 
 
 @attrs.define
-class Foreign:
-    """An executor that belongs to the caller: it is used, and left as it is."""
+class CallerExecutor:
+    """The caller's own executor: used, and not ended."""
 
     executor: Executor
     window: int = 4096
@@ -233,7 +232,7 @@ class Foreign:
         return self.executor
 
     def end(self, *, at_once: bool) -> None:
-        """Do nothing: the caller may go on with it."""
+        """Do nothing: the caller may use it again."""
 
 
 POOLS: Mapping[str, Callable[..., Pool]] = {
@@ -242,13 +241,13 @@ POOLS: Mapping[str, Callable[..., Pool]] = {
     "loky": Loky,
     "dask": Dask,
 }
-"""The executors that have a name."""
+"""The named executors."""
 
 
 def pool(executor: Executor | str, jobs: int | None, scheduler: str | None = None) -> Pool:
-    """Return the pool that is asked for; raise InputError for a name that none has."""
+    """Return the pool of a caller's executor or of a name; raise InputError for an unknown name."""
     if not isinstance(executor, str):
-        return Foreign(executor)
+        return CallerExecutor(executor)
     if executor not in POOLS:
         near = nearest(executor, POOLS)
         raise InputError(f"no executor {shown(executor)}; there are {', '.join(POOLS)}{near}")
@@ -256,17 +255,17 @@ def pool(executor: Executor | str, jobs: int | None, scheduler: str | None = Non
         raise InputError("--scheduler is dask's: add --executor dask")
     count = jobs or usable_cpus()
     if executor == "dask":
-        needed("distributed", "dask", "--executor dask")
+        required("distributed", "dask", "--executor dask")
         return Dask(count, scheduler)
     if executor == "loky":
-        needed("loky", "loky", "--executor loky")
+        required("loky", "loky", "--executor loky")
     return POOLS[executor](count)
 
 
-def needed(module: str, extra: str, what: str) -> Any:  # noqa: ANN401 - a module without types
-    """Return a module that is not always installed; raise InputError saying how to get it."""
+def required(module: str, extra: str, feature: str) -> Any:  # noqa: ANN401 - a module without types
+    """Return an optional module; raise InputError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        told = f"{what} needs {module}: pip install 'hvmmu[{extra}]' ({error})"
-        raise InputError(told) from None
+        message = f"{feature} needs {module}: pip install 'hvmmu[{extra}]' ({error})"
+        raise InputError(message) from None

@@ -1,4 +1,4 @@
-"""From `-P`, `--strict` and the environment to loaded plugins, once a command."""
+"""The plugins that `-P`, `--strict` and the environment select, loaded once a command."""
 
 import os
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from hvmmu._cli import logs
-from hvmmu._cli.built_in import BUILT_IN
+from hvmmu._cli import log_format
+from hvmmu._cli.command_table import MODULES
 from hvmmu._plugins import Registry, load
 from hvmmu.errors import ConfigError
 from hvmmu.log import get_logger
@@ -18,30 +18,31 @@ from hvmmu.params import Param, parse, plain
 _NO = "no:"
 _AUTOLOAD_OFF = "HVMMU_DISABLE_PLUGIN_AUTOLOAD"
 _NAMES = "HVMMU_PLUGINS"
-_SLOW = 1.0  # seconds that an import may take without a word
+_SLOW = 1.0  # seconds; a longer import is reported
 
 
-def loaded(ctx: click.Context) -> Registry:
-    """Start the log and load the plugins that the command line and the environment ask for.
+def load_registry(ctx: click.Context) -> Registry:
+    """Configure the log and load the plugins that the command line and the environment select.
 
-    Raise ConfigError for a name that nothing has, and with --strict for every unusable plugin.
+    Raise ConfigError for a name that stands for nothing, and with --strict for every unusable
+    plugin.
     """
     typed: dict[str, Any] = ctx.ensure_object(dict)
-    logs.configure(verbose=typed.get("verbose", False))
+    log_format.configure(verbose=typed.get("verbose", False))
     if "registry" not in typed:
-        explicit = choice(typed.get("plugins", ()), os.environ)
-        with _stdout_kept():
-            typed["registry"] = load(**explicit, commands=BUILT_IN)
+        selection = plugin_selection(typed.get("plugins", ()), os.environ)
+        with _stdout_to_stderr():
+            typed["registry"] = load(**selection, commands=frozenset(MODULES))
     registry: Registry = typed["registry"]
     if typed.get("strict") and registry.unusable:
         raise ConfigError([f"{plugin} (--strict)" for plugin in registry.unusable])
     return registry
 
 
-def choice(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of `load` that -P and the environment come to.
+def plugin_selection(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of `load` for -P and the environment.
 
-    Raise ConfigError with every argument that cannot be meant.
+    Raise ConfigError with every argument that makes no sense.
     """
     block = [text.removeprefix(_NO) for text in arguments if text.startswith(_NO)]
     extra = [text for text in arguments if not text.startswith(_NO)]
@@ -49,7 +50,7 @@ def choice(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
         f"-P {plain(text)}: write -P NAME or -P no:NAME" for text in arguments if text in ("", _NO)
     ]
     both = sorted({name for name in extra if name and name in block})
-    problems += [f"-P {plain(name)}: -P no:{plain(name)} says otherwise" for name in both]
+    problems += [f"-P {plain(name)}: contradicts -P no:{plain(name)}" for name in both]
     named = [name.strip() for name in environ.get(_NAMES, "").split(",")]
     problems += [
         f"{_NAMES}: {plain(name)}: it only adds; write -P {plain(name)}"
@@ -70,16 +71,16 @@ def choice(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
     return {"block": block, "extra": [*extra, *filter(None, named)], "autoload": not off}
 
 
-def warn(registry: Registry) -> None:
-    """Log the plugins that a run does without and nobody said it should."""
+def warn_unusable(registry: Registry) -> None:
+    """Log the plugins that are broken, duplicate or incompatible."""
     for plugin in registry.unusable:
         get_logger().warning(
             "plugin_not_loaded", plugin=plugin.name, state=plugin.state.value, cause=plugin.cause
         )
 
 
-def tell(registry: Registry) -> None:
-    """Log what is worth a word about plugins that were imported: slowness, and what they print."""
+def report_imports(registry: Registry) -> None:
+    """Log the plugins whose import was slow or printed something."""
     for plugin in registry.plugins:
         if plugin.seconds > _SLOW:
             seconds = f"{plugin.seconds:.1f}"
@@ -89,26 +90,18 @@ def tell(registry: Registry) -> None:
 
 
 @contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Send what a plugin's child or C library writes to stdout itself to stderr meanwhile."""
+def _stdout_to_stderr() -> Iterator[None]:
+    """Redirect file descriptor 1 to 2: a plugin's child or C library may write to it."""
     try:
-        kept = None if sys.stdout is None else os.dup(1)
+        saved = None if sys.stdout is None else os.dup(1)
     except OSError:  # closed by the shell: there is nothing to spoil
-        kept = None
-    if kept is None:
+        saved = None
+    if saved is None:
         yield
         return
     try:
-        _point_at_stderr()
+        os.dup2(2, 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _point_at_stderr() -> None:
-    try:
-        os.dup2(2, 1)
-    except OSError:  # no stderr either
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - wanted for its descriptor
-            os.dup2(nowhere.fileno(), 1)
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -1,4 +1,4 @@
-"""How the log looks on a terminal: warnings and above, one plain line each, on stderr."""
+"""The format of the log: warnings and above, one plain line each, on stderr."""
 
 import sys
 from collections.abc import MutableMapping
@@ -14,7 +14,7 @@ def configure(*, verbose: bool) -> None:
 
 
 def _configure(*, verbose: bool) -> None:
-    import logging  # noqa: PLC0415 - with structlog, and not before it
+    import logging  # noqa: PLC0415 - imported with structlog, and not before it
 
     import structlog  # noqa: PLC0415 - the same
 
@@ -43,12 +43,12 @@ class _Stderr:
 
 def _line(_: object, method: str, event: MutableMapping[str, Any]) -> str:
     """Return `hvmmu: warning: event key=value`."""
-    what = event.pop("event", "")
+    name = event.pop("event", "")
     cause = event.pop("exc_info", None)
     if isinstance(cause, BaseException):
         event["cause"] = f"{type(cause).__name__}: {cause}"
     fields = "".join(f" {key}={_text(value)}" for key, value in event.items())
-    return f"hvmmu: {'warning' if method == 'warn' else method}: {plain(str(what))}{fields}"
+    return f"hvmmu: {'warning' if method == 'warn' else method}: {plain(str(name))}{fields}"
 
 
 def _text(value: object) -> str:
