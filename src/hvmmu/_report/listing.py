@@ -19,7 +19,6 @@ _INTERNAL = frozenset(
         "flushes_one_page",
         "lru_sets",
         "lru_ways",
-        "plain_switch",
         "reserved_patterns",
     }
 )
