@@ -1,7 +1,6 @@
 """What plugins register, as a user meets it: in the listings, by its name, and when it fails."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,45 +162,6 @@ def test_engines_are_listed(acme: Command) -> None:
     assert "acme 1.0  the reference engine again" in lines[-1]
     assert "maxphyaddr=36-52" in lines[0]
     assert ["caches" in line.split(", ") for line in lines[-2:]] == [True, False]
-
-
-WITHOUT = """
-import sys
-sys.modules["hvmmu._core._lib"] = None
-from hvmmu._cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def without(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command where the compiled engine was not built."""
-    whole = [sys.executable, "-c", WITHOUT, *argv]
-    return subprocess.run(whole, cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def test_the_compiled_engine_is_missed_once(tmp_path: Path) -> None:
-    """Where it was not built nothing runs, or the slow engine runs with no word."""
-    ended = without("compare", "-b", "native", "--limit", "10", cwd=tmp_path)
-    assert ended.returncode == 0
-    assert "engine reference" in ended.stdout
-    (line,) = [line for line in ended.stderr.splitlines() if "compiled_engine_missing" in line]
-    assert "was not built" in line
-    assert "was not built" in without("engines", cwd=tmp_path).stdout
-    explicit = ("compare", "-b", "native", "--limit", "10", "--engine", "reference")
-    assert without(*explicit, cwd=tmp_path).stderr == ""
-    grid = tmp_path / "grid.toml"
-    grid.write_text("backend = 'native'\nlimit = 10\n")
-    (line,) = without(
-        "sweep", "grid.toml", "--executor", "thread", cwd=tmp_path
-    ).stderr.splitlines()
-    assert "compiled_engine_missing" in line
-    grid.write_text("backend = 'native'\nlimit = 10\nengine = 'reference'\n")
-    chosen = ("sweep", "grid.toml", "--executor", "thread", "-o", "other")
-    assert without(*chosen, cwd=tmp_path).stderr == ""
-    ended = without("compare", "--engine", "compiled", cwd=tmp_path)
-    assert ended.returncode == 2
-    assert "error: engine compiled: it was not built" in ended.stderr
-    assert "install a C compiler" in ended.stderr
 
 
 def test_an_engine_is_chosen(acme: Command, tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ REDUCED = """
 """
 SLOTS = "ReducedAccesses have 65536 page slots of gva (format Q) and kind (B)"
 KEPT = "ReducedAccesses keep page slots (format H), at most all accesses"
-PARTS = "a tail is made of Accesses, of gva (format Q) and kind (B), as many"
+PARTS = "a tail is Accesses, as many gva (format Q) as kind (format B)"
 NEXT = "a tail's next_kept is a later kept access, or the end"
 
 

@@ -60,7 +60,7 @@ def _described(
 
     verbose = bool(ctx.ensure_object(dict).get("verbose"))
     for name, one in found.items():
-        able = getattr(one, "why_not", "") or listing.capabilities(one, verbose=verbose)
+        able = listing.capabilities(one, verbose=verbose)
         yield name, _versioned(origins[name]), one.summary, able
 
 

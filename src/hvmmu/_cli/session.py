@@ -11,7 +11,6 @@ import click
 
 from hvmmu._cli.plugin_options import load_registry, report_imports, warn_unusable
 from hvmmu._config import Config, ConfigSchema, resolve
-from hvmmu._engines import tell_of_fallback
 from hvmmu._plugins import Registry
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.log import get_logger
@@ -116,8 +115,6 @@ def open_session(
         raise ConfigError([f"{line} (--strict)" for line in config.ignored])
     for line in config.ignored:
         get_logger().warning("setting_ignored", cause=line)
-    if not next(row for row in config.rows if row.key == "engine").is_explicit:
-        tell_of_fallback()
     return Session(registry, schema, config)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 
-from hvmmu._engines import tell_of_fallback
 from hvmmu._sweep import worker
 from hvmmu._sweep.cells import Cell
 from hvmmu._sweep.executors import Pool, pool
@@ -87,8 +86,6 @@ def run(
     installation = installation or open_installation({})
     read = _read(grid, installation)
     planned = cells(read, installation)
-    if (None, "engine") not in read.axes:
-        tell_of_fallback()
     mine = shard_of(planned, shard)
     chosen = pool(executor, jobs, scheduler)
     store = Store(_folder(grid, folder))
