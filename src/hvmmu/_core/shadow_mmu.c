@@ -158,11 +158,6 @@ int32_t hv_mmu_lost_root(const hv_mmu *m)
     return m->paging && (!is_live(p, m->root) || (m->vm->deprivileged && !is_live(p, m->user_root)));
 }
 
-int32_t hv_mmu_is_behind(const hv_mmu *m)
-{
-    return m->paging && (m->flushes != m->vm->pages->flushes || hv_mmu_lost_root(m));
-}
-
 /* Zap the oldest shadow pages until others fit: roots stay. */
 static int32_t make_room(const hv_vm *vm, uint64_t wanted)
 {

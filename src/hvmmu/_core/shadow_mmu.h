@@ -88,9 +88,6 @@ uint32_t hv_shadow_path(const hv_mmu *mmu, uint64_t gva, int32_t users, hv_step 
 /* Say whether a root was zapped, so that hv_mmu_reload makes another. */
 int32_t hv_mmu_lost_root(const hv_mmu *mmu);
 
-/* Say whether other vCPUs have changed the shadow so that this one owes a flush, or has lost a root. */
-int32_t hv_mmu_is_behind(const hv_mmu *mmu);
-
 /* Name the rule of the guest's tables that a fault broke: SDM "Access Rights". */
 uint32_t hv_guest_cause(uint32_t pfec, uint32_t access, uint32_t kind, const hv_regs *regs);
 

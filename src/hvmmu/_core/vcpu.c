@@ -235,10 +235,13 @@ static int emulate(hv_vcpu *v, hv_fault *f)
     return stored;
 }
 
-/* Say whether the roots that hardware walks from may have changed. */
-static int may_have_new_roots(const hv_vcpu *v)
+/* Say whether the roots that hardware walks from may have changed: a store may zap them, and a plugin may do
+ * anything. */
+static int may_have_new_roots(const hv_vcpu *v, const hv_fault *f)
 {
-    return v->mmu ? hv_mmu_lost_root(v->mmu) : v->hypervised;
+    if (!v->mmu)
+        return v->hypervised;
+    return (f->out.route == EMULATE || is_watched(v)) && hv_mmu_lost_root(v->mmu);
 }
 
 static int32_t page_fault_exit(hv_vcpu *v, const uint64_t *operand, uint32_t size)
@@ -275,7 +278,7 @@ static int32_t page_fault_exit(hv_vcpu *v, const uint64_t *operand, uint32_t siz
     v->inject = inject;
     if (!hv_request_flush(v, f.flush.scope, f.flush.gva))
         return HV_FAILED;
-    if (may_have_new_roots(v) && !call(v, HV_CALL_RELOAD))
+    if (may_have_new_roots(v, &f) && !call(v, HV_CALL_RELOAD))
         return HV_FAILED;
     if (!enter(v))
         return HV_FAILED;
@@ -364,7 +367,7 @@ int32_t hv_vcpu_handle(hv_vcpu *v) { return handle(v, NULL, 8); }
  * where they have zapped this one. */
 static int catch_up(hv_vcpu *v)
 {
-    if (!v->mmu || !hv_mmu_is_behind(v->mmu))
+    if (!v->mmu || v->mmu->flushes == v->mmu->vm->pages->flushes) /* a zapped root counts as one */
         return 1;
     v->ledger->remote_flushes++;
     v->inject = 0;
