@@ -7,11 +7,14 @@ from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvmmu._core.binding import ffi
 from hvmmu._guest.kernel import SegfaultError
+from hvmmu._guest.policy import GuestParams
 from hvmmu._guest.regions import Region
 from hvmmu.arch import pte
 from hvmmu.errors import GuestMemoryError, InvariantError
@@ -194,12 +197,18 @@ def test_an_error_in_what_c_asks_for_comes_through(guest: Guest, what: str) -> N
         raise KeyboardInterrupt
 
     if what == "drain":
-        guest.os.kernel.state.log_bytes = 49152
+        guest.os.kernel.state.log_bytes = len(guest.os.kernel.state.log)
         guest.os.kernel.drain = fails
     else:
         guest.os.current.regions.describe = fails  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         guest.touch(guest.WRITE, 0)
+
+
+def test_c_has_the_parameters_as_they_are_declared() -> None:
+    """If wrong, a parameter of the guest does not reach the kernel."""
+    fields = [name for name, _ in ffi.typeof("hv_guest_params").fields]
+    assert fields == [field.name for field in attrs.fields(GuestParams)]
 
 
 def test_a_fault_is_judged_by_the_process_that_runs(guest: Guest) -> None:
