@@ -187,6 +187,38 @@ def test_what_a_fault_can_end_in(
         machine.vcpu.load(0xFFFF_8880_0000_0000 + RAM)
 
 
+def frame_of(machine: Machine, page: int = 0) -> int:
+    """Return the frame behind a page of the process that runs."""
+    guest, gva = machine.guest, BASE + page * PAGE_SIZE
+    ((_, _, entry),) = guest.tables.leaves(guest.current.root, gva, gva + PAGE_SIZE)
+    return entry & pte.ADDRESS
+
+
+@pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
+def test_pages_are_cleared_and_copied_whole(
+    make: Callable[..., Machine], name: str, engine: type[Engine], simulate: bool
+) -> None:
+    """If wrong, a process reads what another left behind, or a copy is not what it is of."""
+    machine = make(name, engine, simulate)
+    vcpu, content = machine.vcpu, [nth + 1 for nth in range(512)]
+    machine.step(Mmap(Gva(BASE), 1, 3, Backing.ANONYMOUS))
+    machine.step(accesses((0, KINDS[1])))
+    used = frame_of(machine)
+    vcpu.boot_fill(used, array("Q", content))
+    vcpu.boot_fill(used + PAGE_SIZE, array("Q", content))
+    machine.step(Munmap(Gva(BASE), 1))
+    machine.step(Mmap(Gva(BASE), 2, 3, Backing.FILE))
+    machine.step(accesses((0, KINDS[0])))
+    cached = frame_of(machine)
+    assert cached == used
+    assert vcpu.slots.table(cached >> 12) == [0] * 512
+    assert vcpu.slots.table((cached >> 12) + 1) == content
+    vcpu.boot_fill(cached, array("Q", content))
+    machine.step(accesses((0, KINDS[1])))
+    assert frame_of(machine) != cached
+    assert vcpu.slots.table(frame_of(machine) >> 12) == content
+
+
 @pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
 def test_a_table_beyond_ram_is_no_end_of_ours(
     make: Callable[..., Machine], name: str, engine: type[Engine], simulate: bool
