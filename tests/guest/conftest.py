@@ -206,8 +206,11 @@ class BareVcpu:
         )
 
     def fill(self, gva: int, kind: int) -> int:
-        """Walk the tables, from a cached page table if there is one; cache what is allowed."""
-        level, table = ROOT_LEVEL, self.cr3
+        """Walk the tables, from a cached page table if there is one; cache what is allowed.
+
+        Entries are marked as accessed by a walk that succeeds, as the engines do it.
+        """
+        level, table, passed = ROOT_LEVEL, self.cr3, {}
         if gva >> 21 in self.paths:
             level, table = 1, self.paths[gva >> 21]
         while True:
@@ -221,12 +224,14 @@ class BareVcpu:
             assert entry & pte.ADDRESS < self.guest_memory
             if level == 1 or entry & pte.PS:
                 break
-            self.poke(at, entry | pte.A)
+            passed[at] = entry | pte.A
             table, level = entry & pte.ADDRESS, level - 1
             if level == 1:
                 self.paths[gva >> 21] = table
         if self.allows(entry, kind):
             entry |= pte.A | (pte.D if kind & pf.W else 0)
+            for link, marked in passed.items():
+                self.poke(link, marked)
             self.poke(at, entry)
             small = (entry & pte.ADDRESS) + (gva % (1 << shift(level)) & -PAGE_SIZE)
             entry = entry & ~pte.ADDRESS | small

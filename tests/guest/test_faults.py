@@ -58,6 +58,7 @@ def test_a_read_shares_the_zero_frame_until_written(guest: Guest) -> None:
     guest.touch(guest.WRITE, 0)
     assert guest.touch(guest.READ, 0, 1) == [1, 0]
     assert guest.causes() == {"zero": 2, "cow_zero": 1}
+    guest.check_books()
 
 
 def test_breaking_a_sharing_clears_flushes_and_sets(guest: Guest) -> None:
@@ -81,6 +82,7 @@ def test_a_file_page_is_shared_by_reads_and_copied_by_writes(guest: Guest) -> No
     guest.touch(guest.WRITE, 1)
     assert guest.causes() == {"file": 1, "cow_copy": 2}
     assert guest.operations("copy_page") == 2
+    guest.check_books()
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from hvmmu._core.engine import CompiledEngine
 from hvmmu._guest.kernel import SegfaultError
+from hvmmu._guest.layout import ROOT_LEVEL, slot
 from hvmmu._guest.policy import GuestParams
 from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.arch import pfec as pf
+from hvmmu.arch import pte
 from hvmmu.errors import GuestMemoryError, HvmmuError, InvariantError
 from hvmmu.generic import GenericBackend, GenericDeprivilegedBackend, NoParams
 from hvmmu.machine import Machine, MachineConfig
@@ -93,14 +95,18 @@ def accesses(*touched: tuple[int, int]) -> Accesses:
 
 
 def random_step(draw: random.Random) -> Step:
-    """Return any step, at one of a few places."""
+    """Return a step at one of a few places.
+
+    None adds a right to a page that is present: whether the guest takes a spurious fault then is
+    the TLB's to say, and those differ.
+    """
     start, pages = Gva(BASE + draw.choice((0, 1, 4, 510)) * PAGE_SIZE), draw.choice((1, 2, 6))
     prot, pid = draw.choice((7, 7, 3, 1, 0)), draw.choice((1, 2, 3))
     touched = [(draw.choice((0, 1, 2, 5, 510, 512)), draw.choice(KINDS)) for _ in range(5)]
     steps: tuple[Step, ...] = (
         Mmap(start, pages, prot, draw.choice(list(Backing))),
         Munmap(start, pages),
-        Mprotect(start, pages, prot),
+        Mprotect(start, pages, draw.choice((0, 1))),
         draw.choice((Fork(pid), SwitchTo(pid), ExitProcess(pid))),
     )
     return draw.choice((*steps, *[accesses(*touched)] * 4))
@@ -179,6 +185,51 @@ def test_what_a_fault_can_end_in(
         machine.step(accesses(*((page, KINDS[1]) for page in range(4096))))
     with pytest.raises(InvariantError, match="direct map is always present"):
         machine.vcpu.load(0xFFFF_8880_0000_0000 + RAM)
+
+
+def frame_of(machine: Machine, page: int = 0) -> int:
+    """Return the frame behind a page of the process that runs."""
+    guest, gva = machine.guest, BASE + page * PAGE_SIZE
+    ((_, _, entry),) = guest.tables.leaves(guest.current.root, gva, gva + PAGE_SIZE)
+    return entry & pte.ADDRESS
+
+
+@pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
+def test_pages_are_cleared_and_copied_whole(
+    make: Callable[..., Machine], name: str, engine: type[Engine], simulate: bool
+) -> None:
+    """If wrong, a process reads what another left behind, or a copy is not what it is of."""
+    machine = make(name, engine, simulate)
+    vcpu, content = machine.vcpu, [nth + 1 for nth in range(512)]
+    machine.step(Mmap(Gva(BASE), 1, 3, Backing.ANONYMOUS))
+    machine.step(accesses((0, KINDS[1])))
+    used = frame_of(machine)
+    vcpu.boot_fill(used, array("Q", content))
+    vcpu.boot_fill(used + PAGE_SIZE, array("Q", content))
+    machine.step(Munmap(Gva(BASE), 1))
+    machine.step(Mmap(Gva(BASE), 2, 3, Backing.FILE))
+    machine.step(accesses((0, KINDS[0])))
+    cached = frame_of(machine)
+    assert cached == used
+    assert vcpu.slots.table(cached >> 12) == [0] * 512
+    assert vcpu.slots.table((cached >> 12) + 1) == content
+    vcpu.boot_fill(cached, array("Q", content))
+    machine.step(accesses((0, KINDS[1])))
+    assert frame_of(machine) != cached
+    assert vcpu.slots.table(frame_of(machine) >> 12) == content
+
+
+@pytest.mark.parametrize(("name", "engine", "simulate"), MACHINES)
+def test_a_table_beyond_ram_is_no_end_of_ours(
+    make: Callable[..., Machine], name: str, engine: type[Engine], simulate: bool
+) -> None:
+    """If wrong, the kernel in C reads what is not the guest's memory."""
+    machine = make(name, engine, simulate)
+    machine.step(Mmap(Gva(BASE), 1, 3, Backing.ANONYMOUS))
+    link = slot(machine.guest.current.root, BASE, ROOT_LEVEL)
+    machine.vcpu.boot_store(link, 1 << 38 | pte.P | pte.W | pte.U)
+    with pytest.raises(HvmmuError):
+        machine.step(accesses((0, KINDS[1])))
 
 
 @pytest.mark.parametrize("resume", list(Resume))

@@ -1,6 +1,6 @@
-"""The guest's page-fault handler: log, judge, resolve; it never learns how a fault reached it.
+"""Views of the guest's page-fault handler, which is in `_core/guest.c`: its log and its counters.
 
-All of it is in `_core/guest.c`, and its books are read here.
+It cannot tell how a fault reached it.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Frames:
         return int(lib.hv_shares(self._kernel.state, frame))
 
     def drop(self, frame: Gpa) -> None:
-        """Count one holder less and free *frame* with the last, which no TLB may still know."""
+        """Count one holder less and free *frame* with the last; no TLB may still hold it."""
         self._kernel.call(lib.hv_drop, frame)
 
     @property

@@ -1,4 +1,4 @@
-"""Where the guest kernel puts things, how a gva picks an entry, and what its fault handler bears.
+"""Where the guest kernel puts things, how a gva picks an entry, and limits of its fault handler.
 
 The build writes these numbers into C's header too.
 """

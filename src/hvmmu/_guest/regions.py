@@ -22,7 +22,7 @@ _BACKINGS = {backing: number for number, backing in enumerate(Backing)}
 class PageCache:
     """The frames of one mapped file.
 
-    *pages* counts the pages that regions still map; at zero nobody can reach the file again.
+    *pages* counts the pages that regions still map; at zero the file is out of reach.
     """
 
     def __init__(self, pages: int) -> None:

@@ -1,7 +1,7 @@
 """The guest's page tables: read and written only through the vCPU and the direct map.
 
-Nothing here knows who else watches a table. Each table's entries in use are counted beside it, as a
-kernel keeps such a count in the frame's own record, so an empty table is seen without a scan.
+`_core/guest_tables.c` does the work. It counts each table's entries in use beside the table, as a
+kernel keeps such a count in the frame's own record, so an empty table is found without a scan.
 """
 
 from __future__ import annotations
