@@ -20,7 +20,7 @@ from hvmmu.backend import (
     SwitchProfile,
     VmExit,
 )
-from hvmmu.engine import FILTER_BITS, Engine, HwThread
+from hvmmu.engine import FILTER_BITS, Engine
 from hvmmu.errors import InvariantError, PluginError
 from hvmmu.fault import PageFault
 from hvmmu.flush import Flush
@@ -38,13 +38,13 @@ class WorldSwitch:
     def __init__(
         self,
         vcpu: Any,  # noqa: ANN401 - a struct of cffi's
-        thread: HwThread,
         engine: Engine,
         backend: Backend[Any],
         ledger: Ledger,
         *,
         vcpu_id: int,
     ) -> None:
+        thread = engine.thread
         self._vcpu, self._thread, self._engine = vcpu, thread, engine
         self._backend, self._ledger = backend, ledger
         self.control = backend.create_vcpu(vcpu_id)
@@ -157,7 +157,7 @@ class WorldSwitch:
         vcpu, now = self._vcpu, self.regs
         if regs == now:
             return
-        self._engine.load_regs(self._thread, regs)
+        self._engine.load_regs(regs)
         vcpu.regs = attrs.asdict(regs)
         if vcpu.deprivileged and regs.cr3 != now.cr3:
             lib.hv_flush_now(vcpu, lib.HV_FLUSH_ALL, 0)

@@ -1,7 +1,9 @@
-"""What the core asks of hardware, whoever plays it: the Engine protocol and the Core it works on.
+"""Hardware as the rest of the machine uses it: the Engine protocol, and the thread that it is.
 
-An engine takes accesses in arrays and returns where it stopped; why, it leaves in the core.
-A vendor is data to it: the 64-entry exit filter over the low six error-code bits.
+An engine is one hardware thread: its registers, its TLB and, once it has stopped, the reason. It
+takes accesses in arrays and returns the index of the one that stopped. Several engines over one
+memory are several threads. A vendor is data to it: the 64-entry exit filter over the low six bits
+of an error code.
 """
 
 import enum
@@ -10,6 +12,7 @@ from typing import Protocol
 import attrs
 
 from hvmmu.arch.regs import CpuFeatures, Regs
+from hvmmu.errors import EngineUnavailableError
 from hvmmu.memory import Memory
 from hvmmu.tlb import Scope
 from hvmmu.types import Buffer
@@ -19,20 +22,26 @@ EXIT_NEVER = 0
 EXIT_ALWAYS = (1 << FILTER_BITS) - 1
 
 NO_TRANSLATION = (1 << 64) - 1
-"""In an array of landings: hardware did not complete this access."""
+"""In an array of translated addresses: the access did not complete."""
 
 
 class Event(enum.Enum):
-    """Why an engine stopped before the end; the access has had no effect and may be retried."""
+    """Why an engine stopped; the access has had no effect and may be retried.
 
-    EXIT = "exit"
-    """A page fault that the filter lets out to the hypervisor."""
-    DELIVERED = "delivered"
-    """A page fault that went straight to the guest; the core's cr2 is loaded."""
+    A member for each reason. Its docstring says what it means to the thread's fields, of which
+    *gva* and *kind* are always the access's. The first four are of accesses. Events of instructions
+    (other exceptions, I/O, a halt, an intercepted instruction, the end of a budget) are members to
+    come; they go to the end, as the numbers in C follow this order.
+    """
+
+    PAGE_FAULT_EXIT = "page-fault exit"
+    """A page fault that the filter lets out to the hypervisor: *pfec*, *level*, *access*."""
+    PAGE_FAULT = "page fault"
+    """A page fault that goes straight to the guest: the same, and *cr2* is loaded."""
     GENERAL_PROTECTION = "general protection"
-    """A non-canonical address; goes to the guest."""
-    PHYSICAL = "physical"
-    """The translation ends where no memory is; physical address in *pa*."""
+    """A non-canonical address, or a malformed PAE page-directory pointer; goes to the guest."""
+    NO_MEMORY = "no memory"
+    """The translation ends where no memory is: *pa* is the physical address."""
 
 
 @attrs.define(eq=False)
@@ -48,6 +57,7 @@ class HwThread:
     gprs: list[int] = attrs.field(factory=lambda: [0] * 16)
     """General-purpose registers by their number in an instruction; 0 is RAX."""
     event: Event | None = None
+    """Why the last run stopped, None if it came to its end."""
     gva: int = 0
     kind: int = 0
     pfec: int = 0
@@ -62,38 +72,23 @@ class HwThread:
 
 @attrs.frozen(eq=False)
 class EngineCaps:
-    """What the hardware behind an engine can do, as data."""
+    """What an engine can do, as data; an instance's may depend on its CPU and geometry."""
 
     maxphyaddr: tuple[int, int] = (36, 52)
-    """Least and most MAXPHYADDR it can have."""
-    reserved_patterns: bool = True
-    """A present entry with a reserved bit faults with RSVD."""
-    nx: bool = True
-    smep: bool = True
-    smap: bool = True
-    la57: bool = True
-    gbpages: bool = True
-    accessed_on_fault: bool = False
-    """A walk that faults may already have set A in upper entries."""
-    caches: bool = True
-    """Translations go stale until flushed."""
-    flushes_one_page: bool = True
-    filters_inside: bool = True
-    """The exit filter runs without leaving the engine."""
-    fast_lane: bool = False
-    """It is the compiled engine, which can handle whole faults where nobody watches them."""
+    """The least and the most physical-address bits that it can have."""
+    fast_path: bool = False
+    """Its accesses, and whole faults that nobody listens to, run without a return to Python."""
     lru_sets: int = 0
-    """Sets of a first level over which a granted hit on the most recent 4 KiB page changes nothing.
+    """Sets of a first level where a granted hit on the most recent 4 KiB page changes nothing.
 
-    The fewer of the instruction and the data level; 0 if there are none such, or nobody knows.
+    The lesser number of the instruction and the data level; 0 if there are no such sets, or the
+    number is unknown.
     """
     lru_ways: int = 0
-    """Ways of such a set: a granted hit on one of its so many most recent pages only orders them.
+    """The ways of such a set: a granted hit on one of that many most recent pages only reorders it.
 
-    The fewer of the two levels; 0 as above.
+    The lesser number of the two levels; 0 as above.
     """
-    delivers: bool = False
-    """The engine itself enters the guest's handler through an IDT."""
 
 
 @attrs.frozen
@@ -107,21 +102,26 @@ class TlbCounts:
 
 
 class Engine(Protocol):
-    """Something that runs accesses through x86 paging over host memory.
+    """One hardware thread: runs accesses through x86 paging over host memory.
 
-    Name, summary and capabilities are the class's.
+    Name and summary are the class's. An engine whose `lru_sets` is not 0 is a `PromotingEngine`.
     """
 
     name: str
     summary: str
     """One line for people."""
     caps: EngineCaps
+    thread: HwThread
+    """Registers, and why the last run stopped. *exit_filter*, *cr2* and *gprs* may be set."""
 
-    def __init__(self, memory: Memory) -> None:
-        """Work on *memory*; raise EngineUnavailableError if that cannot be done here."""
+    def __init__(self, memory: Memory, cpu: CpuFeatures) -> None:
+        """Be a thread of CPU model *cpu* over *memory*.
+
+        Raise EngineUnavailableError if that cannot be done here.
+        """
         ...
 
-    def load_regs(self, core: HwThread, regs: Regs) -> None:
+    def load_regs(self, regs: Regs) -> None:
         """Put *regs* in force; flushes nothing."""
         ...
 
@@ -137,30 +137,38 @@ class Engine(Protocol):
         """Drop cached translations; *gva* matters for one page only."""
         ...
 
-    def run(
-        self,
-        core: HwThread,
-        gva: Buffer,
-        kind: Buffer,
-        start: int,
-        translated: Buffer | None = None,
-    ) -> int:
+    def run(self, gva: Buffer, kind: Buffer, start: int, translated: Buffer | None = None) -> int:
         """Run accesses from *start* on; return the index of the one that stopped, or len(gva).
 
-        *gva* holds 64-bit addresses (format Q), *kind* one byte each (format B). The core's event
+        *gva* holds 64-bit addresses (format Q), *kind* one byte each (format B). The thread's event
         then says why; that access has had no effect. *translated* (format Q, as long as *gva*)
         takes the host-physical address of each access that completed.
-        """
-        ...
-
-    def promote(self, gva: Buffer, kind: Buffer) -> None:
-        """Make 4 KiB pages the most recent ones of their sets in a first level, in order.
-
-        Those that are not there stay away: nothing is walked for, checked, or counted. *gva* and
-        *kind* are as in `run`. Nobody asks this of an engine whose `lru_sets` is 0.
         """
         ...
 
     def counts(self) -> TlbCounts:
         """Return the TLB's counters since the start."""
         ...
+
+
+class PromotingEngine(Engine, Protocol):
+    """An engine with the TLB that reduced traces are exact for."""
+
+    def promote(self, gva: Buffer, kind: Buffer) -> None:
+        """Make 4 KiB pages the most recent ones of their sets in a first level, in order.
+
+        Those that are not cached stay so: nothing is walked for, checked, or counted. *gva* and
+        *kind* are as in `run`.
+        """
+        ...
+
+
+def check_cpu(engine: Engine, cpu: CpuFeatures) -> None:
+    """Raise EngineUnavailableError if *engine* cannot have the physical addresses of *cpu*."""
+    least, most = engine.caps.maxphyaddr
+    if not least <= cpu.maxphyaddr <= most:
+        able = f"{least}" if least == most else f"{least} to {most}"
+        raise EngineUnavailableError(
+            f"engine {engine.name}: it has {able} physical-address bits, and the CPU model has"
+            f" {cpu.maxphyaddr}; set cpu.maxphyaddr accordingly, or choose another engine"
+        )

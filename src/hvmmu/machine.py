@@ -18,7 +18,7 @@ from hvmmu._mmu_params import MmuParams
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
-from hvmmu.engine import Engine, HwThread, TlbCounts
+from hvmmu.engine import Engine, EngineCaps, HwThread, TlbCounts, check_cpu
 from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.memory import Memory, Memslot, Memslots
 from hvmmu.params import values
@@ -88,7 +88,7 @@ def build(
     memory = Memory(ram if bare else GUEST_BASE + ram)
     try:
         platform = _assembled(
-            backend, cpu, params, _made(engine, memory), memory, hooks=hooks, simulate=simulate
+            backend, cpu, params, _made(engine, memory, cpu), memory, hooks=hooks, simulate=simulate
         )
         vcpu = platform.vcpu
         if hooks.memslot_changed is not None:
@@ -102,14 +102,24 @@ def build(
     return platform
 
 
-def _made(engine: type[Engine], memory: Memory) -> Engine:
+def _made(engine: type[Engine], memory: Memory, cpu: CpuFeatures) -> Engine:
     """Return an engine over *memory*; a failure that explains nothing is its plugin's."""
     try:
-        return engine(memory)
+        made = engine(memory, cpu)
     except HvmmuError:
         raise
     except Exception as error:
         raise PluginError(f"engine {engine.name!r} cannot be made: {told(error)}") from error
+    if not isinstance(made.caps, EngineCaps) or not isinstance(made.thread, HwThread):
+        raise PluginError(
+            f"engine {engine.name!r} lacks an EngineCaps, caps, or a HwThread, thread"
+        )
+    if made.caps.lru_sets and not hasattr(made, "promote"):
+        raise PluginError(
+            f"engine {engine.name!r} has {made.caps.lru_sets} lru_sets and no promote"
+        )
+    check_cpu(made, cpu)
+    return made
 
 
 def _assembled(
@@ -125,7 +135,6 @@ def _assembled(
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
     slots = Memslots(memory, (Memslot(0, memory.size - base, base),))
-    core = HwThread(cpu)
     shadow = None
     if not bare:
         vm = ShadowVm(
@@ -134,12 +143,11 @@ def _assembled(
             params,
             end_frame=GUEST_BASE >> PAGE_SHIFT,
             deprivileged=backend.caps.deprivileged,
-            write=None if engine.caps.fast_lane else engine.write_pte,
+            write=None if engine.caps.fast_path else engine.write_pte,
         )
         shadow = ShadowMmu(vm, cpu)
     mmu: Mmu = BareMmu() if shadow is None else shadow
     vcpu = Vcpu(
-        core=core,
         engine=engine,
         backend=backend,
         mmu=mmu,

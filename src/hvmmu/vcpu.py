@@ -20,7 +20,7 @@ from hvmmu._world_switch import WorldSwitch
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.backend import Backend, CrWrite, Intercept, MsrWrite
-from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread
+from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread, PromotingEngine
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.fault import Cause, FaultOutcome, FaultRecord, PathStep, Route
 from hvmmu.flush import Flush
@@ -46,13 +46,7 @@ _INTERCEPTS = {
     "cr4": Intercept.CR4_WRITE,
     "efer": Intercept.EFER_WRITE,
 }
-_EVENTS = {
-    Event.EXIT: lib.HV_EXIT,
-    Event.DELIVERED: lib.HV_DELIVERED,
-    Event.GENERAL_PROTECTION: lib.HV_GENERAL_PROTECTION,
-    Event.PHYSICAL: lib.HV_PHYSICAL,
-    None: lib.HV_END,
-}
+_EVENTS = {event: number for number, event in enumerate((None, *Event))}
 _ROUTES, _CAUSES = tuple(Route), tuple(Cause)
 _BY_NUMBER = {number: event for event, number in _EVENTS.items()}
 
@@ -75,7 +69,6 @@ class Vcpu:
     def __init__(
         self,
         *,
-        core: HwThread,
         engine: Engine,
         backend: Backend[Any],
         mmu: Mmu,
@@ -85,7 +78,8 @@ class Vcpu:
         simulate: bool = False,
         vcpu_id: int = 0,
     ) -> None:
-        self._core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
+        self.engine, self.backend, self.mmu = engine, backend, mmu
+        self._core = engine.thread
         self.memory, self.slots = memory, slots
         self.ledger = Ledger()
         """Everything that was counted so far."""
@@ -108,7 +102,7 @@ class Vcpu:
         c.base, c.ram_size = slots.slots[0].hpa, slots.slots[0].size
         c.ram = c.memory + c.base
         c.most_tries = MOST_TRIES
-        self.world_switch = WorldSwitch(c, core, engine, backend, self.ledger, vcpu_id=vcpu_id)
+        self.world_switch = WorldSwitch(c, engine, backend, self.ledger, vcpu_id=vcpu_id)
         c.simulated |= simulate and c.hypervised
         c.invlpg_exits = Intercept.INVLPG in self.world_switch.intercepts
         if isinstance(mmu, ShadowMmu):
@@ -427,7 +421,7 @@ class Vcpu:
 
     def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
         """Promote pages in the TLB, then have the last stop handled; return if it was completed."""
-        self.engine.promote(gva, kind)
+        cast("PromotingEngine", self.engine).promote(gva, kind)
         became = lib.hv_vcpu_handle(self.c)
         if became == lib.HV_FAILED:
             self._fail()
@@ -464,7 +458,7 @@ class Vcpu:
         out = None
         if translated != ffi.NULL:
             out = memoryview(ffi.buffer(translated, 8 * count)).cast("B").cast("Q")
-        stopped = self.engine.run(core, vas, memoryview(ffi.buffer(kind, count)), at, out)
+        stopped = self.engine.run(vas, memoryview(ffi.buffer(kind, count)), at, out)
         self.c.cr2 = core.cr2
         stop.event = _EVENTS[core.event]
         if core.event is not None:
@@ -474,7 +468,7 @@ class Vcpu:
 
     def set_engine_root(self, root: int) -> None:
         """Set the root that an engine in Python walks from."""
-        self.engine.load_regs(self._core, attrs.evolve(self._core.regs, cr3=root))
+        self.engine.load_regs(attrs.evolve(self._core.regs, cr3=root))
 
     def refuse_to_hang(self, tries: int) -> None:
         """Give up on an access that all sides claim to have made possible, and that still stops."""

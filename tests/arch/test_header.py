@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hvmmu._core import arch_header
-from hvmmu._core.engine import lib
+from hvmmu._core.binding import lib
 from hvmmu.arch import pfec, pte, regs
 
 if TYPE_CHECKING:

@@ -22,18 +22,17 @@ from hvmmu.costs import Cost, CostModel
 from hvmmu.errors import EngineUnavailableError
 from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
 from hvmmu.hookspecs import hookimpl
-from hvmmu.engine import EngineCaps
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.params import param
 
 pathlib.Path(__file__).with_name("imported").touch()
 
 class Engine(ReferenceEngine):
-    name, summary, caps = "twin", "the reference engine again", EngineCaps(caches=False)
+    name, summary = "twin", "the reference engine again"
 
 class Absent(ReferenceEngine):
     name, summary = "absent", "never there"
-    def __init__(self, memory):
+    def __init__(self, memory, cpu):
         raise EngineUnavailableError("the engine absent needs a CPU of gold; take another")
 
 class Touch:
@@ -160,8 +159,8 @@ def test_engines_are_listed(acme: Command) -> None:
     assert [line.split()[0] for line in lines] == [*BUILT_IN, "absent", "twin"]
     assert lines[0].split()[1:3] == ["built", "in"]
     assert "acme 1.0  the reference engine again" in lines[-1]
-    assert "maxphyaddr=36-52" in lines[0]
-    assert ["caches" in line.split(", ") for line in lines[-2:]] == [True, False]
+    assert ["maxphyaddr=36-52" in line for line in lines] == [True, True, False, True]
+    assert "unavailable: the engine absent needs a CPU of gold" in lines[-2]
 
 
 def test_an_engine_is_chosen(acme: Command, tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from hvmmu.costs import Cost, CostModel
 from hvmmu.errors import EngineUnavailableError, InputError
 from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
 from hvmmu.hookspecs import hookimpl
-from hvmmu.engine import EngineCaps
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.types import PAGE_SLOTS
 from hvmmu._native import NativeBackend
@@ -166,9 +165,8 @@ REFUSED = [
     (
         "engines",
         "[type('E', (), {'name': 'e'})]",
-        "engine 'e' lacks summary, caps, load_regs, write_pte, flush, run, promote, counts",
+        "engine 'e' lacks summary, load_regs, write_pte, flush, run, counts",
     ),
-    ("engines", "[type('E', (Engine,), {'caps': 7})]", "engine 'stopwatch': its caps are no Engi"),
     ("engines", "[type('E', (Engine,), {'summary': 7})]", "engine 'stopwatch': its summary is no"),
     ("workloads", "[object()]", "a workload has no usable name"),
     ("workloads", "[Engine]", "workload 'stopwatch' lacks open"),
@@ -301,8 +299,35 @@ def test_an_engine_that_cannot_work_here(
 ) -> None:
     """If wrong, nobody is told what an engine lacks."""
     source = ALL.replace(
-        "    name, summary =", f"    def __init__(self, _): raise {raised}\n    name, summary ="
+        "    name, summary =", f"    def __init__(self, *_): raise {raised}\n    name, summary ="
     )
+    with pytest.raises(error, match=said):
+        machine(engine=load(acme=source).engines["stopwatch"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ("caps = property(lambda self: 7, lambda *_: None)", PluginError, "lacks an EngineCaps"),
+        ("thread = property(lambda self: 7, lambda *_: None)", PluginError, "or a HwThread"),
+        (
+            "promote = property(lambda self: self.missing)",
+            PluginError,
+            "'stopwatch' has 16 lru_sets and no promote",
+        ),
+        (
+            "caps = property(lambda self: EngineCaps(maxphyaddr=(40, 40)), lambda *_: None)",
+            EngineUnavailableError,
+            "engine stopwatch: it has 40 physical-address bits, and the CPU model has 46",
+        ),
+    ],
+)
+def test_an_engine_is_what_it_says(
+    load: Callable[..., Registry], change: str, error: type[Exception], said: str
+) -> None:
+    """If wrong, an engine runs that cannot be what the CPU model says, or fails on the way."""
+    source = ALL.replace("    name, summary =", f"    {change}\n    name, summary =")
+    source = "from hvmmu.engine import EngineCaps\n" + source
     with pytest.raises(error, match=said):
         machine(engine=load(acme=source).engines["stopwatch"])
 

@@ -9,7 +9,6 @@ import pytest
 from hvmmu._core.shadow_mmu import ShadowMmu
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CR0_PE, CR0_PG, CR0_WP, CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE
-from hvmmu.engine import HwThread
 from hvmmu.fault import Cause, Route
 from hvmmu.vcpu import Resume, Vcpu
 
@@ -25,8 +24,7 @@ def second_vcpu(kernel: Kernel) -> Vcpu:
     assert platform.shadow is not None
     cpu = kernel.vcpu.cpu
     vcpu = Vcpu(
-        core=HwThread(cpu),
-        engine=type(platform.engine)(platform.memory),
+        engine=type(platform.engine)(platform.memory, cpu),
         backend=platform.backend,
         mmu=ShadowMmu(platform.shadow.vm, cpu),
         memory=platform.memory,

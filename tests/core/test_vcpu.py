@@ -27,7 +27,7 @@ from hvmmu.arch.regs import (
     CpuFeatures,
 )
 from hvmmu.backend import Invlpg
-from hvmmu.engine import NO_TRANSLATION, Event, HwThread
+from hvmmu.engine import NO_TRANSLATION, Event
 from hvmmu.errors import InputError, InvariantError
 from hvmmu.fault import Cause, Route
 from hvmmu.vcpu import Resume
@@ -619,10 +619,10 @@ def test_an_event_that_cannot_be_is_our_bug(
 ) -> None:
     """If wrong, a shadow entry that leads nowhere goes unnoticed under a hypervisor."""
     vcpu = boot(hypervised).vcpu
-    for event in (Event.PHYSICAL, None):
+    for event in (Event.NO_MEMORY, None):
 
-        def stop(core: HwThread, *_: object, event: Event | None = event) -> int:
-            core.event = event
+        def stop(*_: object, event: Event | None = event) -> int:
+            vcpu.engine.thread.event = event
             return 0
 
         with (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
+from hvmmu._engines import ENGINES
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LONG4
@@ -21,9 +22,8 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread
+from hvmmu.engine import NO_TRANSLATION, Engine, Event
 from hvmmu.memory import Memory
-from hvmmu.spec.engine import ReferenceEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,8 +45,8 @@ class Hardware:
 
     def __init__(self, engine: type[Engine], geometry: TlbGeometry | None = None) -> None:
         self.memory = Memory(RAM)
-        self.engine = engine(self.memory, geometry)
-        self.core = HwThread(CpuFeatures(maxphyaddr=40))
+        self.engine = engine(self.memory, CpuFeatures(maxphyaddr=40), geometry)
+        self.thread = self.engine.thread
         self._next = ROOT + 0x1000
         self.load()
 
@@ -59,7 +59,7 @@ class Hardware:
             efer=EFER_LME | EFER_LMA | efer,
             **others,
         )
-        self.engine.load_regs(self.core, regs)
+        self.engine.load_regs(regs)
 
     def slot(self, va: int, level: int = 1) -> int:
         """Return where the entry of *level* for *va* lies; tables are made on the way."""
@@ -88,31 +88,26 @@ class Hardware:
         """Run (va, kind) pairs; return where it stopped, and where each landed."""
         vas, kinds = zip(*accesses, strict=True) if accesses else ((), ())
         translated = array("Q", [NO_TRANSLATION]) * len(vas)
-        stop = self.engine.run(self.core, array("Q", vas), bytes(kinds), start, translated)
+        stop = self.engine.run(array("Q", vas), bytes(kinds), start, translated)
         return stop, [None if pa == NO_TRANSLATION else pa for pa in translated]
 
     def access(self, va: int, kind: int) -> int | Event | None:
         """Make one access; return where it landed, or why it did not."""
         stop, [pa] = self.run((va, kind))
-        return pa if stop else self.core.event
+        return pa if stop else self.thread.event
 
     def fault(self, va: int, kind: int) -> int:
         """Make an access that must fault; return its error code."""
-        assert self.access(va, kind) in (Event.EXIT, Event.DELIVERED)
-        assert (self.core.gva, self.core.kind) == (va, kind)
-        return self.core.pfec
+        assert self.access(va, kind) in (Event.PAGE_FAULT_EXIT, Event.PAGE_FAULT)
+        assert (self.thread.gva, self.thread.kind) == (va, kind)
+        return self.thread.pfec
 
 
-def compiled() -> type[Engine]:
-    """Return the compiled engine; skip the test where it was not built."""
-    reason = "the compiled engine was not built"
-    return pytest.importorskip("hvmmu._core.engine", reason=reason).CompiledEngine
-
-
-@pytest.fixture(params=["reference", "compiled"])
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
 def engine(request: pytest.FixtureRequest) -> type[Engine]:
     """Return each engine; the test runs for all."""
-    return ReferenceEngine if request.param == "reference" else compiled()
+    made: type[Engine] = request.param
+    return made
 
 
 @pytest.fixture

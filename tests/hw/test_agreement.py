@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hvmmu._core.engine import CompiledEngine
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LEGACY32, LONG4, LONG5, MODES, PAE, PagingMode
@@ -31,7 +32,7 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.engine import NO_TRANSLATION, Engine, HwThread
+from hvmmu.engine import NO_TRANSLATION, Engine
 from hvmmu.memory import Memory
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.tlb import Geometry, Scope, TlbGeometry
@@ -39,7 +40,6 @@ from hvmmu.tlb import Geometry, Scope, TlbGeometry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-compiled = pytest.importorskip("hvmmu._core.engine", reason="the compiled engine was not built")
 
 RAM = 1 << 22
 TABLES = tuple(range(1, 12))
@@ -66,17 +66,16 @@ FLAGS = (pte.P, pte.W, pte.U, pte.A, pte.D, pte.PS, pte.G, pte.NX, 1 << pte.PKEY
 
 @attrs.define
 class Side:
-    """One engine with its own memory and core."""
+    """One engine with its own memory."""
 
     memory: Memory
     engine: Engine
-    core: HwThread
 
     def state(self) -> tuple[object, ...]:
         """Return all that can be seen from outside, but for memory."""
-        core = self.core
-        last = (core.gva, core.kind, core.pfec, core.level, core.access, core.pa, core.cr2)
-        return core.event, last, core.walk_refs, self.engine.counts()
+        t = self.engine.thread
+        last = (t.gva, t.kind, t.pfec, t.level, t.access, t.pa, t.cr2)
+        return t.event, last, t.walk_refs, self.engine.counts()
 
 
 class Pair:
@@ -89,9 +88,9 @@ class Pair:
             maxphyaddr=self.random.choice((36, 46, 52)), gbpages=self.random.random() < 0.8
         )
         self.sides = []
-        for kind in (ReferenceEngine, compiled.CompiledEngine):
+        for kind in (ReferenceEngine, CompiledEngine):
             memory = Memory(RAM)
-            self.sides.append(Side(memory, kind(memory, geometry), HwThread(self.cpu)))
+            self.sides.append(Side(memory, kind(memory, self.cpu, geometry)))
         self.size = mode.entry_size
         self.at = [self.random.randrange(4096 // self.size) for _ in range(3)]
         for _ in range(120):
@@ -134,7 +133,7 @@ class Pair:
         root = self.random.choice(TABLES[:2]) << 12
         pkru, ac = self.random.getrandbits(4), self.random.getrandbits(1)
         regs = Regs(cr0, root, cr4, efer, pkru, ac)
-        self.both(lambda side: side.engine.load_regs(side.core, regs))
+        self.both(lambda side: side.engine.load_regs(regs))
 
     def address(self) -> int:
         """Return an address whose indices are those that tables are written at."""
@@ -160,9 +159,9 @@ class Pair:
         while start < count:
             ended: list[tuple[int, array[int] | None]] = []
             for side in self.sides:
-                side.core.exit_filter = exits
+                side.engine.thread.exit_filter = exits
                 translated = array("Q", [NO_TRANSLATION]) * count if wanted else None
-                ended.append((side.engine.run(side.core, gva, kind, start, translated), translated))
+                ended.append((side.engine.run(gva, kind, start, translated), translated))
             assert ended[0] == ended[1]
             self.both(lambda _: None)
             start = ended[0][0] + 1
@@ -220,13 +219,13 @@ def test_engines_agree_on_full_sets(seed: int, geometry: TlbGeometry) -> None:
     for side in pair.sides:
         draw.setstate(state)
         mapped(side.memory, draw)
-    pair.both(lambda side: side.engine.load_regs(side.core, regs))
+    pair.both(lambda side: side.engine.load_regs(regs))
     for _ in range(30):
         pages = [*range(48), *(page << 9 for page in range(1, draw.choice((1, 1, 4, 16))))]
         gva = array("Q", (page << 12 for page in draw.choices(pages, k=100)))
         kind = bytes(draw.choices(KINDS, k=100))
-        pair.both(lambda side, gva=gva, kind=kind: side.engine.run(side.core, gva, kind, 0))
-        assert pair.sides[0].core.event is None
+        pair.both(lambda side, gva=gva, kind=kind: side.engine.run(gva, kind, 0))
+        assert pair.sides[0].engine.thread.event is None
         scope, va = draw.choice((Scope.PAGE, Scope.PAGE, *Scope)), draw.choice(gva)
         pair.both(lambda side, scope=scope, va=va: side.engine.flush(scope, va))
     pair.close()

@@ -6,6 +6,7 @@ from array import array
 from itertools import product
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,8 +29,8 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS, Event, HwThread, TlbCounts
-from hvmmu.errors import InvariantError
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS, Engine, Event, TlbCounts, check_cpu
+from hvmmu.errors import EngineUnavailableError, InvariantError
 from hvmmu.memory import Memory
 from hvmmu.spec.engine import KINDS, ReferenceEngine, allowed_kinds
 from hvmmu.spec.walk import Outcome, permission_fault, walk
@@ -60,14 +61,14 @@ def test_runs_to_the_end(hw: Hardware) -> None:
     hw.map(OTHER, ELSEWHERE | RW)
     stop, translated = hw.run((VA + 8, READ), (OTHER + 16, WRITE), (VA, FETCH))
     assert (stop, translated) == (3, [FRAME + 8, ELSEWHERE + 16, FRAME])
-    assert hw.core.event is None
+    assert hw.thread.event is None
 
 
 def test_nothing_to_run(hw: Hardware) -> None:
     """If wrong, an empty batch, or one already done, is taken for a stop."""
     assert hw.run() == (0, [])
     assert hw.run((VA, READ), start=1) == (1, [None])
-    assert hw.core.event is None
+    assert hw.thread.event is None
 
 
 def test_stops_at_the_fault_and_goes_on_from_there(hw: Hardware) -> None:
@@ -75,25 +76,25 @@ def test_stops_at_the_fault_and_goes_on_from_there(hw: Hardware) -> None:
     hw.map(VA, FRAME | RW)
     program = [(VA, READ), (OTHER, WRITE), (VA, WRITE)]
     assert hw.run(*program) == (1, [FRAME, None, None])
-    assert (hw.core.event, hw.core.gva, hw.core.kind) == (Event.DELIVERED, OTHER, WRITE)
-    assert (hw.core.pfec, hw.core.level) == (pf.W | pf.U, 1)
+    assert (hw.thread.event, hw.thread.gva, hw.thread.kind) == (Event.PAGE_FAULT, OTHER, WRITE)
+    assert (hw.thread.pfec, hw.thread.level) == (pf.W | pf.U, 1)
     hw.map(OTHER, ELSEWHERE | RW)
     assert hw.run(*program, start=1) == (3, [None, ELSEWHERE, FRAME])
-    assert hw.core.event is None
+    assert hw.thread.event is None
 
 
 def test_landings_are_not_asked_for(hw: Hardware) -> None:
     """If wrong, a caller must take landings it has no use for."""
     hw.map(VA, FRAME | RW)
-    assert hw.engine.run(hw.core, array("Q", [VA, VA]), bytes([READ, WRITE]), 0) == 2
+    assert hw.engine.run(array("Q", [VA, VA]), bytes([READ, WRITE]), 0) == 2
 
 
 def test_three_faults_in_a_row(hw: Hardware) -> None:
     """If wrong, some state of the last fault is left over when the next comes."""
     for nth in range(3):
         assert hw.fault(VA + nth, WRITE) == pf.W | pf.U
-        assert hw.core.event is Event.DELIVERED
-        assert hw.core.cr2 == VA + nth
+        assert hw.thread.event is Event.PAGE_FAULT
+        assert hw.thread.cr2 == VA + nth
     hw.map(VA, FRAME | RO)
     assert [hw.fault(VA, WRITE) for _ in range(3)] == [pf.P | pf.W | pf.U] * 3
     hw.map(VA, FRAME | RW)
@@ -102,19 +103,19 @@ def test_three_faults_in_a_row(hw: Hardware) -> None:
 
 def test_a_fault_that_exits_leaves_cr2_alone(hw: Hardware) -> None:
     """If wrong, the guest's CR2 changes under it for a fault that it never takes."""
-    hw.core.cr2 = 0x1234
-    hw.core.exit_filter = EXIT_ALWAYS
-    assert hw.access(VA, READ) is Event.EXIT
-    assert hw.core.cr2 == 0x1234
+    hw.thread.cr2 = 0x1234
+    hw.thread.exit_filter = EXIT_ALWAYS
+    assert hw.access(VA, READ) is Event.PAGE_FAULT_EXIT
+    assert hw.thread.cr2 == 0x1234
 
 
 def test_addresses_that_are_not_canonical(hw: Hardware) -> None:
     """If wrong, such an address page-faults, or is translated with its top bits cut off."""
     hw.map(0x1000, FRAME | RW)
     for va in (1 << 47, 1 << 48 | 0x1000, (1 << 64) - (1 << 47) - 1):
-        hw.core.cr2 = 7
+        hw.thread.cr2 = 7
         assert hw.access(va, READ) is Event.GENERAL_PROTECTION
-        assert (hw.core.gva, hw.core.level, hw.core.access, hw.core.cr2) == (va, 0, 0, 7)
+        assert (hw.thread.gva, hw.thread.level, hw.thread.access, hw.thread.cr2) == (va, 0, 0, 7)
 
 
 @LOOKED_INTO
@@ -123,8 +124,8 @@ def test_a_frame_beyond_memory(hw: Hardware) -> None:
     end = hw.memory.size
     hw.map(VA, end | RW)
     for at in (0, 8, 8):
-        assert hw.access(VA + at, WRITE) is Event.PHYSICAL
-        assert (hw.core.pa, hw.core.level) == (end + at, 1)
+        assert hw.access(VA + at, WRITE) is Event.NO_MEMORY
+        assert (hw.thread.pa, hw.thread.level) == (end + at, 1)
     assert list(hw.engine.tlb.entries()) == []
     hw.map(VA, end - 0x1000 | RW)
     assert hw.access(VA + 8, WRITE) == end - 0x1000 + 8
@@ -139,24 +140,74 @@ def test_tables_beyond_memory_are_all_ones(hw: Hardware) -> None:
 def test_paging_must_be_on() -> None:
     """If wrong, accesses before paging are translated by tables that are not there."""
     memory = Memory(1 << 16)
-    core = HwThread(CpuFeatures())
-    engine = ReferenceEngine(memory)
+    engine = ReferenceEngine(memory, CpuFeatures())
     with pytest.raises(InvariantError, match="before paging was on"):
-        engine.run(core, array("Q", [0]), bytes(1), 0)
-    engine.load_regs(core, Regs(CR0_PE, 0, CR4_PAE))
+        engine.run(array("Q", [0]), bytes(1), 0)
+    engine.load_regs(Regs(CR0_PE, 0, CR4_PAE))
     with pytest.raises(InvariantError, match="before paging was on"):
-        engine.run(core, array("Q", [0]), bytes(1), 0)
+        engine.run(array("Q", [0]), bytes(1), 0)
     memory.close()
 
 
-def test_what_it_offers() -> None:
-    """If wrong, the core believes the engine can do less or more than it does."""
-    caps = ReferenceEngine.caps
-    assert caps.maxphyaddr == (36, 52)
-    assert caps.caches
-    assert caps.filters_inside
-    assert not caps.accessed_on_fault
-    assert not caps.delivers
+def test_what_it_offers(build: Callable[..., Hardware]) -> None:
+    """If wrong, reduced traces run from less than is exact for the TLB that there is."""
+    caps = build().engine.caps
+    assert (caps.maxphyaddr, caps.lru_sets, caps.lru_ways) == ((36, 52), 16, 4)
+    small = TlbGeometry(Geometry(8, 3), Geometry(4, 6))
+    assert (build(small).engine.caps.lru_sets, build(small).engine.caps.lru_ways) == (4, 3)
+    assert (caps.lru_sets, caps.lru_ways) == (16, 4)
+
+
+# Threads.
+
+
+def test_two_threads_over_one_memory(engine: type[Engine]) -> None:
+    """If wrong, a vCPU translates by the CR3 that another has loaded, or from its TLB."""
+    memory, cpu = Memory(1 << 20), CpuFeatures()
+    one, other = engine(memory, cpu), engine(memory, cpu)
+    regs = Regs(CR0_PE | CR0_PG | CR0_WP, 0, CR4_PAE, EFER_LME | EFER_LMA | EFER_NXE)
+    for thread, root in ((one, 0x1_0000), (other, 0x2_0000)):
+        for level, where in enumerate(range(root, root + 0x4000, 0x1000)):
+            table = root + 0x8000 if level == len(LONG4.levels) - 1 else where + 0x1000
+            memory.store(where, table | RW)
+        thread.load_regs(attrs.evolve(regs, cr3=root))
+    for _ in range(2):
+        for thread, frame in ((one, 0x1_8000), (other, 0x2_8000)):
+            translated = array("Q", [0])
+            assert thread.run(array("Q", [8]), bytes([READ]), 0, translated) == 1
+            assert translated[0] == frame + 8
+    memory.store(0x1_3000, 0)
+    one.flush(Scope.ALL)
+    assert one.run(array("Q", [8]), bytes([READ]), 0) == 0
+    assert other.run(array("Q", [8]), bytes([READ]), 0) == 1
+    assert (one.thread.event, one.thread.gva) == (Event.PAGE_FAULT, 8)
+    assert (other.thread.event, other.thread.gva) == (None, 0)
+    assert (one.thread.walk_refs, other.thread.walk_refs) == (8, 4)
+    assert (one.counts().misses, other.counts().misses) == (1, 1)
+    memory.close()
+
+
+class Narrow(ReferenceEngine):
+    """An engine with a fixed width of physical addresses."""
+
+    name = "narrow"
+
+    def __init__(self, memory: Memory, cpu: CpuFeatures) -> None:
+        super().__init__(memory, cpu)
+        self.caps = attrs.evolve(self.caps, maxphyaddr=(40, 40))
+
+
+def test_the_cpu_must_be_one_that_the_engine_can_be() -> None:
+    """If wrong, reserved bits are tested against a width that the engine does not have."""
+    memory = Memory(1 << 12)
+    check_cpu(Narrow(memory, CpuFeatures()), CpuFeatures(maxphyaddr=40))
+    for width in (39, 41):
+        with pytest.raises(EngineUnavailableError, match="it has 40 physical-address bits, and"):
+            check_cpu(Narrow(memory, CpuFeatures()), CpuFeatures(maxphyaddr=width))
+    wide = ReferenceEngine(memory, CpuFeatures())
+    with pytest.raises(EngineUnavailableError, match="it has 36 to 52 physical-address bits"):
+        check_cpu(wide, CpuFeatures(maxphyaddr=53))
+    memory.close()
 
 
 # The filter.
@@ -178,10 +229,10 @@ def faults(hw: Hardware) -> dict[int, tuple[int, int]]:
     hw.load(cr4=CR4_PKE | CR4_SMEP | CR4_SMAP, pkru=0b0100)  # key 1: no access
     kinds = [k | u for k in (pf.READ, pf.WRITE, pf.FETCH) for u in (0, pf.U)]
     found: dict[int, tuple[int, int]] = {}
-    hw.core.exit_filter = EXIT_ALWAYS
+    hw.thread.exit_filter = EXIT_ALWAYS
     for (va, _), kind in product(entries.values(), kinds):
-        if hw.access(va, kind) is Event.EXIT:
-            found.setdefault(hw.core.pfec, (va, kind))
+        if hw.access(va, kind) is Event.PAGE_FAULT_EXIT:
+            found.setdefault(hw.thread.pfec, (va, kind))
     return found
 
 
@@ -190,8 +241,10 @@ def test_every_bit_of_the_filter(hw: Hardware) -> None:
     possible = faults(hw)
     assert len(possible) == 22  # 6 kinds x absent, denied, reserved, and 4 data kinds by key
     for bit in range(FILTER_BITS):
-        hw.core.exit_filter = 1 << bit
-        exiting = [pfec for pfec, access in possible.items() if hw.access(*access) is Event.EXIT]
+        hw.thread.exit_filter = 1 << bit
+        exiting = [
+            pfec for pfec, access in possible.items() if hw.access(*access) is Event.PAGE_FAULT_EXIT
+        ]
         assert exiting == [pfec for pfec in possible if pfec == bit]
 
 
@@ -291,11 +344,11 @@ def test_page_sizes(hw: Hardware, level: int, size: int, frame: int) -> None:
     hw.map(base, frame | RW, level)
     last = min((1 << size) - 1, hw.memory.size - 1)
     assert hw.access(base, READ) == frame
-    walked = hw.core.walk_refs
+    walked = hw.thread.walk_refs
     assert walked == 5 - level
     assert hw.access(base + last, READ) == frame + last
-    assert hw.core.walk_refs == walked
-    assert hw.core.event is None
+    assert hw.thread.walk_refs == walked
+    assert hw.thread.event is None
 
 
 @LOOKED_INTO
@@ -369,12 +422,12 @@ def test_the_first_write_walks_again_to_set_d(hw: Hardware) -> None:
     hw.map(VA, FRAME | RW)
     hw.access(VA, READ)
     assert hw.entry(VA) & (pte.A | pte.D) == pte.A
-    walked = hw.core.walk_refs
+    walked = hw.thread.walk_refs
     hw.access(VA, WRITE)
     assert hw.entry(VA) & (pte.A | pte.D) == pte.A | pte.D
-    assert hw.core.walk_refs == walked + 4
+    assert hw.thread.walk_refs == walked + 4
     hw.access(VA, WRITE)
-    assert hw.core.walk_refs == walked + 4
+    assert hw.thread.walk_refs == walked + 4
 
 
 def test_cleared_bits_come_back_only_after_a_flush(hw: Hardware) -> None:
@@ -413,7 +466,7 @@ def test_counts(build: Callable[..., Hardware]) -> None:
         hw.map(va, FRAME | RW | pte.A | pte.D)
     hw.run(*((va, READ) for va in pages * 3))
     assert hw.engine.counts() == TlbCounts(instruction_misses=0, data_misses=9, misses=3)
-    assert hw.core.walk_refs == 12
+    assert hw.thread.walk_refs == 12
     hw.run((0x1000, FETCH), (0x1000, FETCH))
     assert hw.engine.counts() == TlbCounts(instruction_misses=1, data_misses=9, misses=3)
 
@@ -438,7 +491,7 @@ def test_a_fault_that_is_retried_misses_once(hw: Hardware) -> None:
     hw.map(VA, FRAME | RW)
     hw.access(VA, READ)
     assert hw.engine.counts() == TlbCounts(0, 1, 1)
-    assert hw.core.walk_refs == 8  # that of the fault was made all the same
+    assert hw.thread.walk_refs == 8  # that of the fault was made all the same
 
 
 # Permissions.
@@ -515,10 +568,11 @@ def test_while_tables_rest_a_tlb_cannot_be_told_from_none(
 ) -> None:
     """If wrong, caching changes what a program sees even where nobody owes a flush."""
     memory = Memory(1 << 30)
-    engine, core = ReferenceEngine(memory, TINY), HwThread(CpuFeatures(maxphyaddr=40))
+    engine = ReferenceEngine(memory, CpuFeatures(maxphyaddr=40), TINY)
+    thread = engine.thread
     long = EFER_LME | EFER_LMA | EFER_NXE
     regs = Regs(CR0_PE | CR0_PG | wp, 0x1000, CR4_PAE, long)
-    engine.load_regs(core, regs)
+    engine.load_regs(regs)
     free = iter(range(0x2000, 0x10_0000, 0x1000))
     for va, level, frame, bits in leaves:
         table = 0x1000
@@ -535,13 +589,13 @@ def test_while_tables_rest_a_tlb_cannot_be_told_from_none(
                 memory.store(where, entry)
             table = entry & pte.ADDRESS
     for va, kind in program:
-        expected = walk(memory, regs, formats(LONG4, regs, core.cpu), va, kind)
+        expected = walk(memory, regs, formats(LONG4, regs, thread.cpu), va, kind)
         translated = array("Q", [0])
-        stop = engine.run(core, array("Q", [va]), bytes([kind]), 0, translated)
+        stop = engine.run(array("Q", [va]), bytes([kind]), 0, translated)
         assert stop == (expected.outcome is Outcome.OK)
         if stop:
             assert translated[0] == expected.pa
         else:
-            assert (core.event, core.pfec) == (Event.DELIVERED, expected.pfec)
-            assert (core.cr2, core.level) == (va, expected.level)
+            assert (thread.event, thread.pfec) == (Event.PAGE_FAULT, expected.pfec)
+            assert (thread.cr2, thread.level) == (va, expected.level)
     memory.close()

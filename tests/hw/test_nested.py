@@ -26,7 +26,7 @@ from hvmmu.arch.regs import (
     Regs,
 )
 from hvmmu.arch.tdp import Cause, TdpFormats, Use
-from hvmmu.errors import EngineUnavailableError, InvariantError
+from hvmmu.errors import InvariantError
 from hvmmu.memory import Memory
 from hvmmu.spec.walk import Outcome
 from hvmmu.spec.walk_2d import NestedWalk, NestedWalker
@@ -618,12 +618,3 @@ def test_batches_stop_where_there_is_no_translation() -> None:
         with pytest.raises(ValueError, match="4 addresses with"):
             walker.run(gva, kinds, start)
     two.memory.close()
-
-
-def test_a_compiled_walker_that_was_not_built_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If wrong, whoever asks for it gets a traceback from inside of cffi."""
-    walker = compiled()
-    engine = pytest.importorskip("hvmmu._core.engine").CompiledEngine
-    monkeypatch.setattr(engine, "why_not", "it was not built")
-    with pytest.raises(EngineUnavailableError, match="it was not built"):
-        walker(Memory(1 << 12))

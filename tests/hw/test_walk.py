@@ -21,8 +21,8 @@ RW, RO = pte.P | pte.W | pte.U, pte.P | pte.U
 
 def walked(hw: Hardware, kind: int, va: int = VA) -> Walk:
     """Walk the hardware's tables with no TLB before them."""
-    regs = hw.core.regs
-    return walk(hw.memory, regs, formats(LONG4, regs, hw.core.cpu), va, kind)
+    regs = hw.thread.regs
+    return walk(hw.memory, regs, formats(LONG4, regs, hw.thread.cpu), va, kind)
 
 
 class Watched:
@@ -84,8 +84,8 @@ def test_a_walk_that_reads_nothing_has_no_level(hw: Hardware) -> None:
 def test_memory_is_touched_only_where_bits_change(hw: Hardware) -> None:
     """If wrong, walks write to tables that need no bit: each such write may be a costly one."""
     hw.map(VA, FRAME | RW)
-    watched, regs = Watched(hw), hw.core.regs
-    form = formats(LONG4, regs, hw.core.cpu)
+    watched, regs = Watched(hw), hw.thread.regs
+    form = formats(LONG4, regs, hw.thread.cpu)
     slots = [hw.slot(VA, level) for level in (4, 3, 2, 1)]
     walk(watched, regs, form, VA, pf.U)
     assert watched.stores == slots
@@ -101,8 +101,8 @@ def test_memory_is_touched_only_where_bits_change(hw: Hardware) -> None:
 def test_a_walk_that_faults_writes_nothing(hw: Hardware, leaf: int) -> None:
     """If wrong, entries above a fault are marked: this hardware says that it does not."""
     hw.map(VA, leaf)
-    watched, regs = Watched(hw), hw.core.regs
-    found = walk(watched, regs, formats(LONG4, regs, hw.core.cpu), VA, pf.U | pf.W)
+    watched, regs = Watched(hw), hw.thread.regs
+    found = walk(watched, regs, formats(LONG4, regs, hw.thread.cpu), VA, pf.U | pf.W)
     assert found.outcome is Outcome.PAGE_FAULT
     assert watched.stores == []
 

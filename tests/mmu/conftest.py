@@ -27,7 +27,7 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.engine import EXIT_ALWAYS, NO_TRANSLATION, Event, HwThread
+from hvmmu.engine import EXIT_ALWAYS, NO_TRANSLATION, Event
 from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
 from hvmmu.memory import Memory, Memslot, Memslots
 from hvmmu.spec.audit import audit
@@ -101,8 +101,9 @@ class Bench:
         self.nonpresent = Nonpresent(TRAP, 0) if marked else Nonpresent()
         self.memory = Memory(BASE + RAM + (4 << 20))
         self.slots = Memslots(self.memory, slots or (Memslot(0, RAM, BASE),))
-        self.engine = ReferenceEngine(self.memory)
-        self.core = HwThread(cpu, exit_filter=ODD if marked else EXIT_ALWAYS)
+        self.engine = ReferenceEngine(self.memory, cpu)
+        self.thread = self.engine.thread
+        self.thread.exit_filter = ODD if marked else EXIT_ALWAYS
         write = self.engine.write_pte if marked else None  # the same to this engine
         vm = ShadowVm(self.slots, self.nonpresent, params, end_frame=frames, write=write)
         self.mmu, self.pages = ShadowMmu(vm, cpu), vm.pages
@@ -156,7 +157,7 @@ class Bench:
             self.load()
 
     def _take(self, regs: Regs, flush: Flush) -> None:
-        self.engine.load_regs(self.core, regs)
+        self.engine.load_regs(regs)
         self.perform(flush)
 
     def perform(self, flush: Flush) -> None:
@@ -181,12 +182,12 @@ class Bench:
         handled: list[FaultOutcome] = []
         for _ in range(4):
             translated = array("Q", [NO_TRANSLATION])
-            if self.engine.run(self.core, array("Q", [gva]), bytes([kind]), 0, translated):
+            if self.engine.run(array("Q", [gva]), bytes([kind]), 0, translated):
                 return Seen(self.slots.gpa(translated[0]), tuple(handled))
-            if self.core.event is Event.DELIVERED:
-                return Seen(None, tuple(handled), self.core.pfec, bypassed=True)
-            assert self.core.event is Event.EXIT
-            one, flush = self.mmu.handle(PageFault(gva, self.core.pfec))
+            if self.thread.event is Event.PAGE_FAULT:
+                return Seen(None, tuple(handled), self.thread.pfec, bypassed=True)
+            assert self.thread.event is Event.PAGE_FAULT_EXIT
+            one, flush = self.mmu.handle(PageFault(gva, self.thread.pfec))
             handled.append(one)
             if one.route is Route.EMULATE:
                 at = one.gpa & ~7

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hvmmu._core.engine import lib
+from hvmmu._core.binding import lib
 from hvmmu._core.shadow_mmu import ShadowMmu, ShadowVm
 from hvmmu._core.shadow_pages import checked
 from hvmmu._mmu_params import MmuParams
@@ -69,7 +69,7 @@ def test_an_engine_stores_each_entry(build: Callable[..., Bench]) -> None:
     vm = ShadowVm(
         bench.slots, bench.nonpresent, MmuParams(), end_frame=99, write=stored.__setitem__
     )
-    mmu = ShadowMmu(vm, bench.core.cpu)
+    mmu = ShadowMmu(vm, bench.thread.cpu)
     bench.sound = False  # the two share frames
     hardware, flush = mmu.load_guest(bench.mmu.guest_regs)
     flush.forgo("nothing runs")
@@ -91,7 +91,7 @@ def test_an_engine_that_cannot_store(build: Callable[..., Bench]) -> None:
         raise Stubborn(hpa, value)
 
     vm = ShadowVm(bench.slots, bench.nonpresent, MmuParams(), end_frame=99, write=write)
-    mmu = ShadowMmu(vm, bench.core.cpu)
+    mmu = ShadowMmu(vm, bench.thread.cpu)
     bench.load()
     bench.sound = False
     mmu.load_guest(bench.mmu.guest_regs)[1].forgo("nothing runs")

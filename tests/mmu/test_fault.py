@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from hvmmu._bare_mmu import BareMmu
-from hvmmu._core.engine import ffi, lib
+from hvmmu._core.binding import ffi, lib
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CR0_WP, CR4_PGE, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
 from hvmmu.errors import InvariantError

@@ -113,7 +113,7 @@ def test_inject_names_the_level_that_decided(bench: Bench, level: int) -> None:
     seen = bench.access(VA, bench.READ)
     assert seen.pfec == pf.U
     if seen.bypassed:  # the root's shadow is there from the start, so its absent entries are known
-        assert (level, bench.core.level) == (4, 4)
+        assert (level, bench.thread.level) == (4, 4)
     else:
         assert seen.handled == (FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, pf.U, level),)
 
@@ -301,7 +301,7 @@ def test_hardware_runs_with_registers_of_its_own(bench: Bench) -> None:
     root = bench.mmu.root
     assert root is not None
     assert bench.mmu.guest_regs.cr0 == CR0_PE | CR0_PG
-    assert bench.core.regs == Regs(
+    assert bench.thread.regs == Regs(
         cr0=CR0_PE | CR0_PG | CR0_WP,
         cr3=root.hpa,
         cr4=CR4_PAE | CR4_SMEP,

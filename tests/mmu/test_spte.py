@@ -7,7 +7,7 @@ from itertools import product
 import attrs
 import pytest
 
-from hvmmu._core.engine import ffi, lib
+from hvmmu._core.binding import ffi, lib
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (

@@ -161,7 +161,7 @@ def test_fetches_pass_where_reads_may_not(bench: Bench) -> None:
     """If wrong, a kernel's fetch from a user page, which SMAP spares, is refused as a read."""
     bench.map(VA, FRAME | RW)
     bench.load(cr4=CR4_SMAP, efer=0)
-    assert bench.core.regs.efer & EFER_NXE
+    assert bench.thread.regs.efer & EFER_NXE
     assert not bench.mmu.guest_regs.efer & EFER_NXE
     assert bench.access(VA, FETCH).gpa == FRAME
     assert bench.access(VA, READ).pfec == pf.P

@@ -29,7 +29,7 @@ class Vcpu:
 
     def __init__(self, bench: Bench, cr3: int) -> None:
         self.bench = bench
-        self.mmu = ShadowMmu(bench.mmu.vm, bench.core.cpu)
+        self.mmu = ShadowMmu(bench.mmu.vm, bench.thread.cpu)
         self.load(cr3)
 
     def load(self, cr3: int) -> None:
@@ -63,7 +63,7 @@ def vcpu(bench: Bench) -> Vcpu:
 def test_the_same_cr3_is_the_same_root(bench: Bench, vcpu: Vcpu) -> None:
     """If wrong, each vCPU shadows the guest's tables again."""
     assert vcpu.mmu.root is bench.mmu.root
-    assert vcpu.regs == bench.core.regs
+    assert vcpu.regs == bench.thread.regs
     bench.access(VA, bench.WRITE)
     built = len(bench.pages)
     assert vcpu.fault(pf.U | pf.W) == (Route.SPURIOUS, None)
@@ -91,7 +91,7 @@ def test_a_root_that_another_vcpu_zapped(bench: Bench, vcpu: Vcpu) -> None:
     assert bench.mmu.root is not old
     assert vcpu.reload() is Scope.ALL
     assert vcpu.mmu.root is bench.mmu.root
-    assert vcpu.regs == bench.core.regs
+    assert vcpu.regs == bench.thread.regs
     assert vcpu.reload() is None
 
 

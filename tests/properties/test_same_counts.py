@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from hvmmu.arch.regs import CpuFeatures
     from hvmmu.memory import Memory
 
 BACKENDS = plugins.load().backends
@@ -76,7 +77,7 @@ PAGES = 40
 READ, WRITE, FETCH = pf.U | pf.READ, pf.U | pf.WRITE, pf.U | pf.FETCH
 
 Engine = type[ReferenceEngine | CompiledEngine]
-ENGINES: list[Engine] = [ReferenceEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
+ENGINES = [ReferenceEngine, CompiledEngine]
 TLBS = {
     "as on a real CPU": TlbGeometry(),
     "fully associative": TlbGeometry(Geometry(1, 16), Geometry(1, 24), Geometry(1, 64)),
@@ -92,8 +93,8 @@ def with_tlb(engine: Engine, tlb: str) -> Engine:
     """Return an engine with another TLB."""
 
     class Sized(engine):  # type: ignore[misc, valid-type]
-        def __init__(self, memory: Memory) -> None:
-            super().__init__(memory, TLBS[tlb])
+        def __init__(self, memory: Memory, cpu: CpuFeatures) -> None:
+            super().__init__(memory, cpu, TLBS[tlb])
 
     return Sized
 
@@ -259,7 +260,7 @@ def ways(config: MachineConfig, tlb: str) -> Iterator[tuple[str, MachineConfig]]
     for engine in ENGINES:
         made = attrs.evolve(config, engine=with_tlb(engine, tlb))
         yield engine.name, made
-        if engine.caps.fast_lane:
+        if engine is CompiledEngine:
             yield f"{engine.name}, out of the fast lane", attrs.evolve(made, hooks=listening())
 
 

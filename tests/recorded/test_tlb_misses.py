@@ -147,6 +147,6 @@ def test_cachegrind_without_numbers() -> None:
 
 def test_a_page_that_faults_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults would put the kernel's own pages into the TLB, and nobody would be told."""
-    monkeypatch.setattr(misses, "_sites", lambda step: [(0x400000, pf.U)] if len(step) else [])
+    monkeypatch.setattr(misses, "_pairs", lambda step: [(0x400000, pf.U)] if len(step) else [])
     with pytest.raises(AssertionError, match="not mapped before"):
         misses.ours(trace("sort"), NativeBackend, DEFAULT)

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.skipif(
 )
 BEYOND_THE_END = """
 from array import array
-from hvmmu._core.engine import ffi, lib
+from hvmmu._core.binding import ffi, lib
 kinds = ffi.from_buffer("uint8_t[]", bytes([4]) * 65536)
 lib.hvt_count_listed(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4, kinds)
 """
 TOO_FAR_A_SHIFT = """
-from hvmmu._core.engine import ffi, lib
+from hvmmu._core.binding import ffi, lib
 memory = ffi.new("uint8_t[]", 4096)
 engine = lib.hv_new(memory, 4096, (1, 1), (1, 1), (1, 1))
 formats = ffi.new("hv_formats *", {"depth": 1, "entry_size": 4, "va_bits": 200})

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from hvmmu.arch.regs import CpuFeatures
     from hvmmu.engine import Engine
     from hvmmu.memory import Memory
 
@@ -74,8 +75,8 @@ def with_tlb(
     geometry = TlbGeometry(instruction, data, Geometry(32, 2))
 
     class Small(engine):  # type: ignore[misc, valid-type]
-        def __init__(self, memory: Memory) -> None:
-            super().__init__(memory, geometry)
+        def __init__(self, memory: Memory, cpu: CpuFeatures) -> None:
+            super().__init__(memory, cpu, geometry)
 
     return Small
 
@@ -392,8 +393,8 @@ def test_why_fewer_sets_and_ways_need_more(
     """The tests above would not notice if a small TLB were run from what the filters keep."""
 
     class Overrated(with_tlb(*levels)):  # type: ignore[misc]
-        def __init__(self, memory: Memory) -> None:
-            super().__init__(memory)
+        def __init__(self, memory: Memory, cpu: CpuFeatures) -> None:
+            super().__init__(memory, cpu)
             self.caps = attrs.evolve(self.caps, **caps)
 
     steps = bypassable()

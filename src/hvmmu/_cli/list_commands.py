@@ -1,7 +1,7 @@
 """`hvmmu backends`, `engines`, `plugins`, `params` and `config`: lists of what is there."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,10 @@ from hvmmu._cli import options
 from hvmmu._cli.output import terminal_width, write_stdout
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, plain, shown
+from hvmmu.types import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from hvmmu.engine import Engine
 
 
 @click.command(short_help="List the backends, and the plugins that are broken.")
@@ -60,8 +64,23 @@ def _described(
 
     verbose = bool(ctx.ensure_object(dict).get("verbose"))
     for name, one in found.items():
-        able = listing.capabilities(one, verbose=verbose)
+        described, reason = (one, "") if hasattr(one, "caps") else _tried(one)
+        able = reason or listing.capabilities(described, verbose=verbose)
         yield name, _versioned(origins[name]), one.summary, able
+
+
+def _tried(engine: "type[Engine]") -> "tuple[Engine | None, str]":
+    """Return an engine of the default CPU model, or None and why there is none here."""
+    from hvmmu.arch.regs import CpuFeatures  # noqa: PLC0415 - not for --help
+    from hvmmu.memory import Memory  # noqa: PLC0415 - as above
+
+    memory = Memory(PAGE_SIZE)
+    try:
+        return engine(memory, CpuFeatures()), ""
+    except Exception as error:  # noqa: BLE001 - a plugin's
+        return None, f"unavailable: {error}"
+    finally:
+        memory.close()
 
 
 def _versioned(distribution: str) -> str:

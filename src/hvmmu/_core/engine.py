@@ -1,33 +1,21 @@
-"""The compiled engine: the readable one's semantics in C, entered once for a whole batch.
-
-`kernel/kernel.c` and `walk.c` do the work, `kernel.h` is what the two sides share.
-"""
+"""The compiled engine: one hardware thread in C, entered once for a whole batch."""
 
 from collections.abc import Iterator
-from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 
+from hvmmu._core.binding import ffi, lib
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LEGACY32, PAE, Formats, formats, mode_of
-from hvmmu.arch.regs import Regs
+from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.engine import EngineCaps, Event, HwThread, TlbCounts
-from hvmmu.errors import EngineUnavailableError, InvariantError
+from hvmmu.errors import InvariantError
 from hvmmu.memory import Memory
 from hvmmu.spec.tlb import SHIFTS, TlbEntry
 from hvmmu.tlb import SCOPES, Geometry, Scope, TlbGeometry
 from hvmmu.types import Buffer
-
-ffi: Any
-lib: Any
-try:
-    _kernel = import_module("hvmmu._core._lib")
-    ffi, lib = _kernel.ffi, _kernel.lib
-    _WHY_NOT = ""
-except ImportError as error:
-    _WHY_NOT = f"it was not built when hvmmu was installed ({error.name} is not there)"
 
 _EVENTS = (None, *Event)
 _NOT_PAGING = len(_EVENTS)
@@ -37,18 +25,15 @@ class CompiledEngine:
     """The engine for whole programs."""
 
     name = "compiled"
-    summary = "the readable one's semantics in C: for whole programs"
-    caps = EngineCaps(fast_lane=True)
-    why_not: ClassVar[str] = _WHY_NOT
-    """Why it is not to be had here; empty if it is."""
+    summary = "C implementation (default)"
 
-    def __init__(self, memory: Memory, geometry: TlbGeometry | None = None) -> None:
-        if self.why_not:
-            todo = "install a C compiler and then hvmmu again, or use the engine reference"
-            raise EngineUnavailableError(f"engine compiled: {self.why_not}; {todo}")
+    def __init__(
+        self, memory: Memory, cpu: CpuFeatures, geometry: TlbGeometry | None = None
+    ) -> None:
         self._memory = memory
         chosen = geometry or TlbGeometry()
-        self.caps = attrs.evolve(self.caps, lru_sets=chosen.lru_sets, lru_ways=chosen.lru_ways)
+        self.caps = EngineCaps(fast_path=True, lru_sets=chosen.lru_sets, lru_ways=chosen.lru_ways)
+        self.thread = HwThread(cpu)
         levels = [_geometry(each) for each in (chosen.instruction, chosen.data, chosen.second)]
         self._bytes = ffi.from_buffer("uint8_t[]", memory.bytes.obj)
         made = lib.hv_new(self._bytes, memory.size, *levels)
@@ -56,8 +41,8 @@ class CompiledEngine:
             raise MemoryError("no memory for the compiled engine's TLB")
         self._engine = ffi.gc(made, lib.hv_free)
         self.stop = ffi.new("hv_stop *")
+        """Why the last run stopped, for C."""
         self._counts = lib.hv_counts_of(made)
-        self._refs = 0
         memory.before_close(self._release)
 
     def _release(self) -> None:
@@ -65,12 +50,12 @@ class CompiledEngine:
         ffi.release(self._bytes)
         self._engine = None
 
-    def load_regs(self, core: HwThread, regs: Regs) -> None:
+    def load_regs(self, regs: Regs) -> None:
         """Put *regs* in force; flushes nothing."""
         mode = mode_of(regs)
-        known = ffi.NULL if mode is None else c_formats(formats(mode, regs, core.cpu))
+        known = ffi.NULL if mode is None else c_formats(formats(mode, regs, self.thread.cpu))
         lib.hv_load_regs(self._engine, ffi.new("hv_regs *", attrs.asdict(regs)), known)
-        core.regs = regs
+        self.thread.regs = regs
 
     def write_pte(self, hpa: int, value: int) -> None:
         """Store a 64-bit entry; flushes nothing."""
@@ -82,18 +67,10 @@ class CompiledEngine:
 
     def counts(self) -> TlbCounts:
         """Return the TLB's counters since the start."""
-        made = self._counts
-        data, instruction = made.first_misses
-        return TlbCounts(instruction, data, made.misses)
+        data, instruction = self._counts.first_misses
+        return TlbCounts(instruction, data, self._counts.misses)
 
-    def run(
-        self,
-        core: HwThread,
-        gva: Buffer,
-        kind: Buffer,
-        start: int,
-        translated: Buffer | None = None,
-    ) -> int:
+    def run(self, gva: Buffer, kind: Buffer, start: int, translated: Buffer | None = None) -> int:
         """Run accesses from *start* on; return the index of the one that stopped, or len(gva)."""
         vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
         out = ffi.NULL
@@ -101,9 +78,9 @@ class CompiledEngine:
             out = ffi.from_buffer("uint64_t[]", translated, require_writable=True)
         if len(kinds) != len(vas) or (translated is not None and len(out) != len(vas)):
             raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
-        stop = self.stop
-        at: int = lib.hv_run(self._engine, vas, kinds, start, len(vas), out, core.exit_filter, stop)
-        self.ended(core)
+        exits, stop = self.thread.exit_filter, self.stop
+        at: int = lib.hv_run(self._engine, vas, kinds, start, len(vas), out, exits, stop)
+        self._take_stop()
         return at
 
     def promote(self, gva: Buffer, kind: Buffer) -> None:
@@ -119,7 +96,7 @@ class CompiledEngine:
 
     @property
     def handle(self) -> Any:  # noqa: ANN401 - a pointer of cffi's
-        """The engine as C knows it."""
+        """The thread as C has it."""
         return self._engine
 
     @property
@@ -127,25 +104,21 @@ class CompiledEngine:
         """Host-physical 0, until the memory is closed."""
         return self._bytes
 
-    def ended(self, core: HwThread) -> None:
-        """Tell *core* what has been run, and where it stopped if it did."""
-        core.walk_refs += self._counts.walk_refs - self._refs
-        self._refs = self._counts.walk_refs
-        if self.stop.event == _NOT_PAGING:
+    def _take_stop(self) -> None:
+        """Copy why C stopped, and what it counted, to the thread."""
+        thread, stop = self.thread, self.stop
+        thread.walk_refs = self._counts.walk_refs
+        if stop.event == _NOT_PAGING:
             raise InvariantError("an access was run before paging was on")
-        core.event = _EVENTS[self.stop.event]
-        if core.event is not None:
-            self.stopped(core)
-
-    def stopped(self, core: HwThread) -> None:
-        """Tell *core* of the last stop."""
-        stop = self.stop
-        core.gva, core.kind, core.pfec = stop.gva, stop.kind, stop.pfec
-        core.level, core.access = stop.level, stop.access
-        if core.event is Event.PHYSICAL:
-            core.pa = stop.pa
-        elif core.event is Event.DELIVERED:
-            core.cr2 = stop.gva
+        thread.event = _EVENTS[stop.event]
+        if thread.event is None:
+            return
+        thread.gva, thread.kind, thread.pfec = stop.gva, stop.kind, stop.pfec
+        thread.level, thread.access = stop.level, stop.access
+        if thread.event is Event.NO_MEMORY:
+            thread.pa = stop.pa
+        elif thread.event is Event.PAGE_FAULT:
+            thread.cr2 = stop.gva
 
 
 class TlbView:

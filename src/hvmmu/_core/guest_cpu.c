@@ -80,6 +80,7 @@ static int32_t load_path(void *self, uint64_t root, uint64_t gva, uint64_t *at, 
     v->ledger->accesses += done;
     if (!done)
         return 0;
+    v->stop->event = HV_END; /* as where accesses have run */
     *at = slots[done - 1];
     memcpy(entry, v->memory + hpa[done - 1], 8);
     return (int32_t)done;

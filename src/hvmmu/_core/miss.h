@@ -45,7 +45,7 @@ static inline int stop_by(const outcome *out, uint64_t va, uint32_t kind, uint32
     stop->pfec = pfec;
     stop->level = level;
     stop->access = access;
-    stop->event = out->filter >> (pfec & 63) & 1 ? HV_EXIT : HV_DELIVERED;
+    stop->event = out->filter >> (pfec & 63) & 1 ? HV_PAGE_FAULT_EXIT : HV_PAGE_FAULT;
     return 0;
 }
 
@@ -53,7 +53,7 @@ static void stop_at(const outcome *out, const hv_walked *w, uint64_t va, uint32_
 {
     stop_by(out, va, kind, w->pfec, w->level, w->refs ? w->access : 0);
     if (w->ok) {
-        out->stop->event = HV_PHYSICAL;
+        out->stop->event = HV_NO_MEMORY;
         out->stop->pa = w->pa;
     } else if (w->general_protection) {
         out->stop->event = HV_GENERAL_PROTECTION;
@@ -158,7 +158,7 @@ static int walk_for(hv_engine *e, uint64_t va, uint32_t kind, outcome *out, cons
     if (went < 0)
         went = walk_from_root(e, va, kind, out, &fresh);
     if (!went) {
-        if (entry && (out->stop->event == HV_EXIT || out->stop->event == HV_DELIVERED))
+        if (entry && (out->stop->event == HV_PAGE_FAULT_EXIT || out->stop->event == HV_PAGE_FAULT))
             flush_page(e, va);
         return 0;
     }

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from hvmmu._core.engine import c_formats, ffi, lib
+from hvmmu._core.binding import ffi, lib
+from hvmmu._core.engine import c_formats
 from hvmmu._core.shadow_pages import ShadowPage, ShadowPages, checked
 from hvmmu.arch.paging import LONG4, formats, mode_of
 from hvmmu.arch.regs import CR4_PKE, CR4_SMAP, CR4_SMEP, CpuFeatures, Regs

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hvmmu._core.engine import ffi, lib
+from hvmmu._core.binding import ffi, lib
 from hvmmu.arch.role import Role
 from hvmmu.errors import GuestMemoryError, InvariantError
 from hvmmu.flush import Flush

@@ -337,16 +337,16 @@ int32_t hv_stop_handle(hv_vcpu *v, const uint64_t *operand, uint32_t size)
 {
     v->completed = HV_NO_TRANSLATION;
     switch (v->stop->event) {
-    case HV_EXIT:
+    case HV_PAGE_FAULT_EXIT:
         return page_fault_exit(v, operand, size);
-    case HV_DELIVERED:
+    case HV_PAGE_FAULT:
         return delivered(v);
     case HV_GENERAL_PROTECTION:
         if (!hv_set_privilege(v, 0))
             return HV_FAILED;
         v->value = v->stop->gva;
         return hv_call(v->self, HV_CALL_GENERAL_PROTECTION);
-    case HV_PHYSICAL:
+    case HV_NO_MEMORY:
         if (!v->hypervised)
             return physical(v);
     }

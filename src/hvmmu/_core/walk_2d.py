@@ -1,17 +1,18 @@
 """The walk in two dimensions in C, with the results of `spec/walk_2d.py`.
 
-`kernel/nested.c` does the work. It wants host-physical memory itself, not a view of it.
+`walk_2d.c` does the work. It takes host-physical memory itself, not a view of it.
 """
 
 from typing import Any
 
 import attrs
 
-from hvmmu._core.engine import CompiledEngine, c_formats, ffi, lib
+from hvmmu._core.binding import ffi, lib
+from hvmmu._core.engine import c_formats
 from hvmmu.arch.paging import Formats
 from hvmmu.arch.regs import Regs
 from hvmmu.arch.tdp import Cause, TdpFormats, Use
-from hvmmu.errors import EngineUnavailableError, InvariantError
+from hvmmu.errors import InvariantError
 from hvmmu.memory import Memory
 from hvmmu.spec.walk import Outcome, Step, Walk
 from hvmmu.spec.walk_2d import NestedWalk, TdpFault
@@ -25,8 +26,6 @@ class CompiledNestedWalker:
     """Walks in two dimensions over one memory, as `hvmmu.spec.walk_2d.NestedWalker` does."""
 
     def __init__(self, memory: Memory) -> None:
-        if CompiledEngine.why_not:
-            raise EngineUnavailableError(f"compiled walk: {CompiledEngine.why_not}")
         self._bytes = ffi.from_buffer("uint8_t[]", memory.bytes.obj)
         self._size = memory.size
         self._loaded: tuple[Any, ...] | None = None

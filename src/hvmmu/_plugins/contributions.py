@@ -14,7 +14,7 @@ from hvmmu._native import NativeBackend
 from hvmmu._plugins.registry import CORE, State
 from hvmmu.backend import API_VERSION, Backend, DeprivilegedBackend
 from hvmmu.costs import MODELS, Cost, CostModel
-from hvmmu.engine import Engine, EngineCaps
+from hvmmu.engine import Engine
 from hvmmu.errors import PluginError
 from hvmmu.params import declared, shown
 from hvmmu.workloads import FORMATS, WORKLOADS, TraceFormat, WorkloadKind
@@ -168,10 +168,8 @@ def _check_backend(label: str, backend: Any) -> None:  # noqa: ANN401 - a class 
 
 
 def _check_engine(label: str, engine: Any) -> None:  # noqa: ANN401 - as above
-    _check_members(label, engine, ("summary", "caps", *_methods(Engine)))
+    _check_members(label, engine, ("summary", *_methods(Engine)))
     _check_summary(label, engine)
-    if not isinstance(engine.caps, EngineCaps):
-        raise PluginRejectedError(f"{label}: its caps are no EngineCaps")
 
 
 def _check_workload(label: str, value: Any) -> None:  # noqa: ANN401 - an object of a plugin

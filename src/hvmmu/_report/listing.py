@@ -12,16 +12,7 @@ from hvmmu.params import Param, declared, plain
 
 LABEL = 15  # modinfo's first column
 LONGEST = 800  # characters of a text from a plugin
-_INTERNAL = frozenset(
-    {
-        "fast_lane",
-        "filters_inside",
-        "flushes_one_page",
-        "lru_sets",
-        "lru_ways",
-        "reserved_patterns",
-    }
-)
+_INTERNAL = frozenset({"fast_path", "lru_sets", "lru_ways"})
 """Capabilities that only hvmmu itself uses."""
 
 

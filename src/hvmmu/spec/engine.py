@@ -4,7 +4,7 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.paging import Formats, formats, mode_of
-from hvmmu.arch.regs import CR4_PKE, Regs
+from hvmmu.arch.regs import CR4_PKE, CpuFeatures, Regs
 from hvmmu.engine import EngineCaps, Event, HwThread, TlbCounts
 from hvmmu.errors import InvariantError
 from hvmmu.memory import Memory
@@ -38,24 +38,27 @@ class ReferenceEngine:
     """The engine to read, and to hold the others against."""
 
     name = "reference"
-    summary = "the reference walk behind a TLB, in Python: to read, and to compare with"
-    caps = EngineCaps()
+    summary = "pure-Python reference implementation"
 
-    def __init__(self, memory: Memory, geometry: TlbGeometry | None = None) -> None:
+    def __init__(
+        self, memory: Memory, cpu: CpuFeatures, geometry: TlbGeometry | None = None
+    ) -> None:
         self._memory = memory
         chosen = geometry or TlbGeometry()
-        self.caps = attrs.evolve(self.caps, lru_sets=chosen.lru_sets, lru_ways=chosen.lru_ways)
+        self.caps = EngineCaps(lru_sets=chosen.lru_sets, lru_ways=chosen.lru_ways)
+        self.thread = HwThread(cpu)
         self.tlb = Tlb(chosen)
         self._formats: Formats | None = None
         self._allowed = (0,) * KINDS
 
-    def load_regs(self, core: HwThread, regs: Regs) -> None:
+    def load_regs(self, regs: Regs) -> None:
         """Put *regs* in force; flushes nothing."""
-        if attrs.evolve(core.regs, cr3=regs.cr3) != regs:  # more than the root has changed
+        thread = self.thread
+        if attrs.evolve(thread.regs, cr3=regs.cr3) != regs:  # more than the root has changed
             mode = mode_of(regs)
-            self._formats = None if mode is None else formats(mode, regs, core.cpu)
+            self._formats = None if mode is None else formats(mode, regs, thread.cpu)
             self._allowed = allowed_kinds(regs)
-        core.regs = regs
+        thread.regs = regs
 
     def write_pte(self, hpa: int, value: int) -> None:
         """Store a 64-bit entry; flushes nothing."""
@@ -70,14 +73,7 @@ class ReferenceEngine:
         instruction, data = self.tlb.first_misses
         return TlbCounts(instruction, data, self.tlb.second_misses)
 
-    def run(
-        self,
-        core: HwThread,
-        gva: Buffer,
-        kind: Buffer,
-        start: int,
-        translated: Buffer | None = None,
-    ) -> int:
+    def run(self, gva: Buffer, kind: Buffer, start: int, translated: Buffer | None = None) -> int:
         """Run accesses from *start* on; return the index of the one that stopped, or len(gva)."""
         vas, kinds = memoryview(gva), memoryview(kind)
         out = None if translated is None else memoryview(translated)
@@ -97,14 +93,14 @@ class ReferenceEngine:
             ):
                 pass
             else:
-                found = self._look_further(core, va, k)
+                found = self._look_further(va, k)
                 if found is None:
                     return at
                 entry = found
             if out is not None:
                 out[at] = entry.base | va & entry.mask
             at += 1
-        core.event = None
+        self.thread.event = None
         return at
 
     def promote(self, gva: Buffer, kind: Buffer) -> None:
@@ -112,8 +108,8 @@ class ReferenceEngine:
         for va, k in zip(memoryview(gva), memoryview(kind), strict=True):
             self.tlb.promote(va, fetch=bool(k & pf.ID))
 
-    def _look_further(self, core: HwThread, va: int, kind: int) -> TlbEntry | None:
-        """Look in the whole TLB, then walk; None if the access stops, with the reason in *core*.
+    def _look_further(self, va: int, kind: int) -> TlbEntry | None:
+        """Look in the whole TLB, then walk; None if the access stops.
 
         A cached entry that does not allow the access is no fault yet: the tables are walked again,
         so that a permission raised without a flush is seen at once. If the walk faults as well, the
@@ -124,16 +120,16 @@ class ReferenceEngine:
         if entry is not None and (entry.dirty or not kind & pf.W):
             if self._allowed[entry.access] >> kind & 1:
                 return entry
-            if not permission_fault(entry.access, entry.pkey, kind, core.regs):
+            if not permission_fault(entry.access, entry.pkey, kind, self.thread.regs):
                 return entry
         if self._formats is None:
             raise InvariantError("an access was run before paging was on")
-        result = walk(self._memory, core.regs, self._formats, va, kind)
-        core.walk_refs += len(result.path)
+        result = walk(self._memory, self.thread.regs, self._formats, va, kind)
+        self.thread.walk_refs += len(result.path)
         if result.outcome is not Outcome.OK or result.pa >= self._memory.size:
             if entry is not None and result.outcome is Outcome.PAGE_FAULT:
                 self.tlb.flush(Scope.PAGE, va)
-            self._stop(core, result, va, kind)
+            self._stop(result, va, kind)
             return None
         fresh = _entry_for(va, result)
         if entry is not None and entry.tag == fresh.tag:
@@ -144,17 +140,18 @@ class ReferenceEngine:
         self.tlb.fill(va, fresh, fetch=fetch)
         return fresh
 
-    def _stop(self, core: HwThread, result: Walk, va: int, kind: int) -> None:
-        core.gva, core.kind, core.pfec, core.level = va, kind, result.pfec, result.level
-        core.access = result.path[-1].access if result.path else 0
+    def _stop(self, result: Walk, va: int, kind: int) -> None:
+        thread = self.thread
+        thread.gva, thread.kind, thread.pfec, thread.level = va, kind, result.pfec, result.level
+        thread.access = result.path[-1].access if result.path else 0
         if result.outcome is Outcome.OK:
-            core.event, core.pa = Event.PHYSICAL, result.pa
+            thread.event, thread.pa = Event.NO_MEMORY, result.pa
         elif result.outcome is Outcome.GENERAL_PROTECTION:
-            core.event = Event.GENERAL_PROTECTION
-        elif core.exit_filter >> (result.pfec & 63) & 1:
-            core.event = Event.EXIT
+            thread.event = Event.GENERAL_PROTECTION
+        elif thread.exit_filter >> (result.pfec & 63) & 1:
+            thread.event = Event.PAGE_FAULT_EXIT
         else:
-            core.event, core.cr2 = Event.DELIVERED, va
+            thread.event, thread.cr2 = Event.PAGE_FAULT, va
 
 
 def _entry_for(va: int, result: Walk) -> TlbEntry:
