@@ -10,7 +10,7 @@ import sys
 import tracemalloc
 import zlib
 from array import array
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -418,6 +418,23 @@ def test_hostile_frames(tmp_path: Path, name: str) -> None:
         assert "chunk 1" in str(caught.value)
 
 
+def test_damage_before_other_stops(tmp_path: Path) -> None:
+    """A window's damage is forgotten if a later window of its span stops too."""
+    path, config = tmp_path / "x.hvt", next(configs()).values[0]
+    with path.open("w+b") as file:
+        writer = HvtWriter(file, "")
+        for window in range(WINDOWS):
+            page = 0x40_0000 + window * 0x1_0000  # a new one in each window
+            writer.add(array("Q", [page] * WINDOW), array("B", [USER_READ] * WINDOW))
+        writer.close()
+    good = path.read_bytes()
+    assert result(config, path, None)["guest"]["faults"] == WINDOWS
+    path.write_bytes(reframed(good, with_tokens(b"\0")))
+    for engine in ENGINES:
+        with pytest.raises(TraceError, match="a data access repeats none"):
+            result(attrs.evolve(config, engine=engine), path, None)
+
+
 def test_a_damaged_frame_never_changes_a_result(tmp_path: Path) -> None:
     """A bit that flipped on a disk changes what is counted, or `trace info` overlooks it.
 
@@ -568,6 +585,9 @@ HEADERS = [
     (40, bytes(8), "no references"),
     (56, b"\1", "other counts"),
     (64, b"\1", "other counts"),
+    (88, b"\1\1", "other counts"),  # pages
+    (96, b"\1\1", "other counts"),  # bytes of the largest chunk
+    (136 + 12, b"x", "damaged header"),  # behind the provenance
 ]
 
 
@@ -579,6 +599,38 @@ def test_headers(tmp_path: Path, at: int, change: bytes, said: str) -> None:
     content[at : at + len(change)] = change
     path.write_bytes(content)
     assert said in refused(path).what
+
+
+def read_whole(path: Path) -> object:
+    """Return all that a run and an export can see of a file."""
+    steps = [step for step in HvtTrace(path).steps() if isinstance(step, ReducedAccesses)]
+    kept = [(list(step.kept), step.accesses, step.slot_gva, step.slot_kind) for step in steps]
+    parts = [(part.gva, part.kind) for step in steps for part in step.whole()]
+    with opened(path) as file:
+        return kept, parts, list(file.windows()), file.header[:-1]
+
+
+def test_every_flipped_bit(tmp_path: Path) -> None:
+    """A bit that flips anywhere in a file gives other accesses; only the provenance may change."""
+    path, good = tmp_path / "x.hvt", tmp_path / "good.hvt"
+    with good.open("w+b") as file:
+        writer = HvtWriter(file, "format=made\n")
+        writer.add(array("Q", [0x401000, 0x402000, 0x401008] * 9), array("B", KINDS * 9))
+        writer.close()
+    content, expected = good.read_bytes(), read_whole(good)
+    text = range(HEADER_SIZE, HEADER_SIZE + len("format=made\n"))
+    for at, bit in product(range(len(content)), range(8)):
+        if not NIGHTLY and (at + bit) % 4:
+            continue
+        flipped_bit = content[at] ^ 1 << bit
+        path.write_bytes(content[:at] + bytes([flipped_bit]) + content[at + 1 :])
+        try:
+            found = read_whole(path)
+        except TraceError:
+            assert at not in text
+            continue
+        assert found == expected
+        assert at in text
 
 
 def test_a_wrong_digest(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import pluggy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvmmu import _plugins as plugins
+from hvmmu import hookspecs
 from hvmmu._core.engine import CompiledEngine
 from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
 from hvmmu._mmu_params import MmuParams
 from hvmmu._trace.grammar import SETS, SPAN, STRADDLES, WAYS, WINDOW
 from hvmmu._trace.hvt import HvtTrace
@@ -28,6 +31,10 @@ from hvmmu.arch.pfec import USER_FETCH as FETCH
 from hvmmu.arch.pfec import USER_READ as READ
 from hvmmu.arch.pfec import USER_WRITE as WRITE
 from hvmmu.costs import cost_model
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
+from hvmmu.flush import Flush
+from hvmmu.generic import GenericBackend
+from hvmmu.hookspecs import PROJECT, hookimpl
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.steps import (
@@ -267,6 +274,45 @@ def test_c_runs_the_rest_of_spans(
         found = outcome(machine, [counting(step) for step in reduced(steps, tmp_path / "x")])
         assert found == outcome(machine, steps)
         assert stops
+
+
+class Plain(GenericBackend):
+    """A hypervisor without a vendor."""
+
+    name = "plain"
+    summary = "for tests"
+
+
+class Device:
+    """A plugin that completes each access to one page in software, as a device would."""
+
+    def __init__(self) -> None:
+        self.completed = 0
+
+    @hookimpl
+    def hvmmu_handle_fault(self, fault: PageFault) -> tuple[FaultOutcome, Flush] | None:
+        """Handle faults of the page."""
+        if fault.gva >> 12 != (BASE >> 12) + 3:
+            return None
+        self.completed += 1
+        return FaultOutcome(Route.MMIO, Cause.NO_MEMORY, fault.pfec, 1, 1 << 40), Flush.nothing()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_accesses_that_are_completed(engine: type[Engine], tmp_path: Path) -> None:
+    """An access that was completed in software at a stop is made again after it, or none is."""
+    rng = random.Random(2)  # noqa: S311 - not for secrets
+    steps = [Mmap(Gva(BASE), PAGES, 7, Backing.INFERRED), accesses(rng, SPAN + 900)]
+    found = []
+    for some in (steps, reduced(steps, tmp_path / "x")):
+        device, plugins = Device(), pluggy.PluginManager(PROJECT)
+        plugins.add_hookspecs(hookspecs)
+        plugins.register(device)
+        config = MachineConfig(Plain, Plain.params(), guest=GUEST, engine=engine)
+        machine = attrs.evolve(config, hooks=RunHooks(plugins))
+        found.append((outcome(machine, some), device.completed))
+    assert found[0] == found[1]
+    assert found[0][1] > 100
 
 
 def differs(steps: list[Step], changed: list[Step], **config: Any) -> bool:  # noqa: ANN401

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import re
 import struct
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -21,6 +23,7 @@ from hvmmu._trace.hvt.import_trace import import_trace
 from hvmmu._trace.hvt.layout import MAGIC
 from hvmmu._trace.hvt.reader import opened
 from hvmmu._trace.importers import IMPORTERS, importer_of
+from hvmmu._trace.trace_formats import Lackey
 from hvmmu.errors import InputError, TraceError
 from hvmmu.steps import Accesses, ReducedAccesses
 
@@ -155,6 +158,12 @@ def refused(path: Path, fmt: str | None = None) -> str:
     return str(caught.value)
 
 
+def cloudsuite(number: int) -> bytes:
+    """Return one of CloudSuite's records, which have more registers, addresses and an ASID."""
+    at, source = 0x401000 + 4 * number, 0x1FFF000D78 * (number % 3 == 0)
+    return struct.pack("<Q2B4B4B6x4Q4Q2B6x", at, 0, 0, *range(8), *[0] * 4, source, 0, 0, 0, 1, 0)
+
+
 BAD = [
     ("lackey", LACKEY + b"oops\n", ":7: lackey never prints 'oops'"),
     ("lackey", LACKEY[:-2], ":6: the last line is cut off"),
@@ -169,16 +178,30 @@ BAD = [
     ("csv", CSV + b"red,0x401000\n", ":7: 'red' is no kind"),
     ("csv", CSV + b"read,16\n", ":7: the address 0x10 is in page zero"),
     ("csv", CSV + b"read,-16\n", ":7: the address -0x10"),
+    ("csv", CSV + b"read,1fff000d78\n", ":7: no number: '1fff000d78'; write 0x before"),
+    ("csv", CSV + b"read,00401000\n", ":7: no number: '00401000'; write 0x before"),
+    ("csv", CSV + b"read,0b10000000000000\n", ":7: no number: '0b10000000000000'"),
+    ("csv", CSV + b"read,0o20000\n", ":7: no number: '0o20000'"),
+    ("csv", CSV + b"read,4_198_400\n", ":7: no number: '4_198_400'"),
+    ("csv", CSV + b"read,0x40_1000\n", ":7: no number: '0x40_1000'"),
+    ("csv", CSV + b"read,+4198400\n", ":7: no number: '+4198400'"),
+    ("csv", CSV + b"read,0x401000,0x\n", ":7: no number: '0x'"),
+    ("dynamorio", VIEW.replace(b"read  ", b"peek  "), ":7: the view tool prints no record 'peek'"),
+    ("dynamorio", VIEW.replace(b"    3264837 write", b"W1.T3264837 write"), "workload W1 in the"),
+    ("dynamorio", VIEW + b"           7           2:     3264837       zz\n", ":15: the view tool"),
     ("csv", CSV + b"read,0x401000,9999\n", "a reference of 9999 bytes"),
     ("csv", CSV + b"read,0x401000,8,9\n", ":7: 4 columns"),
     ("csv", b"kind,address\n", "no rows"),
     ("csv", CSV + b"x" * 300_000, "a line of over 4096 bytes"),
     ("csv", CSV + b"x" * 9999 + b"\n" + CSV, ":7: a line of over 4096 bytes"),
-    ("champsim", bytes(128), "no memory references"),
+    ("champsim", bytes(128), "record 1 has no instruction address"),
     ("champsim", CHAMPSIM + b"x", "record 4 is cut off"),
     ("champsim", CHAMPSIM + bytes(8) + b"\2" + bytes(55), "record 4 is none"),
     ("champsim", CHAMPSIM + record(0xFFFF800000000000), "record 4: the address 0xffff8"),
     ("champsim", CHAMPSIM + record(12), "record 4: the address 0xc is in page zero"),
+    ("champsim", CHAMPSIM + record(0, (0x401000,)), "record 4 has no instruction address"),
+    ("champsim", b"".join(map(cloudsuite, range(9))), "CloudSuite's 96-byte records"),
+    ("champsim", b"".join(map(cloudsuite, range(3))), "CloudSuite's 96-byte records"),
     ("champsim", LACKEY * 100, "record 1 is none"),
     ("csv", b"", "is empty"),
     ("csv", gzip.compress(b"", mtime=0), "is empty"),
@@ -193,6 +216,91 @@ def test_bad_input(
 ) -> None:
     """A damaged trace is imported in part, or the message does not say where it is damaged."""
     assert said in refused(trace_file(content), fmt)
+
+
+ROUNDS = """
+           5           1:        7001 ifetch       2 byte(s) @ 0x0000000000401200 non-branch
+           6           1:        7001 read         8 byte(s) @ 0x0000000000404000 by PC 0x401200
+           7           1:        7001 ifetch       2 byte(s) @ 0x0000000000401200 non-fetched instruction
+           8           1:        7001 read         8 byte(s) @ 0x0000000000404008 by PC 0x401200
+           9           2:        7001 ifetch       8 byte(s) @ 0x0000000000401203 48 83 3d 16 20 00 00 cmp
+           9           2:        7001                                            00
+          10           3:        7001 ifetch      11 byte(s) @ 0x000000000040120b 48 c7 04 25 00 40 00 mov
+          10           3:        7001                                            00 01 00 00 00
+          11           3:        7001 pref-r-L1    1 byte(s) @ 0x0000000000404000 by PC 0x401200
+          12           3:        7001 pref-NTA     1 byte(s) @ 0x0000000000404000 by PC 0x401200
+          13           3:        7001 pref-HW      1 byte(s) @ 0x0000000000404000 by PC 0x401200
+          14           3:        7001 dflush      64 byte(s) @ 0x0000000000404000 by PC 0x401200
+          15           3:        7001 iflush      64 byte(s) @ 0x0000000000404000 by PC 0x401200
+"""  # noqa: E501 - as it is printed
+
+
+def test_the_view_as_it_is_printed(trace_file: Callable[[bytes], Path], tmp_path: Path) -> None:
+    """A long instruction or a prefetch is refused, or a later round of REP is a fetch."""
+    path = trace_file(VIEW[: VIEW.index(b"           1 ")] + ROUNDS.encode())
+    reads, fetches = [(0x404, READ)] * 2, [(0x401, FETCH)] * 2
+    assert imported(path, tmp_path / "x.hvt") == [(0x401, FETCH), *reads, *fetches]
+
+
+@pytest.mark.parametrize("name", ["lackey", "dynamorio", "csv"])
+def test_text_from_windows(trace_file: Callable[[bytes], Path], tmp_path: Path, name: str) -> None:
+    """A text with Windows' line ends or a byte order mark is refused, or not recognised."""
+    for text in (b"\xef\xbb\xbf" + GOOD[name], GOOD[name].replace(b"\n", b"\r\n")):
+        assert imported(trace_file(text), tmp_path / "x.hvt") == ACCESSES
+
+
+def tarred(content: bytes) -> bytes:
+    """Return a tar archive with one file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo("x.trace")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+OTHER_FILES = {
+    "csv": (CSV, "trace import --format csv"),
+    "view": (VIEW, "trace import --format dynamorio"),
+    "champsim": (CHAMPSIM * 9, "trace import --format champsim"),
+    "parquet": (b"PAR1" + bytes(99), "trace import --format parquet"),
+    "pinatrace": (b"0x401200: R 0x404000\n0x401203: W 0x7ffe0\n", "Pin's pinatrace"),
+    "dinero": (b"2 401200\n0 404000\n", "a Dinero trace"),
+    "kind last": (b"0x401000 R\n0x401008 W\n", "--format csv"),
+    "no comma": (b"R 4198400\nW 4198408\n", "--format csv"),
+    "perf script": (b"dd 12345 [003] 1.234567: cpu/mem-loads/: 0\n", "perf script"),
+    "perf": (b"PERFILE2" + bytes(99), "perf"),
+    "one blank less": (b"I 00401000,3\nS 1ffe000ff8,8\n", "--format NAME"),
+    "words": (b"a few words\n", "--format NAME"),
+    "UTF-16": ("I  00401000,3\n".encode("utf-16"), "UTF-16"),
+    "tar": (tarred(LACKEY), "tar archive"),
+    "tar in an xz": (lzma.compress(tarred(LACKEY)), "tar archive"),
+    "gz in an xz": (lzma.compress(gzip.compress(LACKEY)), "compressed twice"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+@pytest.mark.parametrize("run", [True, False])
+def test_files_of_other_tools(trace_file: Callable[[bytes], Path], name: str, run: bool) -> None:
+    """The message blames lackey where another tool made the file, or names no way out."""
+    content, said = OTHER_FILES[name]
+    path = trace_file(content)
+    if run:
+        with pytest.raises(TraceError) as caught:
+            Lackey.open(path, None)
+        assert said in str(caught.value)
+    elif name in ("csv", "view", "parquet"):
+        assert importer_of(None, content).name != "lackey"
+    else:
+        assert said in refused(path)
+
+
+def test_a_damaged_lackey_trace_is_still_lackeys(trace_file: Callable[[bytes], Path]) -> None:
+    """The message about a damaged lackey trace sends people to another format."""
+    with pytest.raises(TraceError) as caught:
+        Lackey.open(trace_file(LACKEY + b"oops\n"), None)
+    assert "lackey never prints 'oops'" in str(caught.value)
+    assert "--format" not in str(caught.value)
 
 
 def test_what_is_no_trace(trace_file: Callable[[bytes], Path], tmp_path: Path) -> None:

@@ -471,6 +471,13 @@ def test_every_kind_of_damage() -> None:
             read()
 
 
+def test_a_kept_access_without_a_token() -> None:
+    """A window whose tokens leave out a kept access is believed, as its length is right."""
+    span = span_of([(2, bytes([KEPT]))], slots_of([(1, READ), (2, READ)]), 1).unpacked()
+    with pytest.raises(DamagedError, match="too few accesses"):
+        span.expanded(0)
+
+
 def test_each_token() -> None:
     """A token stands for other accesses than the format says."""
     pages = [(2, FETCH), (3, READ), (5, WRITE)]

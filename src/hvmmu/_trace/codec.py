@@ -29,7 +29,10 @@ BLOCK = 1 << 18
 """Bytes of text in one block, at most."""
 
 HEAD = 4096
-"""Bytes of text that a trace's format is told by."""
+"""Bytes of text by which a trace's format is recognised."""
+
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8, which some editors put before a text."""
 
 _CHUNK = 1 << 16
 # xz -9 needs 65 MiB to unpack; a dictionary beyond this is an attack or a mistake.
@@ -123,7 +126,13 @@ def _xz_writer(file: IO[bytes]) -> IO[bytes]:
 
 
 def _zstd_writer(file: IO[bytes]) -> IO[bytes]:
-    return cast("IO[bytes]", _zstd().ZstdFile(file, "wb", level=_ZSTD_LEVEL))
+    return cast("IO[bytes]", _zstd().ZstdFile(file, "wb", options=_with_checksum(_ZSTD_LEVEL)))
+
+
+def _with_checksum(level: int) -> dict[Any, int]:
+    """Return the options of a zstd stream that holds a checksum of its content: xz and gzip do."""
+    parameter = _zstd().CompressionParameter
+    return {parameter.compression_level: level, parameter.checksum_flag: 1}
 
 
 _FORMATS = (
@@ -143,11 +152,14 @@ SUFFIXES = tuple(fmt.suffix for fmt in _FORMATS)
 
 _FOREIGN = (
     (b"\x7fELF", "a program or library (ELF)"),
+    (b"PERFILE2", "a recording of perf"),
     (b"BZh", "compressed with bzip2, which hvmmu does not read"),
     (b"PK\x03\x04", "a zip archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
 )
 _RECORD = "record a trace with `hvmmu record -o FILE -- COMMAND`"
+_TAR_MAGIC = slice(257, 262)
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _AGAIN = "copy or record the file again"
 
 
@@ -156,10 +168,8 @@ _ZSTD_COLUMN_LEVEL = 6
 
 def zstd_pack(plain_bytes: bytes) -> bytes:
     """Return *plain_bytes* as one zstd frame, with a checksum of them."""
-    zstd = _zstd()
-    told = zstd.CompressionParameter
-    options = {told.compression_level: _ZSTD_COLUMN_LEVEL, told.checksum_flag: 1}
-    return cast("bytes", zstd.compress(plain_bytes, options=options))
+    options = _with_checksum(_ZSTD_COLUMN_LEVEL)
+    return cast("bytes", _zstd().compress(plain_bytes, options=options))
 
 
 def zstd_unpack(frame: Buffer, most: int) -> bytes | None:
@@ -243,11 +253,27 @@ def _unpacked(file: IO[bytes], name: str) -> Iterator[bytes]:
             raise TraceError(name, None, f"is {what}, not a trace", _RECORD)
     for fmt in _FORMATS:
         if head.startswith(fmt.magic):
-            yield from _decoded(file, head, fmt, name)
+            text = _decoded(file, head, fmt, name)
+            first = next(text, b"")
+            _refuse_wrapped(first, name)
+            yield first
+            yield from text
             return
+    _refuse_wrapped(head, name)
     while head:
         yield head
         head = file.read(BLOCK)
+
+
+def _refuse_wrapped(text: bytes, name: str) -> None:
+    """Raise TraceError for what must be unpacked once more, or is in another encoding."""
+    inner = next((fmt.name for fmt in _FORMATS if text.startswith(fmt.magic)), None)
+    if inner is not None:
+        raise TraceError(name, None, "is compressed twice", f"decompress it; {inner} is inside")
+    if text[_TAR_MAGIC] == b"ustar":
+        raise TraceError(name, None, "is a tar archive", "unpack it, and name a trace in it")
+    if text.startswith(_UTF_16):
+        raise TraceError(name, None, "is UTF-16 text", "convert it to UTF-8")
 
 
 def _decoded(file: IO[bytes], chunk: bytes, fmt: _Format, name: str) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from hvmmu._core.binding import ffi, lib
-from hvmmu._trace.codec import blocks
+from hvmmu._trace.codec import BOM, blocks
 from hvmmu._trace.tracefile import WHOLE, TraceFile, reference_error
 from hvmmu.errors import TraceError
 from hvmmu.params import plain
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 BATCH = 1 << 16
 """Accesses in one step, at most."""
-
-BOM = b"\xef\xbb\xbf"
-"""The byte order mark of UTF-8, which some editors put before a text."""
 
 _REFERENCE = re.compile(rb"(I | [SLM]) ([0-9a-f]+),([0-9]+)")
 _VALGRINDS = re.compile(rb"(==|--|\*\*)([0-9:.]+ )?([0-9]+)\1( .*)?")

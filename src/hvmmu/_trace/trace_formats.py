@@ -1,10 +1,11 @@
-"""The trace formats that are built in: what each is, and its reader only where a file needs it."""
+"""The built-in trace formats; a format's reader is imported when a file needs it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from hvmmu._trace.magic import is_hvt_head
+from hvmmu.errors import TraceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 # As PNG's: a transfer that changes line ends, or cuts the eighth bit, is seen at once.
 class Hvt:
-    """The format of compact traces."""
+    """The format of reduced traces."""
 
     name = "hvt"
-    summary = "the compact trace that `hvmmu trace import` writes"
+    summary = "the reduced trace that `hvmmu trace import` writes"
 
     @staticmethod
     def recognises(path: Path, head: bytes) -> bool:
-        """Return whether the file starts as one does, damaged by a transfer or not."""
+        """Return whether the file starts like one, damaged by a transfer or not."""
         del path
         return is_hvt_head(head)
 
@@ -37,14 +38,14 @@ class Hvt:
 
 
 class Lackey:
-    """Lackey's traces; what nobody else reads is taken for one, and refused by line."""
+    """Lackey's traces; a file of no other format is read as one, and refused by line."""
 
     name = "lackey"
     summary = "what valgrind prints with --tool=lackey --trace-mem=yes"
 
     @staticmethod
     def recognises(path: Path, head: bytes) -> bool:
-        """Return True: a file that is no such trace gets the message that says why."""
+        """Return True: the error of a file that is no such trace says what is wrong."""
         del path, head
         return True
 
@@ -54,5 +55,11 @@ class Lackey:
         from hvmmu._trace.lackey import LackeyTrace  # noqa: PLC0415 - as above
 
         trace = LackeyTrace(path, limit)
-        trace.check()
+        try:
+            trace.check()
+        except TraceError as error:
+            from hvmmu._trace.codec import head  # noqa: PLC0415 - only for a message
+            from hvmmu._trace.importers.foreign import explained  # noqa: PLC0415 - as above
+
+            raise explained(error, head(path)) from None
         return trace

@@ -13,6 +13,7 @@ from hvmmu._trace.grammar import SETS, SPAN, STRADDLES, USER_END, USER_START, WA
 from hvmmu._trace.hvt.layout import (
     COUNTS,
     DIGESTED,
+    GVA,
     ChunkHead,
     DamagedError,
     decompressed,
@@ -23,6 +24,7 @@ from hvmmu._trace.span import PackedSpan, Span, SpanTail
 from hvmmu.arch import pfec as pf
 from hvmmu.errors import TraceError
 from hvmmu.steps import Accesses, ReducedAccesses
+from hvmmu.types import PAGE_SHIFT
 
 if TYPE_CHECKING:
     import hashlib
@@ -125,6 +127,10 @@ class Chunk:
         accesses = min(count * SPAN, self.head.accesses)
         return ReducedAccesses(kept, slots.gva, slots.kind, accesses, SETS, WAYS, self._tail)
 
+    def pages(self) -> set[int]:
+        """Return the numbers of the pages that this chunk lists."""
+        return {gva >> PAGE_SHIFT for gva in _array("Q", self._columns[GVA])}
+
     def windows(self) -> Iterator[tuple[array[int], array[int]]]:
         """Yield all accesses by window, with STRADDLES set in kinds; raise TraceError."""
         tally, window_kept, head = [0, 0, 0], 0, self.head
@@ -148,7 +154,9 @@ class Chunk:
 
     def add_to(self, digest: hashlib._Hash) -> None:
         """Add the chunk to the header's sha256; raise TraceError for damaged spans."""
-        if zlib.crc32(self._packed[: self.head.packed]) != self.head.packed_crc:
+        packed = bytes(self._packed[: padded(self.head.packed)])
+        size = self.head.packed
+        if zlib.crc32(packed[:size]) != self.head.packed_crc or any(packed[size:]):
             raise self._damaged("the CRC of its spans is wrong")
         for nth in range(self.head.spans):
             digest.update(self._span(nth).stored)

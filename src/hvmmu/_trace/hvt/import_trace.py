@@ -12,11 +12,12 @@ from hvmmu._trace.codec import SUFFIXES, writer
 from hvmmu._trace.grammar import STRADDLES
 from hvmmu._trace.hvt.writer import HvtWriter
 from hvmmu._trace.importers import importer_of
+from hvmmu._trace.importers.foreign import explained
 from hvmmu._trace.importers.stream import Stream
 from hvmmu._trace.importers.valgrind import LackeyText
 from hvmmu._trace.lackey import Parser
 from hvmmu._trace.magic import is_hvt_head
-from hvmmu.errors import InputError
+from hvmmu.errors import InputError, TraceError
 from hvmmu.params import plain
 
 if TYPE_CHECKING:
@@ -90,10 +91,15 @@ def import_trace(
     importer = importer_of(fmt, stream.head)
     with hvt_file(output, force=force) as file:
         made = HvtWriter(file, provenance_of(importer, stream.head))
-        for gva, kind in importer.accesses(stream, limit):
-            made.add(gva, kind)
-            if progress is not None:
-                progress(made.references)
+        try:
+            for gva, kind in importer.accesses(stream, limit):
+                made.add(gva, kind)
+                if progress is not None:
+                    progress(made.references)
+        except TraceError as error:
+            if fmt is not None or importer.recognises(stream.head):
+                raise
+            raise explained(error, stream.head) from None
         made.close()
         if not made.references:
             raise stream.error(None, "holds no memory references", "check what made it")

@@ -28,8 +28,9 @@ VERSION = 3
 _BYTE_ORDER = 0x0102
 """Reads as 0x0201 where bytes are swapped."""
 _HEADER = struct.Struct("<8sHHIIIHHI9Q32s")
-_CHUNK = struct.Struct("<4s11I16x")
+_CHUNK = struct.Struct("<4s11I16s")
 _CHUNK_MAGIC = b"HVTC"
+_UNUSED = bytes(16)
 CHUNK_SIZE = _CHUNK.size
 SPANS = 256
 """Spans in a chunk, at most."""
@@ -42,7 +43,9 @@ MOST_PROVENANCE = 4096
 HEADER_SIZE = _HEADER.size
 COUNTS = struct.Struct("<III")
 """A chunk's accesses, references, and pairs listed before it: digested after its spans."""
-DIGESTED = (0, 1, 2, 3, 4, 6)
+GVA = 1
+"""The column of addresses."""
+DIGESTED = (0, GVA, 2, 3, 4, 6)
 """The columns digested after these; how spans are packed makes no difference to a trace."""
 
 
@@ -157,17 +160,22 @@ class ChunkHead(NamedTuple):
         pairs = 2 * self.listed, 8 * self.listed, self.listed
         return *pairs, ends, ends, ends, 2 * self.span_kept
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of the chunk, this head included."""
+        return CHUNK_SIZE + sum(map(padded, (*self.columns, self.packed)))
+
     def pack(self) -> bytes:
         """Return it as CHUNK_SIZE bytes."""
-        return _CHUNK.pack(_CHUNK_MAGIC, *self)
+        return _CHUNK.pack(_CHUNK_MAGIC, *self, _UNUSED)
 
 
 def read_chunk_head(head: bytes) -> ChunkHead:
     """Return the head of a chunk; raise DamagedError for counts that cannot be."""
-    magic, *numbers = _CHUNK.unpack(head)
+    magic, *numbers, unused = _CHUNK.unpack(head)
     made = ChunkHead(*numbers)
     possible = (
-        magic == _CHUNK_MAGIC
+        (magic, unused) == (_CHUNK_MAGIC, _UNUSED)
         and 0 < made.accesses <= MOST_ACCESSES
         # The first access may be the second page of a reference in the chunk before.
         and made.accesses - 1 <= 2 * made.references <= 2 * made.accesses

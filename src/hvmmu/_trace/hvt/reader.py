@@ -63,36 +63,41 @@ class HvtFile:
             if not is_hvt_head(head):
                 todo = "make one of it with `hvmmu trace import`"
                 raise TraceError(self._name, None, "is no compact trace", todo)
-            provenance, _, _ = header_start(head)
-            return read_header(head, bytes(self._read(padded(provenance))[:provenance]))
+            size, _, _ = header_start(head)
+            provenance = bytes(self._read(padded(size)))
+            if any(provenance[size:]) or 0 in provenance[:size]:
+                raise DamagedError("has a damaged header")
+            return read_header(head, provenance[:size])
 
     def close(self) -> None:
         """Close the file; steps that were read may still read spans of it."""
         self._bytes.close()
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks in order; raise TraceError if they are not what the header counts."""
-        sums, table = [0] * 6, SlotTable()
+        """Yield the chunks in order; raise TraceError if they contradict the header."""
+        sums, most, table = [0] * 6, 0, SlotTable()
         for number in range(1, self.header.chunks + 1):
             chunk = self._chunk(number, table)
-            head = chunk.head
-            counts = _counts(head)
-            sums = [old + new for old, new in zip(sums, counts, strict=True)]
+            sums = [old + new for old, new in zip(sums, _counts(chunk.head), strict=True)]
+            most = max(most, chunk.head.size)
             yield chunk
         header = self.header
         with self._blamed(None):
-            if tuple(sums) != _counts(header):
-                raise DamagedError("holds other counts than its header tells")
+            if (*sums, most) != (*_counts(header), header.most_chunk):
+                raise DamagedError("holds other counts than its header says")
             if self._bytes.read(1):
                 raise DamagedError("goes on after its last chunk")
 
     def verified(self) -> Iterator[Chunk]:
-        """Yield the chunks, and raise TraceError at the end if the digest is another."""
-        digest = hashlib.sha256()
+        """Yield the chunks; raise TraceError at the end for another digest or number of pages."""
+        digest, pages = hashlib.sha256(), set[int]()
         for chunk in self.chunks():
             chunk.add_to(digest)
+            pages |= chunk.pages()
             yield chunk
         with self._blamed(None):
+            if len(pages) != self.header.pages:
+                raise DamagedError("holds other counts than its header says")
             if digest.digest() != self.header.sha256:
                 raise DamagedError("holds other accesses than its header's sha256 is of")
 

@@ -20,12 +20,14 @@ _LAST = LackeyText()
 IMPORTERS: Mapping[str, Importer] = {
     one.name: one for one in (_LAST, ChampSim(), DynamoRio(), Csv(), Parquet())
 }
-"""The formats by name; a file that none recognises is read as lackey's, which says what is
-wrong."""
+"""The formats by name."""
 
 
 def importer_of(name: str | None, head: bytes) -> Importer:
-    """Return the format called *name*, or the one that recognises *head*; raise InputError."""
+    """Return the format called *name*, or the one that recognises *head*; raise InputError.
+
+    A file that none recognises is read as lackey's, whose error names the line.
+    """
     if name is None:
         return next((one for one in IMPORTERS.values() if one.recognises(head)), _LAST)
     if name not in IMPORTERS:

@@ -2,7 +2,9 @@
 
 A record holds the instruction's address (8 bytes), whether it branches and whether the branch is
 taken (1 each), registers written (2) and read (4), addresses written (2 of 8 bytes) and read (4 of
-8 bytes); an address of 0 is none. There are no sizes, so no reference reaches a second page.
+8 bytes); there, an address of 0 is none. There are no sizes, so no reference reaches a second page.
+
+CloudSuite's records of 96 bytes are refused: they hold several address spaces.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ _ORDER = (0, 4, 5, 6, 7, 2, 3)
 _KINDS = bytes((USER_FETCH, *[USER_READ] * 4, *[USER_WRITE] * 2))
 _FLAGS = (8, 9)
 _TODO = "give a trace of ChampSim's tracer (64-byte records), and name it with --format"
+_CLOUDSUITE = 96
+_CLOUDSUITE_TODO = "these look like CloudSuite's 96-byte records, which hvmmu does not read"
+_CLOUDSUITE_PADDING = (*range(18, 24), *range(90, 96))
 
 
 class ChampSim(Importer):
@@ -64,16 +69,20 @@ class ChampSim(Importer):
 
 
 def _parsed(records: bytes, number: int, stream: Stream) -> tuple[array[int], array[int]]:
+    todo = _CLOUDSUITE_TODO if number == 1 and _is_cloudsuite(stream.head) else _TODO
     for flag in _FLAGS:
         odd = records[flag::RECORD].translate(None, b"\0\1")
         if odd:
             at = next(i for i, value in enumerate(records[flag::RECORD]) if value > 1)
             what = f"record {number + at} is none: a branch flag is {odd[0]}"
-            raise stream.error(None, what, _TODO)
+            raise stream.error(None, what, todo)
     words = array("Q", records)
     if sys.byteorder == "big":  # pragma: no cover - no such machine to test on
         words.byteswap()
     count = len(words) // _WORDS
+    if 0 in (fetched := words[::_WORDS]):
+        what = f"record {number + fetched.index(0)} has no instruction address"
+        raise stream.error(None, what, todo)
     slots = array("Q", bytes(8 * len(_ORDER) * count))
     for place, word in enumerate(_ORDER):
         slots[place :: len(_ORDER)] = words[word::_WORDS]
@@ -81,5 +90,25 @@ def _parsed(records: bytes, number: int, stream: Stream) -> tuple[array[int], ar
     if gva and (reference_error(min(gva), 1) or reference_error(max(gva), 1)):
         problems = ((i, reference_error(va, 1)) for i, va in enumerate(slots) if va)
         at, (what, _) = next((i, problem) for i, problem in problems if problem)
-        raise stream.error(None, f"record {number + at // len(_ORDER)}: {what}", _TODO)
+        raise stream.error(None, f"record {number + at // len(_ORDER)}: {what}", todo)
     return gva, array("B", bytes(compress(_KINDS * count, slots)))
+
+
+def is_champsim(head: bytes) -> bool:
+    """Return whether *head* has records that could be ChampSim's: user addresses and flags."""
+    records = [head[at : at + RECORD] for at in range(0, len(head) - RECORD + 1, RECORD)]
+    return bool(records) and all(
+        max(one[flag] for flag in _FLAGS) <= 1
+        and reference_error(int.from_bytes(one[:8], "little"), 1) is None
+        for one in records
+    )
+
+
+def _is_cloudsuite(head: bytes) -> bool:
+    """Return whether records of 96 bytes would do: flags, padding and instruction addresses."""
+    records = [head[at : at + _CLOUDSUITE] for at in range(0, len(head), _CLOUDSUITE)][:8]
+    return all(
+        any(one[:8]) and max(one[8:10]) <= 1 and not any(one[at] for at in _CLOUDSUITE_PADDING)
+        for one in records
+        if len(one) == _CLOUDSUITE
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import TYPE_CHECKING, Any
 
+from hvmmu._trace.codec import BOM
 from hvmmu._trace.importers.importer import Importer
 from hvmmu._trace.importers.stream import BATCH, References
 from hvmmu.arch.pfec import USER_FETCH, USER_READ, USER_WRITE
@@ -23,6 +25,8 @@ _WORDS = {
 }
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
 _TODO = "give rows of kind and address: read, write or fetch, and 0x... or a decimal number"
+_NUMBER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)")
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]+")
 _FILE = "give a Parquet file, not packed, with columns kind and address"
 Row = tuple[str, int, int]
 
@@ -35,9 +39,9 @@ class Csv(Importer):
 
     def recognises(self, head: bytes) -> bool:
         """Return whether the first line is a row, or the names of the columns."""
-        first = head.split(b"\n", 1)[0][:256].decode("ascii", "replace")
+        first = head.removeprefix(BOM).split(b"\n", 1)[0][:256].decode("ascii", "replace")
         try:
-            return _is_heading(first) or bool(_row(first))
+            return _is_heading(first) or _row(first)[0] in _KINDS
         except ValueError:
             return False
 
@@ -113,16 +117,19 @@ def _row(line: str) -> Row:
     words = [word.strip() for word in line.split(",")]
     if len(words) not in (2, 3):
         raise ValueError(f"{len(words)} columns where 2 or 3 can be")
-    try:
-        numbers = [int(word, 0) for word in words[1:]]
-    except ValueError:
-        raise ValueError(f"no number in {line[:40]!r}") from None
-    return _checked(words[0], *numbers)
+    return _checked(words[0], *map(_number, words[1:]))
+
+
+def _number(word: str) -> int:
+    if _NUMBER.fullmatch(word):
+        return int(word, 0)
+    hint = "; write 0x before hexadecimal digits" if _HEXADECIMAL.fullmatch(word) else ""
+    raise ValueError(f"no number: {word[:40]!r}{hint}")
 
 
 def _checked(kind: object, address: object, size: object = 1) -> Row:
-    if not isinstance(address, int) or not isinstance(size, int):
-        raise ValueError("an address or a size is no whole number")  # noqa: TRY004 - bad input
+    if type(address) is not int or type(size) is not int:  # nor bool
+        raise ValueError("an address or a size is no whole number")
     word = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
     return word.lower(), address, size
 

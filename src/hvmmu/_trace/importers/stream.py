@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import IO, TYPE_CHECKING
 
-from hvmmu._trace.codec import blocks, unpacked
+from hvmmu._trace.codec import BOM, blocks, unpacked
 from hvmmu._trace.grammar import STRADDLES
 from hvmmu._trace.tracefile import reference_error
 from hvmmu.errors import TraceError
@@ -32,6 +32,7 @@ class Stream:
         self.path = path if path is not None and path.is_file() else None
         self._blocks = blocks(path, once=True) if path is not None else unpacked(file, name)  # type: ignore[arg-type]
         self.head = next(self._blocks, b"")
+        """The first bytes, decompressed."""
         if not self.head:
             raise self.error(None, "is empty, once unpacked", "check what made it")
 
@@ -41,19 +42,25 @@ class Stream:
         yield from self._blocks
 
     def lines(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield whole lines with the number of the first of them, from 1."""
+        """Yield whole lines with the number of the first of them, from 1.
+
+        A byte order mark is dropped, and so is the carriage return before a line's end.
+        """
         number, tail = 1, b""
         for block in self.blocks():
-            lines = (tail + block).split(b"\n")
+            text = tail + block
+            if number == 1 and text.startswith(BOM):
+                text = text[len(BOM) :]
+            lines = text.split(b"\n")
             long = next((i for i, line in enumerate(lines) if len(line) > LONGEST_LINE), None)
             if long is not None:
                 what = f"a line of over {LONGEST_LINE} bytes"
                 raise self.error(number + long, what, "give a text trace")
             tail = lines.pop()
-            yield number, lines
+            yield number, [line.removesuffix(b"\r") for line in lines] if b"\r" in text else lines
             number += len(lines)
         if tail:
-            yield number, [tail]
+            yield number, [tail.removesuffix(b"\r")]
 
     def error(self, line: int | None, what: str, todo: str) -> TraceError:
         """Return the error for what is wrong at a line, or in all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from hvmmu._trace.codec import BOM
 from hvmmu._trace.grammar import STRADDLES
 from hvmmu._trace.importers.importer import Importer
 from hvmmu._trace.lackey import references
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from hvmmu._trace.importers.stream import Stream
 
+_STARTS = (b"==", b"--", b"**", b"I  ", b" L ", b" S ", b" M ", b"SB ")
 _COMMAND = re.compile(rb"^==[0-9]+== Command: (.*)$", re.MULTILINE)
 
 
@@ -27,7 +29,7 @@ class LackeyText(Importer):
 
     def recognises(self, head: bytes) -> bool:
         """Return whether it starts with a reference or a line of Valgrind's own."""
-        return head.startswith((b"==", b"--", b"**", b"I  ", b" L ", b" S ", b" M "))
+        return head.removeprefix(BOM).startswith(_STARTS)
 
     def provenance(self, head: bytes) -> str:
         """Return the command that was traced, if Valgrind names it."""
