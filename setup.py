@@ -3,9 +3,4 @@
 import cffi  # noqa: F401 - without it setuptools passes over cffi_modules, with a warning
 from setuptools import setup
 
-setup(
-    cffi_modules=[
-        "src/hvmmu/hw/kernel/build.py:ffibuilder",
-        "src/hvmmu/workloads/kernel/build.py:ffibuilder",
-    ]
-)
+setup(cffi_modules=["src/hvmmu/_core/build.py:ffibuilder"])

@@ -20,14 +20,14 @@ import attrs
 import pluggy
 
 from hvmmu import hookspecs
-from hvmmu.backend import Backend, Exit
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Phase, Step
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.compiled import CompiledEngine
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._plugins import load
+from hvmmu.backend import Backend, VmExit
+from hvmmu.fault import FaultOutcome, PageFault
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.fault import Handled, PageFault
-from hvmmu.plugins import load
+from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, StartMeasuring, Step
 from hvmmu.types import Gva
 from hvmmu.vcpu import Vcpu
 from hvmmu.workloads import open_workload
@@ -46,7 +46,7 @@ class Listener:
         self.exits = self.faults = self.handled = 0
 
     @hookspecs.hookimpl
-    def hvmmu_handle_exit(self, vcpu: Vcpu, what: Exit) -> None:  # noqa: ARG002 - as a plugin would
+    def hvmmu_handle_exit(self, vcpu: Vcpu, what: VmExit) -> None:  # noqa: ARG002 - as a plugin would
         """Count."""
         self.exits += 1
 
@@ -56,7 +56,7 @@ class Listener:
         self.faults += 1
 
     @hookspecs.hookimpl
-    def hvmmu_fault_handled(self, vcpu: Vcpu, fault: PageFault, handled: Handled) -> None:  # noqa: ARG002
+    def hvmmu_fault_handled(self, vcpu: Vcpu, fault: PageFault, handled: FaultOutcome) -> None:  # noqa: ARG002
         """Count."""
         self.handled += 1
 
@@ -123,7 +123,7 @@ def run(
     stops = 0
     begun = process_time()
     for step in steps:
-        if isinstance(step, Phase):
+        if isinstance(step, StartMeasuring):
             stops += machine.vcpu.ledger.faults.total()
         machine.step(step)
     taken = process_time() - begun

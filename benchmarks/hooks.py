@@ -14,10 +14,10 @@ from typing import Any
 import pluggy
 
 from hvmmu import hookspecs
+from hvmmu._hooks import RunHooks
+from hvmmu._plugins import load
 from hvmmu.backend import Backend
-from hvmmu.hooks import RunHooks
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.plugins import load
 from hvmmu.workloads import open_workload
 
 

@@ -25,20 +25,20 @@ import attrs
 import peer_programs as programs
 from peer_tools import CACHES
 
+from hvmmu._engines import DEFAULT
+from hvmmu._native import NativeBackend
+from hvmmu._trace.grammar import STRADDLES
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.reader import opened
 from hvmmu.arch import pfec as pf
-from hvmmu.guest.steps import FIRST_PID, Accesses, Phase, Reduced, Step, Switch
-from hvmmu.hw.engines import DEFAULT
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.native import NativeBackend
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.hvt.reduction import SECOND
+from hvmmu.steps import FIRST_PID, Accesses, ReducedAccesses, StartMeasuring, Step, SwitchTo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from hvmmu.backend import Backend
-    from hvmmu.hw.engine import Engine
+    from hvmmu.engine import Engine
 
 _SAID = {
     "fetches": r"I +refs: +([\d,]+)",
@@ -47,7 +47,7 @@ _SAID = {
     "data_misses": r"D1 +misses: +([\d,]+)",
     "misses": r"LL misses: +([\d,]+)",
 }
-_SECOND = re.compile(b"[%c-\xff]" % SECOND)
+_SECONDS = re.compile(b"[%c-\xff]" % STRADDLES)
 
 
 @attrs.frozen
@@ -124,7 +124,7 @@ def ours(
     before, faults = _misses(machine), machine.guest.faults
     next(steps)
     for step in steps:
-        for part in [step] if reduced or not isinstance(step, Reduced) else step.whole():
+        for part in [step] if reduced or not isinstance(step, ReducedAccesses) else step.whole():
             machine.step(part)
     missed = (now - then for then, now in zip(before, _misses(machine), strict=True))
     if machine.guest.faults != faults or machine.vcpu.ledger.exits:
@@ -165,18 +165,23 @@ def _mapped(trace: Path, backend: type[Backend[Any]], engine: type[Engine]) -> M
     machine = Machine(MachineConfig(backend, backend.params(), engine=engine))
     steps = HvtTrace(trace).steps()
     machine.step(next(steps))
-    sites = sorted({site for step in steps for site in _sites(step)})
-    gva, kind = array("Q", (gva for gva, _ in sites)), array("B", (kind for _, kind in sites))
-    for step in (Accesses(gva, kind), Accesses(gva, kind), Switch(FIRST_PID), Phase("mapped")):
+    pairs = sorted({pair for step in steps for pair in _pairs(step)})
+    gva, kind = array("Q", (gva for gva, _ in pairs)), array("B", (kind for _, kind in pairs))
+    for step in (
+        Accesses(gva, kind),
+        Accesses(gva, kind),
+        SwitchTo(FIRST_PID),
+        StartMeasuring("mapped"),
+    ):
         machine.step(step)
     return machine
 
 
-def _sites(step: Step) -> Iterable[tuple[int, int]]:
-    if not isinstance(step, Reduced):
+def _pairs(step: Step) -> Iterable[tuple[int, int]]:
+    if not isinstance(step, ReducedAccesses):
         return ()
-    kinds = memoryview(step.site_kind)
-    return {(step.site_gva[site], kinds[site]) for site in set(step.kept)}
+    kinds = memoryview(step.slot_kind)
+    return {(step.slot_gva[slot], kinds[slot]) for slot in set(step.kept)}
 
 
 def _misses(machine: Machine) -> tuple[int, int, int]:
@@ -190,7 +195,7 @@ def _windows(trace: Path) -> Iterator[tuple[array[int], array[int]]]:
 
 
 def _count_second(kind: array[int], second: list[int]) -> None:
-    for found in _SECOND.findall(kind.tobytes()):
+    for found in _SECONDS.findall(kind.tobytes()):
         second[bool(found[0] & pf.ID)] += 1
 
 
@@ -201,9 +206,9 @@ def pieces(trace: Path) -> Iterator[tuple[array[int], array[int], bool]]:
         gva += more_gva
         kind += more_kind
         start = 0
-        for found in _SECOND.finditer(kind.tobytes()):
+        for found in _SECONDS.finditer(kind.tobytes()):
             at = found.start()
-            kind[at] &= ~SECOND
+            kind[at] &= ~STRADDLES
             yield gva[start : at - 1], kind[start : at - 1], False
             yield gva[at - 1 : at + 1], kind[at - 1 : at + 1], True
             start = at + 1
@@ -225,7 +230,7 @@ def main() -> int:
     """Record the small programs, compare, and print; with --record, keep what was recorded."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--record", type=Path, metavar="DIR", help="keep traces and counts here")
-    asked = parser.parse_args()
+    explicit = parser.parse_args()
     kept, same = {}, True
     with tempfile.TemporaryDirectory() as name:
         for program in small(Path(name)):
@@ -238,10 +243,10 @@ def main() -> int:
             same &= attrs.evolve(mine, misses=theirs.misses) == theirs
             same &= mine == theirs or program.name == "crossing"
             kept[program.name] = attrs.asdict(theirs)
-            if asked.record is not None:
-                _keep(program, asked.record)
-    if asked.record is not None:
-        (asked.record / "cachegrind.json").write_text(json.dumps(kept, indent=2) + "\n")
+            if explicit.record is not None:
+                _keep(program, explicit.record)
+    if explicit.record is not None:
+        (explicit.record / "cachegrind.json").write_text(json.dumps(kept, indent=2) + "\n")
     return 0 if same else 1
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.hvt.reduction import SECOND
+from hvmmu._trace.grammar import STRADDLES
+from hvmmu._trace.hvt.reader import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-UNMARKED = bytes(kind & ~SECOND for kind in range(256))
+UNMARKED = bytes(kind & ~STRADDLES for kind in range(256))
 
 
 def accesses(trace: Path, most: int) -> tuple[array[int], array[int], int]:

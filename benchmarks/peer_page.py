@@ -40,7 +40,7 @@ def _cell(row: Row, name: str, program: dict[str, Any]) -> str:
     except KeyError:  # this case was not run
         return ""
     goal = row.goal(name)
-    made = " / ".join("lost in noise" if math.isnan(one) else row.shown(one) for one in found)
+    made = " / ".join("within noise" if math.isnan(one) else row.shown(one) for one in found)
     return made if goal is None or any(one >= goal for one in found) else f"{made} ✗"
 
 
@@ -80,7 +80,7 @@ def text(results: dict[str, Any]) -> str:
         parts.append(_wrapped(memory(results["memory"])))
     parts.extend(_wrapped(f"{name}: {why}.") for name, why in results["skipped"].items())
     runs = f"where start-up is subtracted, of {results['rounds'] * results['runs']} runs"
-    told = f"Least of {results['rounds']} rounds; {runs}. {results['versions']}."
+    told = f"Minimum of {results['rounds']} rounds; {runs}. {results['versions']}."
     parts.append(_wrapped(told))
     return "\n".join(parts)
 

@@ -117,24 +117,24 @@ _OURS = (
     Row("CPU seconds, whole process", both(_seconds), seconds),
     Row("CPU seconds, start-up alone", both(lambda c, b: _seconds(c, f"{b}, start-up")), seconds),
     Row(
-        "references a CPU second, start-up subtracted",
+        "references per CPU second, start-up subtracted",
         both(work_rate),
         per_second,
         _GOALS.__getitem__,
     ),
-    Row("how far that may be off", both(lambda c, b: doubt(c, b) / work(c, b)), percent),
-    Row("references a CPU second, whole process", both(rate), per_second),
+    Row("uncertainty", both(lambda c, b: doubt(c, b) / work(c, b)), percent),
+    Row("references per CPU second, whole process", both(rate), per_second),
 )
 _WHOLE = (
     Row("cachegrind, CPU seconds", _one(_seconds, "cachegrind"), seconds),
     Row("cachegrind, start-up alone", _one(_seconds, "cachegrind, start-up"), seconds),
-    _over("cachegrind", "over cachegrind as a TLB, whole processes", 30, 8),
+    _over("cachegrind", "speed-up over cachegrind as a TLB simulator, whole processes", 30, 8),
     Row(
-        "over cachegrind as a TLB, both without start-up",
+        "speed-up over cachegrind as a TLB simulator, both without start-up",
         both(lambda c, b: work_rate(c, b) / work_rate(c, "cachegrind")),
         times,
     ),
-    _over("DynamoRIO", "over DynamoRIO's TLB simulator, whole processes", 1000, 200),
+    _over("DynamoRIO", "speed-up over DynamoRIO's TLB simulator, whole processes", 1000, 200),
 )
 _MEMORY = Row("peak memory, MiB", both(lambda c, b: c[b]["mebibytes"]), count)
 
@@ -142,11 +142,13 @@ ROWS = (
     *_OURS,
     Row("unreduced path, the run alone", _one(rate, "unreduced"), per_second, lambda _: 350e6),
     *_WHOLE,
-    _over("ChampSim", "over ChampSim, whole process, first instructions"),
-    *_own("Unicorn, loads and stores", "over Unicorn with hooks on loads and stores", 2000),
-    *_own("Unicorn, all references", "over Unicorn with hooks on all references"),
-    *_own("pycachesim, by call", "over pycachesim, by call", 1000),
-    *_own("pycachesim, batch", "over pycachesim, in one batch", 15),
+    _over("ChampSim", "speed-up over ChampSim, whole process, first instructions"),
+    *_own(
+        "Unicorn, loads and stores", "speed-up over Unicorn with hooks on loads and stores", 2000
+    ),
+    *_own("Unicorn, all references", "speed-up over Unicorn with hooks on all references"),
+    *_own("pycachesim, by call", "speed-up over pycachesim, by call", 1000),
+    *_own("pycachesim, batch", "speed-up over pycachesim, in one batch", 15),
     _MEMORY,
 )
 """What is shown of each program."""

@@ -64,9 +64,9 @@ class Recorded:
         return (self.references - self.fetches) / self.fetches
 
 
-def cachegrind(trace: Recorded, asked: Asked) -> list[Case]:
+def cachegrind(trace: Recorded, explicit: Asked) -> list[Case]:
     """Return the program under cachegrind, whose caches are the TLB, and `true` for start-up."""
-    del asked
+    del explicit
     valgrind = programs.valgrind("--tool=cachegrind", "--cachegrind-out-file=/dev/null", *CACHES)
     whole = _online("cachegrind", valgrind, trace)
     command = (*valgrind, programs.found("true"))
@@ -74,46 +74,46 @@ def cachegrind(trace: Recorded, asked: Asked) -> list[Case]:
     return [whole, start]
 
 
-def dynamorio(trace: Recorded, asked: Asked) -> list[Case]:
+def dynamorio(trace: Recorded, explicit: Asked) -> list[Case]:
     """Return the program under DynamoRIO's TLB simulator."""
-    if asked.dynamorio is None:
-        todo = "unpack a release of github.com/DynamoRIO/dynamorio, and say --dynamorio DIR"
+    if explicit.dynamorio is None:
+        todo = "unpack a release of github.com/DynamoRIO/dynamorio, and pass --dynamorio DIR"
         raise programs.SkippedError(f"not installed: {todo}")
-    drrun = asked.dynamorio / "bin64" / "drrun"
+    drrun = explicit.dynamorio / "bin64" / "drrun"
     if not drrun.is_file():
         raise programs.SkippedError(f"{drrun} is not there: DIR is where the release was unpacked")
     return [_online("DynamoRIO", [str(drrun), "-t", "drcachesim", *DYNAMORIO, "--"], trace)]
 
 
-def champsim(trace: Recorded, asked: Asked) -> list[Case]:
+def champsim(trace: Recorded, explicit: Asked) -> list[Case]:
     """Return ChampSim over the first instructions of the trace, in its own format."""
-    if asked.champsim is None:
-        todo = "build github.com/ChampSim/ChampSim, and say --champsim BINARY"
+    if explicit.champsim is None:
+        todo = "build github.com/ChampSim/ChampSim, and pass --champsim BINARY"
         raise programs.SkippedError(f"not installed: {todo}")
-    if not asked.champsim.is_file():
-        raise programs.SkippedError(f"{asked.champsim} is not there: BINARY is ChampSim's program")
+    if not explicit.champsim.is_file():
+        raise programs.SkippedError(f"{explicit.champsim} is missing: BINARY is ChampSim's program")
     made = trace.program.trace.with_suffix(".champsim.gz")
-    command = [*_child("champsim"), str(trace.program.trace), str(asked.part // 2), str(made)]
+    command = [*_child("champsim"), str(trace.program.trace), str(explicit.part // 2), str(made)]
     said = subprocess.run(command, check=True, capture_output=True)  # noqa: S603
     written = json.loads(said.stdout)
-    run = (str(asked.champsim.resolve()), "-w", "0", "-i", str(written["instructions"] - 1))
+    run = (str(explicit.champsim.resolve()), "-w", "0", "-i", str(written["instructions"] - 1))
     return [Case("ChampSim", (*run, str(made)), written["references"])]
 
 
-def pycachesim(trace: Recorded, asked: Asked) -> list[Case]:
+def pycachesim(trace: Recorded, explicit: Asked) -> list[Case]:
     """Return pycachesim, fed with the first accesses from Python's memory."""
     _need("cachesim", "pycachesim")
     start = (*_child("pycachesim"), str(trace.program.trace))
     return [
-        Case("pycachesim, by call", (*start, str(asked.part // 2), "call"), says=True),
-        Case("pycachesim, batch", (*start, str(asked.part), "batch"), says=True),
+        Case("pycachesim, by call", (*start, str(explicit.part // 2), "call"), says=True),
+        Case("pycachesim, batch", (*start, str(explicit.part), "batch"), says=True),
     ]
 
 
-def unicorn(trace: Recorded, asked: Asked) -> list[Case]:
+def unicorn(trace: Recorded, explicit: Asked) -> list[Case]:
     """Return Unicorn with a loop of the program's density of loads and stores."""
     _need("unicorn", "unicorn")
-    start = (*_child("unicorn"), str(asked.part), f"{trace.density:.3f}")
+    start = (*_child("unicorn"), str(explicit.part), f"{trace.density:.3f}")
     return [
         Case("Unicorn, loads and stores", (*start, "memory"), says=True),
         Case("Unicorn, all references", (*start, "all"), says=True),

@@ -12,10 +12,10 @@ from time import process_time
 
 from peer_accesses import accesses
 
-from hvmmu.guest.steps import Accesses
+from hvmmu._native import NativeBackend
+from hvmmu._trace.hvt import HvtTrace
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.native import NativeBackend
-from hvmmu.workloads.hvt import HvtTrace
+from hvmmu.steps import Accesses
 
 
 def main(trace: str, most: str) -> None:

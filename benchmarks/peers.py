@@ -28,7 +28,7 @@ import peer_tools as tools
 from peer_memory import memory
 from peer_timing import Case, least, measure
 
-from hvmmu.workloads.hvt.reading import opened
+from hvmmu._trace.hvt.reader import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,49 +69,49 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="keep the figures here")
     add("--from", type=Path, metavar="FILE", dest="kept", help="measure nothing: figures kept")
     add("--write", type=Path, metavar="PAGE", help="put the figures between the page's marks")
-    asked = parser.parse_args(given)
+    explicit = parser.parse_args(given)
     for option, known in (
         ("--programs", programs.PROGRAMS),
         ("--long-programs", programs.PROGRAMS),
         ("--peers", tools.PEERS),
     ):
         name = option.removeprefix("--").replace("-", "_")
-        chosen = [one for one in getattr(asked, name).split(",") if one]
+        chosen = [one for one in getattr(explicit, name).split(",") if one]
         for one in set(chosen) - set(known):
             parser.error(f"{option}: {one!r} is none of {', '.join(known)}")
-        setattr(asked, name, chosen)
-    return asked
+        setattr(explicit, name, chosen)
+    return explicit
 
 
-def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run(explicit: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure everything that was asked for."""
     skipped: dict[str, str] = {}
     made: dict[str, Any] = {"programs": {}, "long": {}, "memory": {}, "skipped": skipped}
     longest = None
-    for name in asked.programs:
+    for name in explicit.programs:
         try:
-            trace = recorded(name, folder, asked.scale)
-            made["programs"][name] = figures(trace, folder, asked, skipped)
+            trace = recorded(name, folder, explicit.scale)
+            made["programs"][name] = figures(trace, folder, explicit, skipped)
         except programs.SkippedError as why:
             skipped[name] = str(why)
             continue
         if longest is None or trace.references > longest.references:
             longest = trace
-    for name in asked.long_programs if asked.long else ():
+    for name in explicit.long_programs if explicit.long else ():
         if name not in made["programs"]:
             continue
         try:
-            trace = recorded(name, folder, asked.scale * asked.long, compared=False)
-            made["long"][name] = whole(trace, folder, asked, skipped)
+            trace = recorded(name, folder, explicit.scale * explicit.long, compared=False)
+            made["long"][name] = whole(trace, folder, explicit, skipped)
         except programs.SkippedError as why:
             skipped[f"{name}, long"] = str(why)
     if longest is not None:
         tell("memory: a long trace")
-        made["memory"] = memory(longest, folder, asked.scale)
+        made["memory"] = memory(longest, folder, explicit.scale)
     return made | {
-        "rounds": asked.rounds,
+        "rounds": explicit.rounds,
         "runs": tools.OFTEN,
-        "times": asked.long,
+        "times": explicit.long,
         "versions": versions(),
     }
 
@@ -136,29 +136,29 @@ def recorded(name: str, folder: Path, scale: float, *, compared: bool = True) ->
 
 
 def figures(
-    trace: tools.Recorded, folder: Path, asked: argparse.Namespace, skipped: dict[str, str]
+    trace: tools.Recorded, folder: Path, explicit: argparse.Namespace, skipped: dict[str, str]
 ) -> dict[str, Any]:
     """Return what one program comes to with every tool."""
     cases = [tools.unreduced(trace, UNREDUCED), *tools.ours(trace, folder)]
-    cases += theirs(trace, asked.peers, asked, skipped)
-    return measured(trace, cases, asked.rounds)
+    cases += theirs(trace, explicit.peers, explicit, skipped)
+    return measured(trace, cases, explicit.rounds)
 
 
 def whole(
-    trace: tools.Recorded, folder: Path, asked: argparse.Namespace, skipped: dict[str, str]
+    trace: tools.Recorded, folder: Path, explicit: argparse.Namespace, skipped: dict[str, str]
 ) -> dict[str, Any]:
     """Return what a long run comes to, with us and the peers that run the program themselves."""
-    peers = [peer for peer in asked.peers if peer in tools.LONG]
-    cases = [*tools.ours(trace, folder), *theirs(trace, peers, asked, skipped)]
-    return measured(trace, cases, asked.rounds)
+    peers = [peer for peer in explicit.peers if peer in tools.LONG]
+    cases = [*tools.ours(trace, folder), *theirs(trace, peers, explicit, skipped)]
+    return measured(trace, cases, explicit.rounds)
 
 
 def theirs(
-    trace: tools.Recorded, peers: list[str], asked: argparse.Namespace, skipped: dict[str, str]
+    trace: tools.Recorded, peers: list[str], explicit: argparse.Namespace, skipped: dict[str, str]
 ) -> Iterator[Case]:
     """Yield the cases of *peers*; one that is missing is *skipped*, with the reason."""
-    part = max(int(PART * min(asked.scale * 10, 1)), 10_000)
-    chosen = tools.Asked(asked.dynamorio, asked.champsim, part)
+    part = max(int(PART * min(explicit.scale * 10, 1)), 10_000)
+    chosen = tools.Asked(explicit.dynamorio, explicit.champsim, part)
     for peer in peers:
         try:
             yield from tools.PEERS[peer](trace, chosen)
@@ -211,20 +211,20 @@ def tell(what: str) -> None:
 
 def main(given: list[str]) -> None:
     """Measure, print the table, and write what was asked for."""
-    asked = arguments(given)
-    if asked.kept is not None:
-        made = json.loads(asked.kept.read_text())
+    explicit = arguments(given)
+    if explicit.kept is not None:
+        made = json.loads(explicit.kept.read_text())
     else:
         with tempfile.TemporaryDirectory() as name:
-            folder = (asked.folder or Path(name)).resolve()
+            folder = (explicit.folder or Path(name)).resolve()
             folder.mkdir(parents=True, exist_ok=True)
-            made = run(asked, folder)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(made, indent=2) + "\n")
+            made = run(explicit, folder)
+    if explicit.json is not None:
+        explicit.json.write_text(json.dumps(made, indent=2) + "\n")
     shown = peer_page.text(made)
     print(shown, end="")
-    if asked.write is not None:
-        peer_page.write(asked.write, shown)
+    if explicit.write is not None:
+        peer_page.write(explicit.write, shown)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from array import array
 from time import process_time
 
+from hvmmu._core.walk_2d import CompiledNestedWalker
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.ept import EPT_R, EPT_W, EPT_X, ept
@@ -28,9 +29,8 @@ from hvmmu.arch.regs import (
     Regs,
 )
 from hvmmu.arch.tdp import TdpFormats
-from hvmmu.hw.nested import NestedWalker
-from hvmmu.hw.nested_compiled import CompiledNestedWalker
 from hvmmu.memory import Memory
+from hvmmu.spec.walk_2d import NestedWalker
 
 CPU = CpuFeatures()
 PAGES = 512

@@ -22,11 +22,12 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
-    # not ours, and asking for their pages would take a network
+    # of other projects: their pages are on the network
     ("py:class", r"(collections|click|pathlib|pluggy)\..*"),
-    # names for longer types, and type variables: autodoc writes them out nowhere
+    # type aliases and type variables: autodoc documents none
     ("py:class", r"hvmmu\.(backend\.C|generic\.P|params\.V)"),
-    ("py:class", r"(Buffer|Exit|Part|Sink|Step|Value|Words)"),
-    # private: a plugin meets them as values, and has no use for their names
-    ("py:class", r"\W*(hvmmu\.(\w+\.)+)*(Ledger|Mmu|Operand|Registry|RunHooks|WorldSwitch)\W*"),
+    ("py:class", r"(Buffer|Exit|Part|Sink|Space|Step|Value|Words)"),
+    # classes of private modules, whose values a plugin receives
+    ("py:class", r"\W*hvmmu\.(\w+\.)*_\w+(\.\w+)*\W*"),
+    ("py:class", r"\W*(Ledger|Mmu|Operand|Registry|RunHooks|WorldSwitch)\W*"),
 ]

@@ -23,8 +23,8 @@ PROJECTS = {
 }
 CARGO = (
     "py.typed",
-    "report/schema.json",
-    "scaffold/template/tox.ini.in",
+    "_report/schema.json",
+    "_scaffold/template/tox.ini.in",
     "testing/schema.json",
     "workloads/traces/dd.lackey.xz",
 )

@@ -2,7 +2,7 @@
 
 import sys
 
-from hvmmu.cli import main
+from hvmmu._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

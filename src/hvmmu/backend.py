@@ -7,13 +7,15 @@ that the vendor leaves in the CPU, gets from one half to the other.
 
 import enum
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from attrs import frozen
+
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.spte import Nonpresent
-from hvmmu.records import frozen
+from hvmmu.fault import PageFault
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 
 API_VERSION = 1
 """The version of this interface; a backend says which one it was written for."""
@@ -44,7 +46,7 @@ class Invlpg:
     gva: int
 
 
-Exit = PageFault | CrWrite | MsrWrite | Invlpg
+VmExit = PageFault | CrWrite | MsrWrite | Invlpg
 """Why the guest stopped, in nobody's dialect."""
 
 
@@ -68,7 +70,7 @@ class Paging(enum.Enum):
     """Tables that the hypervisor derives from the guest's."""
 
 
-@frozen
+@frozen(eq=False)
 class Caps:
     """What a backend can do, as data."""
 
@@ -77,15 +79,32 @@ class Caps:
     """Hardware can choose by error code which page faults exit."""
     deprivileged: bool = False
     """The guest's kernel runs in user mode like its programs: each has a shadow root of its own."""
-    plain_switch: bool = False
-    """An exit is read back as it was recorded, and an entry does what it does after any other: it
-    flushes what follows from the flush asked for, and delivers what was injected. A run that no
-    plugin watches then need not call the backend at each page fault. A subclass that changes how it
-    exits or enters must promise it anew, in `caps` of its own."""
 
 
 @frozen
-class Entry:
+class SwitchProfile:
+    """The facts of a world switch where no state of the control structure plays a part.
+
+    A page fault's exit and entry then need not go through the control structure one by one: C takes
+    them by these facts. A backend whose exits or entries depend on more has no profile.
+    """
+
+    page_faults: tuple[str, ...]
+    """The exit reason of a page fault, by the low six bits of hardware's error code: 64 names."""
+    invlpg: str
+    """The exit reason of INVLPG."""
+    flushes: Mapping[Scope | None, Scope | None]
+    """The scope that an entry flushes, by the widest scope that was asked for since the exit."""
+
+
+EACH_AS_ASKED: Mapping[Scope | None, Scope | None] = MappingProxyType(
+    {None: None, **{scope: scope for scope in Scope}}
+)
+"""An entry flushes exactly what was asked for."""
+
+
+@frozen
+class VmEntry:
     """What hardware does on entering the guest."""
 
     flush: Scope | None = None
@@ -121,20 +140,28 @@ class Backend(Protocol, Generic[C]):
     caps: ClassVar[Caps]
     params: ClassVar[type]
     """The attrs class of its module parameters."""
-    refused: ClassVar[Mapping[str, str]]
+    unsupported: ClassVar[Mapping[str, str]]
     """Parameters that users will look for and this vendor cannot have, with the reason."""
-    compare_over: ClassVar[tuple[str, ...]]
+    compare_params: ClassVar[tuple[str, ...]]
     """Boolean parameters that a comparison shows off and on."""
 
-    in_force: Any
+    effective: Any
     """The parameters as they are in force, an instance of *params*."""
 
-    def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None: ...  # noqa: ANN401
+    def __init__(self, params: Any, cpu: CpuFeatures, explicit: frozenset[str]) -> None: ...  # noqa: ANN401
 
     def create_vcpu(self, vcpu_id: int) -> C:
         """Return the control structure of vCPU *vcpu_id*, from 0 up, with its controls written.
 
         Called once for each vCPU, before anything else is asked about it.
+        """
+        ...
+
+    def switch_profile(self, control: C) -> SwitchProfile | None:
+        """Return the facts of a page fault's exit and entry, or None if *control* decides them.
+
+        Called once for each vCPU. The conformance kit holds the profile against `record_exit`,
+        `exit_reason`, `inject_page_fault`, `flush_tlb` and `enter` at random.
         """
         ...
 
@@ -171,7 +198,7 @@ class Backend(Protocol, Generic[C]):
         """
         ...
 
-    def record_exit(self, control: C, registers: Registers, what: Exit) -> None:
+    def record_exit(self, control: C, registers: Registers, what: VmExit) -> None:
         """Record an exit as silicon does, in the control structure and nowhere else.
 
         General-purpose registers that the exit's reader will look into are set in *registers*, as
@@ -179,7 +206,7 @@ class Backend(Protocol, Generic[C]):
         """
         ...
 
-    def enter(self, control: C, registers: Registers) -> Entry:
+    def enter(self, control: C, registers: Registers) -> VmEntry:
         """Enter the guest: load what the structure holds, and say what else happens on the way.
 
         Flush and injected event are the structure's, and are used up by this.
@@ -192,7 +219,7 @@ class Backend(Protocol, Generic[C]):
         """Return the vendor's own name for why the guest exited: the name exits are counted by."""
         ...
 
-    def decode_exit(self, control: C, registers: Registers) -> Exit:
+    def decode_exit(self, control: C, registers: Registers) -> VmExit:
         """Read the last exit back, equal to what was recorded.
 
         Raise InvariantError for an exit that the hypervisor does not expect.

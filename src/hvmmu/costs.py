@@ -7,8 +7,9 @@ executes beyond the world switch is left out: no sourced figure per route exists
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import frozen
+
 from hvmmu.errors import InputError
-from hvmmu.records import frozen
 
 _AGESEN = "Agesen et al., USENIX ATC 2012, exit round trip on {cpu} [approx]"
 _PVM = (
@@ -22,7 +23,7 @@ _PVM_MHZ = 2500
 _EXIT = "exits."
 
 
-@frozen
+@frozen(eq=False)
 class Cost:
     """One number of a model: cycles for one event of this name, and where it was read."""
 
@@ -31,7 +32,7 @@ class Cost:
     source: str
 
 
-@frozen
+@frozen(eq=False)
 class CostModel:
     """A named set of costs, each under the name of what it prices.
 

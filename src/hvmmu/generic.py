@@ -15,29 +15,30 @@ from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
     API_VERSION,
     PAGE_FAULT_VECTOR,
+    Backend,
     Caps,
     CrWrite,
-    Entry,
-    Exit,
     Intercept,
     Invlpg,
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
+    VmEntry,
+    VmExit,
 )
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS, HwThread
 from hvmmu.errors import BackendUnavailableError, InvariantError
-from hvmmu.hw.engine import EXIT_ALWAYS
-from hvmmu.hw.tlb import Scope
+from hvmmu.fault import PageFault
+from hvmmu.flush import widest
 from hvmmu.log import get_logger
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.flush import wider
-from hvmmu.mmu.spte import Nonpresent
-from hvmmu.records import define, frozen
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 
 P = TypeVar("P")
 
 
-@frozen
+@attrs.frozen(eq=False)
 class NoParams:
     """No module parameters."""
 
@@ -45,7 +46,7 @@ class NoParams:
 def without(
     params: P,
     parameter: str,
-    asked: frozenset[str],
+    explicit: frozenset[str],
     why: str,
     *,
     backend: str,
@@ -56,14 +57,14 @@ def without(
     *asked* are the names of those that somebody set: raise BackendUnavailableError if this one is
     among them, which says what else than turning it off would do: *remedy*.
     """
-    if parameter in asked:
+    if parameter in explicit:
         raise BackendUnavailableError(f"{backend}.{parameter}=1: {why}; set it to 0, or {remedy}")
     get_logger().warning(f"{parameter}_turned_off", backend=backend, why=why)
     made: P = attrs.evolve(cast("Any", params), **{parameter: False})
     return made
 
 
-@define
+@attrs.define(eq=False)
 class Controls:
     """A vCPU's control structure: controls, the last exit, and what the next entry is to do."""
 
@@ -71,7 +72,7 @@ class Controls:
     """The exit filter, a bit for each error code."""
     intercepts: Intercept
     root: int = 0
-    exit: Exit | None = None
+    exit: VmExit | None = None
     event: int | None = None
     """Error code of the page fault to deliver."""
     flush: Scope | None = None
@@ -82,6 +83,30 @@ class Controls:
     """Of a deprivileged guest; *root* is then its kernel's."""
 
 
+def profile_of(backend: Backend[Any]) -> SwitchProfile:
+    """Return the switch profile of a backend whose control structure decides nothing.
+
+    Its two halves are run once for each error code and each flush, on a control structure of their
+    own.
+    """
+    control, thread = backend.create_vcpu(0), HwThread(CpuFeatures())
+
+    def reason(what: VmExit) -> str:
+        backend.record_exit(control, thread, what)
+        return backend.exit_reason(control)
+
+    def flushed(scope: Scope | None) -> Scope | None:
+        if scope is not None:
+            backend.flush_tlb(control, scope, 0)
+        return backend.enter(control, thread).flush
+
+    return SwitchProfile(
+        page_faults=tuple(reason(PageFault(0, pfec)) for pfec in range(FILTER_BITS)),
+        invlpg=reason(Invlpg(0)),
+        flushes={scope: flushed(scope) for scope in (None, *Scope)},
+    )
+
+
 class GenericBackend:
     """Shadow paging on hardware where, unless a subclass says otherwise, every page fault exits."""
 
@@ -90,8 +115,8 @@ class GenericBackend:
     summary: ClassVar[str]
     caps: ClassVar[Caps] = Caps(Paging.SHADOW)
     params: ClassVar[type] = NoParams
-    refused: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    compare_over: ClassVar[tuple[str, ...]] = ()
+    unsupported: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    compare_params: ClassVar[tuple[str, ...]] = ()
     reasons: ClassVar[Mapping[type, str]] = MappingProxyType(
         {
             PageFault: "PAGE_FAULT",
@@ -102,22 +127,30 @@ class GenericBackend:
     )
     """What an exit is called in results."""
 
-    def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None:  # noqa: ANN401
+    def __init__(self, params: Any, cpu: CpuFeatures, explicit: frozenset[str]) -> None:  # noqa: ANN401
         """Take the parameters as they are; a subclass may look at the CPU, and raise."""
-        del cpu, asked
-        self.in_force = params
+        del cpu, explicit
+        self.effective = params
 
-    def do_without(self, parameter: str, asked: frozenset[str], why: str) -> None:
+    def do_without(self, parameter: str, explicit: frozenset[str], why: str) -> None:
         """Turn a bool parameter off that this CPU model cannot do, and log why.
 
         *asked* are the names of those that somebody set: raise BackendUnavailableError if this one
         is among them.
         """
-        self.in_force = without(self.in_force, parameter, asked, why, backend=self.name)
+        self.effective = without(self.effective, parameter, explicit, why, backend=self.name)
 
     def page_faults(self) -> int:
         """Return which page faults exit: bit *pfec* (low six bits) set means that it does."""
         return EXIT_ALWAYS
+
+    def switch_profile(self, control: Controls) -> SwitchProfile | None:
+        """Return the facts, as the two halves give them on a control structure of their own.
+
+        A subclass whose exits or entries depend on what came before returns None.
+        """
+        del control
+        return profile_of(self)
 
     def nonpresent(self) -> Nonpresent:
         """Return the values of entries that map nothing."""
@@ -142,19 +175,19 @@ class GenericBackend:
         """Return the host-physical address of the table that hardware walks from."""
         return control.root
 
-    def record_exit(self, control: Controls, registers: Registers, what: Exit) -> None:
+    def record_exit(self, control: Controls, registers: Registers, what: VmExit) -> None:
         """Record an exit."""
         del registers
         control.exit = what
 
-    def enter(self, control: Controls, registers: Registers) -> Entry:
+    def enter(self, control: Controls, registers: Registers) -> VmEntry:
         """Flush what was asked for, and deliver what was injected, once."""
         del registers
         scope, event = control.flush, control.event
         control.flush = control.event = None
         if event is None:
-            return Entry(scope, control.gva)
-        return Entry(scope, control.gva, PAGE_FAULT_VECTOR, event)
+            return VmEntry(scope, control.gva)
+        return VmEntry(scope, control.gva, PAGE_FAULT_VECTOR, event)
 
     # The hypervisor's half.
 
@@ -162,7 +195,7 @@ class GenericBackend:
         """Return what the exit is called."""
         return self.reasons[type(control.exit)]
 
-    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+    def decode_exit(self, control: Controls, registers: Registers) -> VmExit:
         """Read the exit back."""
         del registers
         if control.exit is None:
@@ -182,7 +215,7 @@ class GenericBackend:
 
     def flush_tlb(self, control: Controls, scope: Scope, gva: int) -> None:
         """Have cached translations dropped at the next entry."""
-        control.flush, control.gva = wider((control.flush, control.gva), (scope, gva))
+        control.flush, control.gva = widest((control.flush, control.gva), (scope, gva))
 
 
 class GenericDeprivilegedBackend(GenericBackend):
@@ -194,7 +227,7 @@ class GenericDeprivilegedBackend(GenericBackend):
         """Return the root of the privilege that the guest is at."""
         return control.user_root if control.user else control.root
 
-    def decode_exit(self, control: Controls, registers: Registers) -> Exit:
+    def decode_exit(self, control: Controls, registers: Registers) -> VmExit:
         """Read the exit back, a page fault's error code as the guest's privilege has it."""
         what = super().decode_exit(control, registers)
         if not isinstance(what, PageFault):

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     import click
 
-    from hvmmu.backend import Backend, Exit
+    from hvmmu.backend import Backend, VmExit
     from hvmmu.costs import CostModel
-    from hvmmu.hw.engine import Engine
+    from hvmmu.engine import Engine
+    from hvmmu.fault import FaultOutcome, PageFault
+    from hvmmu.flush import Flush
     from hvmmu.memory import Memslots
-    from hvmmu.mmu.fault import Handled, PageFault
-    from hvmmu.mmu.flush import Flush
     from hvmmu.results import RunResult
     from hvmmu.vcpu import Vcpu
     from hvmmu.workloads import TraceFormat, WorkloadKind
@@ -162,7 +162,7 @@ def hvmmu_memslot_changed(vcpu: Vcpu, slots: Memslots) -> None:
 
 
 @hookspec(firstresult=True)
-def hvmmu_handle_exit(vcpu: Vcpu, what: Exit) -> Exit | None:
+def hvmmu_handle_exit(vcpu: Vcpu, what: VmExit) -> VmExit | None:
     """Look at an exit before the core acts on it; return another one to act on in its place.
 
     What is returned must be of the same type. The first plugin that does not return None decides.
@@ -179,7 +179,7 @@ def hvmmu_handle_exit(vcpu: Vcpu, what: Exit) -> Exit | None:
 
 
 @hookspec(firstresult=True)
-def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[Handled, Flush] | None:
+def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[FaultOutcome, Flush] | None:
     """Handle a page fault that exited, in place of the core's MMU, which is last in line.
 
     Return what became of it and the flush that is owed, or None to leave it to the next. Whoever
@@ -192,13 +192,13 @@ def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[Handled, Flush] | 
         @hookimpl
         def hvmmu_handle_fault(vcpu, fault):
             if is_mine(fault):
-                handled = Handled(Route.INJECT, Cause.NOT_PRESENT, fault.kind, level=1)
+                handled = FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, fault.kind, level=1)
                 return handled, Flush.nothing()
     """
 
 
 @hookspec
-def hvmmu_fault_handled(vcpu: Vcpu, fault: PageFault, handled: Handled) -> None:
+def hvmmu_fault_handled(vcpu: Vcpu, fault: PageFault, handled: FaultOutcome) -> None:
     """Observe a page fault after it was routed, one that hardware delivered itself included.
 
     For the latter the machine has not exited: this is the model speaking, not the hypervisor.

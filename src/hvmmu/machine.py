@@ -3,43 +3,38 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
+from hvmmu._bare_mmu import BareMmu
+from hvmmu._core.shadow_mmu import ShadowMmu, ShadowVm
+from hvmmu._cpu_params import CpuParams
+from hvmmu._engines import DEFAULT
+from hvmmu._guest.os import GuestOs
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks, told
+from hvmmu._mmu_params import MmuParams
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
-from hvmmu.crossing import Crossing, crossing_of
+from hvmmu.engine import Engine, HwThread, TlbCounts
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.guest.os import GuestOs
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import Phase, Step
-from hvmmu.hooks import RunHooks, told
-from hvmmu.hw.engine import Core, Engine, TlbCounts
-from hvmmu.hw.engines import DEFAULT
-from hvmmu.hw.params import CpuParams
-from hvmmu.memory import FramePool, Memory, Memslot, Memslots
-from hvmmu.mmu.bare import BareMmu
-from hvmmu.mmu.pages import ShadowPages
-from hvmmu.mmu.params import MmuParams
-from hvmmu.mmu.shadow import ShadowMmu
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.memory import Memory, Memslot, Memslots
 from hvmmu.params import values
-from hvmmu.records import frozen
 from hvmmu.results import RunResult, counters
-from hvmmu.types import PAGE_SHIFT, Pfn
+from hvmmu.steps import StartMeasuring, Step
+from hvmmu.types import PAGE_SHIFT
 from hvmmu.vcpu import Vcpu
 
 if TYPE_CHECKING:
-    from hvmmu.hw.compiled import CompiledEngine
-    from hvmmu.mmu.interface import Mmu
+    from hvmmu.mmu import Mmu
 
 GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
 
 
-@frozen
+@attrs.frozen(eq=False)
 class MachineConfig:
     """Everything that makes one machine."""
 
@@ -48,14 +43,14 @@ class MachineConfig:
     mmu: MmuParams = attrs.field(factory=MmuParams)
     cpu: CpuParams = attrs.field(factory=CpuParams)
     guest: GuestParams = attrs.field(factory=GuestParams)
-    asked: frozenset[str] = frozenset()
+    explicit: frozenset[str] = frozenset()
     """Names of the backend's parameters that somebody set."""
     hooks: RunHooks = attrs.field(factory=RunHooks, eq=False)
     """What the plugins listen to."""
     engine: type[Engine] = DEFAULT
     """What plays the hardware."""
-    lane: bool = True
-    """Faults may be handled in C; False leaves them to the readable code, to compare the two."""
+    simulate: bool = False
+    """Every exit and entry goes through the control structure, one by one."""
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     """The plugins' own sections of the configuration; one that is missing has its defaults."""
 
@@ -80,20 +75,20 @@ def build(
     *,
     engine: type[Engine] = DEFAULT,
     settings: Mapping[str, Any] | None = None,
-    fast: bool = False,
+    simulate: bool = False,
 ) -> Platform:
     """Put a machine of *ram* bytes of guest RAM together around a backend.
 
-    *fast* has the shadow pages kept in C, which takes the compiled engine and a guest with all its
-    tables in RAM. *settings* are what plugins are told of the configuration, by section, besides
-    their own sections and `mmu`. Raise EngineUnavailableError if the engine cannot work here.
+    *simulate* has each exit and entry go through the control structure. *settings* are the sections
+    of the configuration that plugins are given besides their own sections and `mmu`. Raise
+    EngineUnavailableError if the engine cannot work here.
     """
     hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
     memory = Memory(ram if bare else GUEST_BASE + ram)
     try:
         platform = _assembled(
-            backend, cpu, params, _made(engine, memory), memory, hooks=hooks, fast=fast
+            backend, cpu, params, _made(engine, memory), memory, hooks=hooks, simulate=simulate
         )
         vcpu = platform.vcpu
         if hooks.memslot_changed is not None:
@@ -125,16 +120,23 @@ def _assembled(
     memory: Memory,
     *,
     hooks: RunHooks,
-    fast: bool,
+    simulate: bool,
 ) -> Platform:
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
     slots = Memslots(memory, (Memslot(0, memory.size - base, base),))
-    core = Core(cpu)
+    core = HwThread(cpu)
     shadow = None
     if not bare:
-        pages = _pages(memory, slots, engine, backend.nonpresent(), fast=fast)
-        shadow = ShadowMmu(slots, pages, cpu, params, deprivileged=backend.caps.deprivileged)
+        vm = ShadowVm(
+            slots,
+            backend.nonpresent(),
+            params,
+            end_frame=GUEST_BASE >> PAGE_SHIFT,
+            deprivileged=backend.caps.deprivileged,
+            write=None if engine.caps.fast_lane else engine.write_pte,
+        )
+        shadow = ShadowMmu(vm, cpu)
     mmu: Mmu = BareMmu() if shadow is None else shadow
     vcpu = Vcpu(
         core=core,
@@ -144,26 +146,9 @@ def _assembled(
         memory=memory,
         slots=slots,
         hooks=hooks,
+        simulate=simulate,
     )
     return Platform(memory, engine, backend, vcpu, shadow)
-
-
-def _pages(
-    memory: Memory, slots: Memslots, engine: Engine, entries: Nonpresent, *, fast: bool
-) -> ShadowPages:
-    if fast:
-        from hvmmu.mmu.compiled import CompiledPages  # noqa: PLC0415 - needs what is compiled
-
-        compiled = cast("CompiledEngine", engine)
-        made = CompiledPages(memory, slots.slots[0], compiled, GUEST_BASE >> PAGE_SHIFT, entries)
-        return cast("ShadowPages", made)  # the same from outside
-    pool = FramePool(memory, Pfn(1), (GUEST_BASE >> PAGE_SHIFT) - 1)
-    return ShadowPages(memory, slots, engine, pool, entries)
-
-
-def _may_go_fast(backend: Backend[Any], config: MachineConfig) -> bool:
-    """Say whether faults may be handled in C: there is nothing unusual about the machine."""
-    return config.lane and config.engine.caps.fast_lane and not backend.caps.deprivileged
 
 
 class Machine:
@@ -175,11 +160,8 @@ class Machine:
 
     def __init__(self, config: MachineConfig) -> None:
         cpu = config.cpu.features
-        backend = config.backend(config.backend_params, cpu, config.asked)
+        backend = config.backend(config.backend_params, cpu, config.explicit)
         self._hooks = config.hooks
-        may = _may_go_fast(backend, config)
-        crossing = crossing_of(backend, Core(cpu)) if may else None
-        fast = may and (crossing is not None or backend.caps.paging is Paging.BARE)
         core = {"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest}
         self._platform = build(
             backend,
@@ -189,33 +171,25 @@ class Machine:
             config.hooks,
             engine=config.engine,
             settings={**config.settings, **core},
-            fast=fast,
+            simulate=config.simulate,
         )
         self.vcpu = self._platform.vcpu
         try:
-            self.guest = GuestOs(self.vcpu, policy=config.guest.policy)
-            if fast:
-                self._take_the_lane(crossing)
+            self.guest = GuestOs(self.vcpu, config.guest)
         except BaseException:
             self.close()
             raise
         self._since = self._hardware()
 
-    def _take_the_lane(self, crossing: Crossing | None) -> None:
-        from hvmmu.lane import Lane  # noqa: PLC0415 - needs what is compiled
-
-        lane = Lane(self.vcpu, self.guest, self._platform.shadow, crossing, self._hooks)
-        self.guest.run, self.guest.runner = lane.run, lane
-
     @property
     def params(self) -> dict[str, bool | int | str]:
         """Return the backend's parameters as they are in force."""
-        return values(self._platform.backend.in_force)
+        return values(self._platform.backend.effective)
 
     def step(self, step: Step) -> None:
         """Have the guest perform one step; a phase starts the ledger again."""
         self.guest.step(step)
-        if isinstance(step, Phase):
+        if isinstance(step, StartMeasuring):
             self.vcpu.ledger.clear()
             self._since = self._hardware()
 

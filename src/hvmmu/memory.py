@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from hvmmu.errors import GuestMemoryError, InvariantError
-from hvmmu.records import frozen
-from hvmmu.types import ENTRIES, PAGE_SHIFT, PAGE_SIZE, Buffer, Gpa, Hpa, Pfn
+from attrs import frozen
+
+from hvmmu.errors import InvariantError
+from hvmmu.types import ENTRIES, PAGE_SHIFT, Buffer, Gpa, Hpa
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -135,27 +136,3 @@ class Memslots:
         hpa, given = self.hpa(table), memoryview(entries)
         if hpa is not None:
             self.memory.u64[hpa >> 3 : (hpa >> 3) + len(given)] = given
-
-
-class FramePool:
-    """Host frames for shadow tables, handed out zeroed, lowest first, last freed first."""
-
-    def __init__(self, memory: Memory, first: Pfn, frames: int) -> None:
-        self._memory = memory
-        self._next, self._end = int(first), int(first) + frames
-        self._free: list[int] = []
-
-    def take(self) -> Hpa:
-        """Return the hpa of a zeroed frame."""
-        if self._free:
-            hpa = self._free.pop()
-            self._memory.clear(hpa, PAGE_SIZE)
-            return Hpa(hpa)
-        if self._next == self._end:
-            raise GuestMemoryError("no host frame left for shadow tables; raise mmu.shadow_pages")
-        self._next += 1
-        return Hpa((self._next - 1) << PAGE_SHIFT)
-
-    def give(self, hpa: int) -> None:
-        """Take a frame back."""
-        self._free.append(hpa)

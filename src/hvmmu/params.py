@@ -32,12 +32,11 @@ class Param(NamedTuple):
     name: str
     type: type
     default: Value
-    doc: str
-    writable: bool
-    least: int | None
-    most: int | None
-    size: bool
-    choices: tuple[str, ...]
+    doc: str = ""
+    least: int | None = None
+    most: int | None = None
+    size: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -70,7 +69,6 @@ def param(
     *,
     default: V,
     doc: str,
-    writable: bool = False,
     least: int | None = None,
     most: int | None = None,
     size: bool = False,
@@ -78,10 +76,10 @@ def param(
 ) -> V:
     """Declare a module parameter as a field of an attrs class.
 
-    Its type is its default's. `writable=False`: fixed once loaded. `least` and `most` bound an
-    int, `size=True` lets it be written 64M or 1G, `choices` are the words a str may be.
+    Its type is its default's. `least` and `most` bound an int, `size=True` lets it be written 64M
+    or 1G, `choices` are the words a str may be.
     """
-    declaration = Param("", type(default), default, doc, writable, least, most, size, choices)
+    declaration = Param("", type(default), default, doc, least, most, size, choices)
 
     def allowed(_: object, field: "attrs.Attribute[Value]", value: Value) -> None:
         if type(value) is not declaration.type or not _is_within(declaration, value):
@@ -137,15 +135,18 @@ def shown(given: object) -> str:
     return f"{text[:_SHOWN]}..." if cut else text
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing.
+
+    *cutoff* is how alike they must be, from 0 to 1: the share of characters in common.
+    """
     spelt = {one.lower(): one for one in known}
     typed = name[:_SHOWN].lower()
     begun = [one for one in spelt if typed and one.startswith(typed)]
     if not begun:
         import difflib  # noqa: PLC0415 - something was misspelt
 
-    near = begun or difflib.get_close_matches(typed, list(spelt), n=1, cutoff=0.5)
+    near = begun or difflib.get_close_matches(typed, list(spelt), n=1, cutoff=cutoff)
     return f"; did you mean {spelt[near[0]]!r}?" if near else ""
 
 

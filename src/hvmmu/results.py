@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hvmmu.hw.engine import TlbCounts
+from attrs import frozen
+
+from hvmmu.engine import TlbCounts
+from hvmmu.fault import Cause, Route
 from hvmmu.ledger import Ledger
-from hvmmu.mmu.fault import Cause, Route
-from hvmmu.records import frozen
 
 
 @frozen

@@ -11,6 +11,7 @@ __all__ = [
     "ENTRIES",
     "PAGE_SHIFT",
     "PAGE_SIZE",
+    "PAGE_SLOTS",
     "Buffer",
     "Gfn",
     "Gpa",
@@ -34,3 +35,5 @@ PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 ENTRIES = 512
 """Entries of 64 bits in one page-table frame."""
+PAGE_SLOTS = 1 << 16
+"""Slots for pairs of page and kind in a reduced trace: what an index of 16 bits can tell apart."""

@@ -1,45 +1,44 @@
-"""One vCPU: what the guest may do, and who must handle each stop.
+"""One vCPU: registers, memory and faults as its guest sees them, over the machine in C.
 
-The guest sees registers, memory and faults, and nothing of the rest. A fault reaches it either
-straight from hardware or by injection, through the same entry.
+A fault reaches the guest either straight from hardware or by injection, through the same entry.
 """
 
 import enum
-from array import array
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from hvmmu._callbacks import Callbacks
+from hvmmu._control_registers import flushed, missing_bits
+from hvmmu._core.binding import ffi, lib
+from hvmmu._core.shadow_mmu import ShadowMmu
+from hvmmu._event_stream import EventStream
+from hvmmu._hooks import RunHooks
+from hvmmu._trace.replay import run_in_c
+from hvmmu._world_switch import WorldSwitch
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures, Regs
-from hvmmu.attempts import Attempts, Operand
-from hvmmu.backend import (
-    PAGE_FAULT_VECTOR,
-    Backend,
-    CrWrite,
-    Intercept,
-    Invlpg,
-    MsrWrite,
-)
+from hvmmu.backend import Backend, CrWrite, Intercept, MsrWrite
+from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread
 from hvmmu.errors import InputError, InvariantError
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.control import flushed, missing_bits
-from hvmmu.hw.engine import NOT_LANDED, Core, Engine, Event
-from hvmmu.hw.tlb import Scope
+from hvmmu.fault import Cause, FaultOutcome, FaultRecord, PathStep, Route
+from hvmmu.flush import Flush
 from hvmmu.ledger import Ledger
 from hvmmu.memory import Memory, Memslots
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route, guest_cause
-from hvmmu.mmu.flush import Flush
-from hvmmu.mmu.interface import Mmu
-from hvmmu.stretches import Stretches
-from hvmmu.switch import WorldSwitch
-from hvmmu.types import PAGE_SIZE, Buffer
+from hvmmu.mmu import Mmu
+from hvmmu.tlb import Scope
+from hvmmu.types import Buffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hvmmu._trace.span import SpanTail
+    from hvmmu.steps import Words
+
 IA32_EFER = 0xC000_0080
+MOST_TRIES = 100
+"""Stops of one access in a row; a guest and a hypervisor need a handful between them."""
 _NAMES = {"cr0": "CR0", "cr3": "CR3", "cr4": "CR4", "efer": "IA32_EFER"}
 _INTERCEPTS = {
     "cr0": Intercept.CR0_WRITE,
@@ -47,6 +46,15 @@ _INTERCEPTS = {
     "cr4": Intercept.CR4_WRITE,
     "efer": Intercept.EFER_WRITE,
 }
+_EVENTS = {
+    Event.EXIT: lib.HV_EXIT,
+    Event.DELIVERED: lib.HV_DELIVERED,
+    Event.GENERAL_PROTECTION: lib.HV_GENERAL_PROTECTION,
+    Event.PHYSICAL: lib.HV_PHYSICAL,
+    None: lib.HV_END,
+}
+_ROUTES, _CAUSES = tuple(Route), tuple(Cause)
+_BY_NUMBER = {number: event for event, number in _EVENTS.items()}
 
 
 class Resume(enum.Enum):
@@ -57,75 +65,155 @@ class Resume(enum.Enum):
     """The next access: the guest moved its instruction pointer on."""
 
 
-class Behind(Protocol):
-    """Whoever handles stops elsewhere, and is asked before anybody looks at what that changes."""
-
-    def catch_up(self) -> None:
-        """Bring ledger and core up to date."""
-        ...
-
-    def act_out(self) -> None:
-        """Bring the control structure up to date too."""
-        ...
-
-
 class Vcpu:
-    """A vCPU over one engine, one backend and one MMU."""
+    """A vCPU over one engine, one backend and one MMU.
+
+    *simulate* has each exit and entry go through the control structure, one by one, even where the
+    backend's switch profile would do. *vcpu_id* counts the vCPUs of a machine from 0 up.
+    """
 
     def __init__(
         self,
         *,
-        core: Core,
+        core: HwThread,
         engine: Engine,
         backend: Backend[Any],
         mmu: Mmu,
         memory: Memory,
         slots: Memslots,
         hooks: RunHooks | None = None,
+        simulate: bool = False,
+        vcpu_id: int = 0,
     ) -> None:
-        self._hooks = hooks or RunHooks()
         self._core, self.engine, self.backend, self.mmu = core, engine, backend, mmu
         self.memory, self.slots = memory, slots
-        self._ledger = Ledger()
-        self._switch = WorldSwitch(core, engine, backend, self._ledger)
-        self.behind: Behind | None = None
-        """Who is behind with telling, while a plugin is called in the middle of a stop."""
-        if self._hooks.handle_exit is not None:
-            self.switch.on_exit = partial(self._hooks.handle_exit, vcpu=self)
-        deprivileged = self.switch.user is not None
-        runner = Stretches(engine, self.switch) if deprivileged else engine
-        self.attempts = Attempts(core, runner, self.stopped)
-        self.page_fault: Callable[[int], Resume] = _no_handler
-        """The guest's page-fault handler: takes the error code, finds the address in cr2."""
-        self.general_protection: Callable[[int], Resume] = _no_canonical
-        """The guest's handler for non-canonical addresses: takes the address."""
+        self.ledger = Ledger()
+        """Everything that was counted so far."""
         self.regs = Regs()
         """The guest's own view of its registers."""
+        self._page_fault: Callable[[int], Resume] = _no_handler
+        self._kernel_error: Callable[[], Exception] = RuntimeError
+        self.general_protection: Callable[[int], Resume] = _no_canonical
+        """The guest's handler for non-canonical addresses: takes the address."""
+        self.c = c = ffi.new("hv_vcpu *")
+        self._memory = ffi.from_buffer("uint8_t[]", memory.bytes.obj)
+        memory.before_close(self._release)
+        handle = getattr(engine, "handle", None)
+        self._stop = ffi.new("hv_stop *") if handle is None else engine.stop  # type: ignore[attr-defined]
+        c.engine, c.stop = ffi.NULL if handle is None else handle, self._stop
+        self.events = EventStream(self.ledger)
+        """Everything that happens, for readers that subscribe to it."""
+        c.events = self.events.handle
+        c.ledger, c.memory = self.ledger.handle, self._memory
+        c.base, c.ram_size = slots.slots[0].hpa, slots.slots[0].size
+        c.ram = c.memory + c.base
+        c.most_tries = MOST_TRIES
+        self.world_switch = WorldSwitch(c, core, engine, backend, self.ledger, vcpu_id=vcpu_id)
+        c.simulated |= simulate and c.hypervised
+        c.invlpg_exits = Intercept.INVLPG in self.world_switch.intercepts
+        if isinstance(mmu, ShadowMmu):
+            c.mmu = mmu.pointer
+            mmu.vm.pointer.pages.events = c.events
+        self._callbacks = Callbacks(self, c, hooks or RunHooks())
+        self._self = ffi.new_handle(self._callbacks)
+        c.self = self._self
+        self.guest_cpu = c.guest_cpu = ffi.new("hv_guest_cpu *")
+        """This vCPU as the kernel of a guest in C uses it."""
+        lib.hv_vcpu_as_guest_cpu(c, self.guest_cpu)
 
-    # What there is of it.
+    def _release(self) -> None:
+        self.c.engine = ffi.NULL
+        ffi.release(self._memory)
+
+    # The hypervisor's side.
 
     @property
-    def core(self) -> Core:
-        """The hardware thread."""
-        if self.behind is not None:
-            self.behind.catch_up()
-        return self._core
+    def core(self) -> HwThread:
+        """The hardware thread, as it was when the guest last stopped."""
+        core, stop = self._core, self._stop
+        core.regs = self.world_switch.regs
+        core.cr2 = self.c.cr2
+        if self.c.engine != ffi.NULL:
+            core.walk_refs = lib.hv_counts_of(self.c.engine).walk_refs
+        core.event = _BY_NUMBER.get(stop.event)
+        core.gva, core.kind, core.pfec = stop.gva, stop.kind, stop.pfec
+        core.level, core.access, core.pa = stop.level, stop.access, stop.pa
+        return core
 
     @property
-    def ledger(self) -> Ledger:
-        """What was counted so far."""
-        if self.behind is not None:
-            self.behind.catch_up()
-        return self._ledger
+    def control(self) -> Any:  # noqa: ANN401 - the vendor's own
+        """The vendor's control structure; from the first look on it is kept up to date.
+
+        Each later exit and entry of the run goes through it, which takes 100 times as long.
+        """
+        self._callbacks.record()
+        self.c.simulated = self.c.hypervised
+        self.world_switch.follow_privilege()
+        return self.world_switch.control
 
     @property
-    def switch(self) -> WorldSwitch:
-        """The world switch, with the control structure in it."""
-        if self.behind is not None:
-            self.behind.act_out()
-        return self._switch
+    def user(self) -> bool | None:
+        """A deprivileged guest is in its user mode; None for guests that hardware tells apart."""
+        return bool(self.c.user) if self.c.deprivileged else None
 
-    # What the guest sees of itself.
+    @property
+    def fault(self) -> FaultRecord:
+        """The page fault that a hook is called for, with both walks."""
+        f = self.c.fault
+        out = f.out
+        return FaultRecord(
+            gva=f.gva,
+            pfec=f.pfec,
+            stored=f.operand if f.has_operand else None,
+            outcome=FaultOutcome(
+                _ROUTES[out.route], _CAUSES[out.cause], out.pfec, out.level, out.gpa, out.walk_refs
+            ),
+            guest_path=_path(f.guest.path[0 : f.guest.refs]),
+            shadow_path=_path(f.shadow[0 : f.shadow_refs]),
+        )
+
+    def perform(self, flush: Flush) -> None:
+        """Ask for a flush: at once on a bare machine, else by the next entry."""
+        self.world_switch.request(flush)
+
+    def enter(self) -> None:
+        """Enter the guest, which performs the flush that was asked for."""
+        self.c.inject = False
+        self.world_switch.enter()
+
+    def fail_mmu(self) -> None:
+        """Raise the error that the shadow MMU has returned to C."""
+        result = int(self.c.value)
+        cast("ShadowMmu", self.mmu).vm.checked(result - (1 << 64))
+
+    def reload(self) -> None:
+        """Have hardware walk from the MMU's roots, which may be new."""
+        hardware, made = self.mmu.reload()
+        self.world_switch.load(hardware, made, self.mmu.user_root)
+
+    # The guest's page-fault handler.
+
+    @property
+    def page_fault(self) -> "Callable[[int], Resume]":
+        """The guest's page-fault handler: takes the error code, finds the address in cr2."""
+        return self._page_fault
+
+    @page_fault.setter
+    def page_fault(self, handler: "Callable[[int], Resume]") -> None:
+        self._page_fault, self.c.guest = handler, ffi.NULL
+
+    def install_kernel(self, kernel: Any, error: "Callable[[], Exception]") -> None:  # noqa: ANN401 - cffi's
+        """Have C's handler, in the struct *kernel*, take page faults from now on.
+
+        Until another handler is set; *error* returns what one ended in.
+        """
+        self.c.guest, self._kernel_error = kernel, error
+
+    def fail_guest(self) -> None:
+        """Raise the error that the guest's kernel ended in."""
+        raise self._kernel_error()
+
+    # The guest's view of the machine.
 
     @property
     def cpu(self) -> CpuFeatures:
@@ -145,7 +233,7 @@ class Vcpu:
     @property
     def cr2(self) -> int:
         """The linear address of the last page fault the guest took."""
-        return self.core.cr2
+        return int(self.c.cr2)
 
     @property
     def cr3(self) -> int:
@@ -176,76 +264,70 @@ class Vcpu:
         """Return 8 bytes of guest-physical memory with no access made, as a debugger does."""
         return self.slots.load(gpa, 8)
 
-    def run(self, gva: Buffer, kind: Buffer, landed: Buffer | None = None) -> None:
+    def run(self, gva: Buffer, kind: Buffer, translated: Buffer | None = None) -> None:
         """Run accesses in order; faults go to their handlers, then the access is tried again.
 
         *gva* holds 64-bit addresses (format Q), *kind* one byte each (format B), equally many.
-        *landed* (format Q) takes the guest-physical address of each access, NOT_LANDED for those
-        that the guest's handler skipped.
+        *translated* (format Q) takes the guest-physical address of each access, NO_TRANSLATION for
+        those that the guest's handler skipped.
         """
-        vas = memoryview(gva)
-        hosts = None if landed is None else array("Q", [NOT_LANDED]) * len(vas)
-        self.ledger.accesses += len(vas)
-        finished = self.attempts.run_on(gva, kind, 0, hosts)
-        if landed is not None and hosts is not None:
-            out = memoryview(landed)
-            for i, hpa in enumerate(hosts):
-                out[i] = finished[i] if i in finished else self.slots.gpa(hpa)
+        self.ledger.accesses += len(memoryview(gva))
+        self.run_all(gva, kind, 0, translated)
 
     def load(self, gva: int, size: int = 8) -> int:
         """Return *size* bytes (1, 2, 4, 8) at the naturally aligned *gva*, read as a supervisor.
 
         All ones come from where no memory is, or where the guest's handler skipped the access.
         """
-        self.ledger.accesses += 1
-        hpa = self.attempts.single(gva, pf.READ, size)
-        return (1 << (8 * size)) - 1 if hpa == NOT_LANDED else self.memory.load(hpa, size)
+        hpa = self._single(gva, pf.READ, size)
+        return (1 << (8 * size)) - 1 if hpa == NO_TRANSLATION else self.memory.load(hpa, size)
 
     def store(self, gva: int, value: int, size: int = 8) -> None:
         """Write *size* bytes (1, 2, 4, 8) at the naturally aligned *gva* as a supervisor."""
-        self.ledger.accesses += 1
-        hpa = self.attempts.single(gva, pf.WRITE, size, value)
-        if hpa != NOT_LANDED:
+        hpa = self._single(gva, pf.WRITE, size, value)
+        if hpa != NO_TRANSLATION:
             self.memory.store(hpa, value, size)
 
     def clear_page(self, gva: int) -> None:
         """Zero a 4 KiB page as REP STOSQ does: one access where one translation does."""
-        self._fill_page(gva, None)
+        self._done(lib.hv_fill_page(self.c, gva, NO_TRANSLATION))
 
     def copy_page(self, gva: int, source: int) -> None:
         """Copy the 4 KiB page at *source* to *gva* as REP MOVSQ does."""
-        self.ledger.accesses += 1
-        hpa = self.attempts.single(source, pf.READ, 8)
-        if hpa == NOT_LANDED:
+        hpa = self._single(source, pf.READ, 8)
+        if hpa == NO_TRANSLATION:
             raise InvariantError(f"the guest copies a page from {source:#x}, where nothing is")
-        self._fill_page(gva, hpa)
+        self._done(lib.hv_fill_page(self.c, gva, hpa))
 
-    def _fill_page(self, gva: int, source: int | None) -> None:
-        self.ledger.accesses += 1  # the guest's one, in however many pieces it is carried out
-        done = 0
-        while done < PAGE_SIZE:
-            value = 0 if source is None else self.memory.load(source + done)
-            hpa = self.attempts.single(gva + done, pf.WRITE, 8, value)
-            if hpa == NOT_LANDED:  # this iteration was emulated; the instruction goes on
-                done += 8
-            elif source is None:
-                return self.memory.clear(hpa, PAGE_SIZE - done)
-            else:
-                return self.memory.copy(hpa, source + done, PAGE_SIZE - done)
-        return None
+    def _single(self, gva: int, kind: int, size: int, value: int = 0) -> int:
+        """Make one access; return its hpa, NO_TRANSLATION if it was emulated or skipped."""
+        if gva % size:
+            raise InputError(f"{size} bytes at {gva:#x} are not aligned; split the access")
+        self.ledger.accesses += 1
+        hpa = ffi.new("uint64_t *")
+        self._done(lib.hv_access_one(self.c, gva, kind, value, size, hpa))
+        return int(hpa[0])
+
+    def keep(self, error: BaseException) -> None:
+        """Keep an exception until C has returned."""
+        self._callbacks.kept(error)
+
+    def check(self, *, went: bool) -> None:
+        """Raise the exception that was kept, if there is one."""
+        self._done(went)
+
+    def _done(self, went: int) -> None:
+        if not went:
+            self._fail()
+        if isinstance(self.mmu, ShadowMmu):
+            self.mmu.vm.checked(0)
+        self.events.deliver()
 
     # Privileged operations.
 
     def invlpg(self, gva: int) -> None:
         """Drop cached translations of one address."""
-        self.ledger.invlpg += 1
-        self.switch.be(user=False)
-        exits = Intercept.INVLPG in self.switch.intercepts
-        if exits:
-            gva = self.switch.leave(Invlpg(gva)).gva
-        self.switch.perform(self.mmu.invlpg(gva))
-        if exits:
-            self.switch.enter()
+        self._done(lib.hv_invlpg(self.c, gva))
 
     def write_cr0(self, value: int) -> None:
         """Set CR0: PE, WP and PG."""
@@ -280,105 +362,143 @@ class Vcpu:
                 f"the guest set bits {missing:#x} of {_NAMES[register]}, which this CPU does not"
                 " have: it would take #GP; offer them in the cpu section, or leave them clear"
             )
-        self.switch.be(user=False)
-        exits = _INTERCEPTS[register] in self.switch.intercepts
+        self._done(lib.hv_set_privilege(self.c, 0))
+        exits = _INTERCEPTS[register] in self.world_switch.intercepts
         if exits and register == "efer":
-            value = self.switch.leave(MsrWrite(IA32_EFER, value)).value
+            value = self._leave(MsrWrite(IA32_EFER, value)).value
         elif exits:
-            what = self.switch.leave(CrWrite(int(register[2]), value))
+            what = self._leave(CrWrite(int(register[2]), value))
             register, value = f"cr{what.cr}", what.value
         scope = flushed(register, getattr(self.regs, register), value)
         self._load_guest(attrs.evolve(self.regs, **{register: value}), scope)
         if exits:
-            self.switch.enter()
+            self.enter()
+
+    def _leave(self, what: Any) -> Any:  # noqa: ANN401 - a VmExit and one of its kind
+        """Exit through the control structure, and show the exit to the hooks."""
+        return self._callbacks.shown(self.world_switch.leave(what))
 
     def _load_guest(self, regs: Regs, scope: Scope | None) -> None:
         self.regs = regs
         hardware, flush = self.mmu.load_guest(regs)
-        self.switch.load(hardware, flush.then(Flush(scope)), self.mmu.user_root)
+        self.world_switch.load(hardware, flush.merge(Flush(scope)), self.mmu.user_root)
 
-    # Stops.
+    def _fail(self) -> None:
+        self._callbacks.raise_kept()
 
-    def stopped(self, operand: Operand | None) -> int | None:
-        """Take a stop to whoever must handle it; *operand* is what the access stores, if known.
+    # Batches, and what a reduced trace keeps of them.
 
-        Return None if the access is to be tried again, its guest-physical address if it was
-        completed in software, NOT_LANDED if the guest skipped it.
+    def run_all(
+        self, gva: Buffer, kind: Buffer, start: int, translated: Buffer | None = None
+    ) -> None:
+        """Run accesses from *start* to the end with all stops, none of them counted."""
+        vas, kinds = _buffers(gva, kind)
+        out = ffi.NULL
+        if translated is not None:
+            out = ffi.from_buffer("uint64_t[]", translated, require_writable=True)
+        count = len(vas)
+        at = lib.hv_vcpu_run(self.c, vas, kinds, start, count, out)
+        # A frame of an error must hold no buffer of a memoryview: before 3.12.4, CPython crashes
+        # when it collects both in one cycle (gh-77894).
+        del vas, kinds, out
+        self._done(at == count)
+
+    def run_until_stop(
+        self, kept: "Words", slot_gva: "Words", slot_kind: Buffer, start: int
+    ) -> int:
+        """Run what *kept* lists from *start* to the first stop; return where that is, or the end.
+
+        Each is an index of *slot_gva* and *slot_kind*.
         """
-        core = self.core
-        match core.event:
-            case Event.EXIT:
-                return self._page_fault_exit(operand)
-            case Event.DELIVERED:
-                resume = self._delivered(core)
-            case Event.GENERAL_PROTECTION:
-                self.switch.be(user=False)
-                resume = self.general_protection(core.gva)
-            case Event.PHYSICAL if not self.switch.hypervised:
-                self.ledger.record(Handled(Route.MMIO, Cause.NO_MEMORY, 0, core.level))
-                return core.pa
-            case _:
-                raise InvariantError(f"the engine stopped at {core.gva:#x} with {core.event}")
-        return None if resume is Resume.RETRY else NOT_LANDED
+        vas, kinds = _buffers(slot_gva, slot_kind)
+        listed = ffi.from_buffer("uint16_t[]", kept)
+        at: int = lib.hv_vcpu_to_stop(self.c, listed, vas, kinds, start, len(listed))
+        del vas, kinds, listed  # as above
+        if at == NO_TRANSLATION:
+            self._fail()
+        return at
 
-    def _delivered(self, core: Core) -> Resume:
-        pfec = self.switch.deliver(core.gva, core.pfec)
-        kind = core.kind & ~pf.U | pfec & pf.U
-        handled = Handled(
-            Route.BYPASS, guest_cause(pfec, core.access, kind, core.regs), pfec, core.level
-        )
-        self._record(PageFault(core.gva, pfec), handled)
-        return self.page_fault(pfec)
+    def run_span_tail(self, tail: "SpanTail") -> bool:
+        """Handle the last stop and run the rest of its span; False: the engine is in Python."""
+        if self.c.engine == ffi.NULL:
+            return False
+        self._done(run_in_c(self.c, tail))
+        return True
 
-    def _page_fault_exit(self, operand: Operand | None) -> int | None:
-        return self.exited(self.switch.leave(PageFault(self.core.gva, self.core.pfec)), operand)
+    def handle_stop(self, gva: Buffer, kind: Buffer) -> bool:
+        """Promote pages in the TLB, then have the last stop handled; return if it was completed."""
+        self.engine.promote(gva, kind)
+        became = lib.hv_vcpu_handle(self.c)
+        if became == lib.HV_FAILED:
+            self._fail()
+        return bool(became == lib.HV_DONE)
 
-    def exited(self, fault: PageFault, operand: Operand | None) -> int | None:
-        """Take a page fault that has exited, and that plugins saw as an exit, on from there."""
-        return self.answered(fault, self._asked(fault), operand)
+    # Callbacks of C.
 
-    def answered(
-        self, fault: PageFault, answer: tuple[Handled, Flush] | None, operand: Operand | None
-    ) -> int | None:
-        """Go on once plugins were asked to handle the fault: the MMU is last in line."""
-        handled, flush = self.mmu.handle(fault) if answer is None else answer
-        self._record(fault, handled)
-        return self.settle(fault, handled, flush, operand)
+    def take_page_fault(self, pfec: int) -> int:
+        """Run the guest's page-fault handler; return what became of the access."""
+        resume = self.page_fault(pfec)
+        return self._resumed(resume)
 
-    def settle(
-        self, fault: PageFault, handled: Handled, flush: Flush, operand: Operand | None
-    ) -> int | None:
-        """Do what became of a fault, once it is recorded, and enter the guest."""
-        done = handled.gpa if handled.route in (Route.EMULATE, Route.MMIO) else None
-        if handled.route is Route.EMULATE:
-            flush = flush.then(self._emulate(handled.gpa, operand))
-        elif handled.route is Route.INJECT:
-            self.switch.inject_page_fault(fault.gva, handled.pfec)
-        hardware, made = self.mmu.reload()
-        self.switch.load(hardware, flush.then(made), self.mmu.user_root)
-        entry = self.switch.enter()
-        if entry.vector != PAGE_FAULT_VECTOR:
-            return done
-        return None if self.page_fault(entry.error_code) is Resume.RETRY else NOT_LANDED
+    def take_general_protection(self, gva: int) -> int:
+        """Run the guest's handler of a general-protection fault."""
+        resume = self.general_protection(gva)
+        return self._resumed(resume)
 
-    def _asked(self, fault: PageFault) -> tuple[Handled, Flush] | None:
-        """Ask the plugins who listen."""
-        if self._hooks.handle_fault is None:
-            return None
-        answer: tuple[Handled, Flush] | None = self._hooks.handle_fault(vcpu=self, fault=fault)
-        return answer
+    def _resumed(self, resume: Resume) -> int:
+        self.c.completed = NO_TRANSLATION
+        return int(lib.HV_RETRY if resume is Resume.RETRY else lib.HV_DONE)
 
-    def _record(self, fault: PageFault, handled: Handled) -> None:
-        self.ledger.record(handled)
-        if self._hooks.fault_handled is not None:
-            self._hooks.fault_handled(vcpu=self, fault=fault, handled=handled)
+    def run_engine(
+        self,
+        gva: Any,  # noqa: ANN401 - cffi's
+        kind: Any,  # noqa: ANN401 - cffi's
+        at: int,
+        count: int,
+        translated: Any,  # noqa: ANN401 - cffi's
+    ) -> int:
+        """Run accesses on an engine in Python; return the index of the one that stopped."""
+        core, stop = self._core, self._stop
+        core.cr2 = self.c.cr2
+        vas = memoryview(ffi.buffer(gva, 8 * count)).cast("B").cast("Q")
+        out = None
+        if translated != ffi.NULL:
+            out = memoryview(ffi.buffer(translated, 8 * count)).cast("B").cast("Q")
+        stopped = self.engine.run(core, vas, memoryview(ffi.buffer(kind, count)), at, out)
+        self.c.cr2 = core.cr2
+        stop.event = _EVENTS[core.event]
+        if core.event is not None:
+            stop.gva, stop.kind, stop.pfec = core.gva, core.kind, core.pfec
+            stop.level, stop.access, stop.pa = core.level, core.access, core.pa
+        return stopped
 
-    def _emulate(self, gpa: int, operand: Operand | None) -> Flush:
-        """Complete a store; an access with no operand, as a trace has it, writes what was there."""
-        if operand is None:
-            gpa &= ~7
-            operand = Operand(self.slots.load(gpa), 8)
-        return self.mmu.emulate_store(gpa, operand.value, operand.size)
+    def set_engine_root(self, root: int) -> None:
+        """Set the root that an engine in Python walks from."""
+        self.engine.load_regs(self._core, attrs.evolve(self._core.regs, cr3=root))
+
+    def refuse_to_hang(self, tries: int) -> None:
+        """Give up on an access that all sides claim to have made possible, and that still stops."""
+        gva, event = self._stop.gva, _BY_NUMBER.get(self._stop.event)
+        raise InvariantError(f"the access to {gva:#x} stopped {tries} times in a row: {event}")
+
+    def refuse_stop(self) -> None:
+        """Give up where the engine stopped for a reason that cannot be."""
+        event = self._stop.event
+        if event == lib.HV_NOT_PAGING:
+            raise InvariantError("an access was run before paging was on")
+        gva, event = self._stop.gva, _BY_NUMBER.get(event)
+        raise InvariantError(f"the engine stopped at {gva:#x} with {event}")
+
+
+def _path(steps: Iterable[Any]) -> tuple[PathStep, ...]:
+    return tuple(PathStep(step.pa, step.entry, step.access) for step in steps)
+
+
+def _buffers(gva: Buffer, kind: Buffer) -> tuple[Any, Any]:
+    vas, kinds = ffi.from_buffer("uint64_t[]", gva), ffi.from_buffer("uint8_t[]", kind)
+    if len(kinds) != len(vas):
+        raise ValueError(f"{len(vas)} addresses with {len(kinds)} kinds")
+    return vas, kinds
 
 
 def _no_handler(pfec: int) -> Resume:

@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 import pytest
 
-from hvmmu.plugins import load
+from hvmmu._plugins import load
+from hvmmu._trace.hvt.import_trace import import_trace
 from hvmmu.workloads import SHIPPED
-from hvmmu.workloads.hvt.making import import_trace
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -84,18 +84,18 @@ def trace(tmp_path: Path) -> Path:
 def test_table() -> None:
     """A ratio would be upside down, or of other seconds than its label says."""
     figures = peer_page.text(results())
-    rates = row(figures, "references a CPU second, start-up subtracted")
+    rates = row(figures, "references per CPU second, start-up subtracted")
     assert rates == ["≥ 3.00 G/s", "5.00 G/s / 3.33 G/s"]
-    assert row(figures, "how far that may be off") == ["", "10% / 13%"]
-    rates = row(figures, "references a CPU second, whole process")
+    assert row(figures, "uncertainty") == ["", "10% / 13%"]
+    rates = row(figures, "references per CPU second, whole process")
     assert rates == ["", "3.00 G/s / 2.00 G/s"]
-    ratios = row(figures, "over cachegrind as a TLB, whole processes")
+    ratios = row(figures, "speed-up over cachegrind as a TLB simulator, whole processes")
     assert ratios == ["≥ 30 x", "120 x / 80 x"]
-    ratios = row(figures, "over cachegrind as a TLB, both without start-up")
+    ratios = row(figures, "speed-up over cachegrind as a TLB simulator, both without start-up")
     assert ratios == ["", "100 x / 67 x"]
-    ratios = row(figures, "over pycachesim, in one batch, both without start-up")
+    ratios = row(figures, "speed-up over pycachesim, in one batch, both without start-up")
     assert ratios == ["≥ 15.0 x", "50 x / 33 x"]
-    ratios = row(figures, "over pycachesim, in one batch, ours with start-up")
+    ratios = row(figures, "speed-up over pycachesim, in one batch, ours with start-up")
     assert ratios == ["", "30 x / 20 x"]
     assert row(figures, "misses equal cachegrind's") == ["yes", "yes"]
     assert "20 M references 60 MiB, 200 M references 60 MiB" in " ".join(figures.split())
@@ -109,7 +109,9 @@ def test_missed_goal() -> None:
         **CASES,
         "cachegrind": case(1.0, 150_000_000, 1.0),
     }
-    ratios = row(peer_page.text(made), "over cachegrind as a TLB, whole processes")
+    ratios = row(
+        peer_page.text(made), "speed-up over cachegrind as a TLB simulator, whole processes"
+    )
     assert ratios == ["≥ 30 x", "20 x / 13.3 x ✗"]
 
 
@@ -119,11 +121,11 @@ def test_noise(start: float) -> None:
     made = results()
     cases = made["programs"]["sort"]["cases"] = dict(CASES)
     cases["native, start-up"] = case(start, 1, start)
-    rates = row(peer_page.text(made), "references a CPU second, start-up subtracted")
-    assert rates == ["≥ 3.00 G/s", "lost in noise / 3.33 G/s"]
+    rates = row(peer_page.text(made), "references per CPU second, start-up subtracted")
+    assert rates == ["≥ 3.00 G/s", "within noise / 3.33 G/s"]
     cases["vmx, start-up"] = case(start, 1, 0.073)
-    rates = row(peer_page.text(made), "references a CPU second, start-up subtracted")
-    assert rates == ["≥ 3.00 G/s", "lost in noise / lost in noise ✗"]
+    rates = row(peer_page.text(made), "references per CPU second, start-up subtracted")
+    assert rates == ["≥ 3.00 G/s", "within noise / within noise ✗"]
 
 
 def test_long() -> None:
@@ -144,9 +146,9 @@ def test_long() -> None:
     usual, _, figures = peer_page.text(made).partition("The same programs with 10 times the work:")
     assert row(usual, "references") == ["", "150,000,000"]
     assert row(figures, "references") == ["", "1,500,000,000"]
-    rates = row(figures, "references a CPU second, start-up subtracted")
+    rates = row(figures, "references per CPU second, start-up subtracted")
     assert rates[1].startswith("5.00 G/s /")
-    ratios = row(figures, "over cachegrind as a TLB, whole processes")
+    ratios = row(figures, "speed-up over cachegrind as a TLB simulator, whole processes")
     assert ratios[1].startswith("100 x /")
     assert row(figures, "peak memory, MiB") == ["", "60 / 60"]
     assert "pycachesim" not in figures
@@ -157,7 +159,7 @@ def test_what_was_not_run() -> None:
     """A peer that is missing would have a row of nothing, or end the table."""
     figures = peer_page.text(results())
     assert "Unicorn" not in figures
-    assert "| over DynamoRIO" not in figures
+    assert "| speed-up over DynamoRIO" not in figures
 
 
 def test_misses_that_differ() -> None:
@@ -314,8 +316,8 @@ def test_dynamorio(trace: Path, tmp_path: Path) -> None:
     """The program would run without DynamoRIO, or its TLB would have another shape."""
     ran = tmp_path / "ran"
     script(tmp_path / "dynamorio" / "bin64" / "drrun", f'echo "$@" > {ran}')
-    asked = peer_tools.Asked(dynamorio=tmp_path / "dynamorio")
-    (case,) = peer_tools.dynamorio(program(tmp_path, trace), asked)
+    explicit = peer_tools.Asked(dynamorio=tmp_path / "dynamorio")
+    (case,) = peer_tools.dynamorio(program(tmp_path, trace), explicit)
     peer_timing.measure(case)
     assert ran.read_text() == (
         "-t drcachesim -simulator_type TLB -cores 1 -page_size 4096 -TLB_L1I_entries 64"
@@ -327,28 +329,28 @@ def test_dynamorio(trace: Path, tmp_path: Path) -> None:
 def test_champsim(trace: Path, tmp_path: Path) -> None:
     """ChampSim would wait for more instructions than its trace has, or be timed on another."""
     binary = script(tmp_path / "champsim", 'echo "$@"; test "$(zcat "$5" | wc -c)" = 320000')
-    asked = peer_tools.Asked(champsim=binary, part=10_000)
-    (case,) = peer_tools.champsim(program(tmp_path, trace), asked)
+    explicit = peer_tools.Asked(champsim=binary, part=10_000)
+    (case,) = peer_tools.champsim(program(tmp_path, trace), explicit)
     assert case.command[1:5] == ("-w", "0", "-i", "4999")
     measured = peer_timing.measure(case)
     assert 5_000 < measured.references < 10_000
 
 
 @pytest.mark.parametrize(
-    ("peer", "asked", "why"),
+    ("peer", "explicit", "why"),
     [
         ("dynamorio", {}, "not installed: unpack .* --dynamorio DIR"),
         ("dynamorio", {"dynamorio": Path("nowhere")}, "drrun is not there"),
         ("champsim", {}, "not installed: build .* --champsim BINARY"),
-        ("champsim", {"champsim": Path("nowhere")}, "is not there"),
+        ("champsim", {"champsim": Path("nowhere")}, "is missing"),
     ],
 )
-def test_not_installed(peer: str, asked: dict[str, Path], why: str, tmp_path: Path) -> None:
+def test_not_installed(peer: str, explicit: dict[str, Path], why: str, tmp_path: Path) -> None:
     """Who lacks a peer would not be told how to get it, or get no figures at all."""
     made = peer_programs.Program("echo", ("/bin/echo",), tmp_path, 1)
     recorded = peer_tools.Recorded(made, 2, 1, {})
     with pytest.raises(peer_programs.SkippedError, match=why):
-        peer_tools.PEERS[peer](recorded, peer_tools.Asked(**asked))
+        peer_tools.PEERS[peer](recorded, peer_tools.Asked(**explicit))
 
 
 @pytest.mark.parametrize("peer", ["pycachesim", "unicorn"])
@@ -368,7 +370,7 @@ def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     script(tmp_path / "dynamorio" / "bin64" / "drrun", "true")
     given = ["--programs", "sort", "--scale", "0.01", "--long", "--peers", "dynamorio,champsim"]
     given += ["--long-programs", "python,sort"]
-    asked = peers.arguments([*given, "--dynamorio", str(tmp_path / "dynamorio")])
+    explicit = peers.arguments([*given, "--dynamorio", str(tmp_path / "dynamorio")])
     ran = []
 
     def record(made: peer_programs.Program) -> None:
@@ -383,7 +385,7 @@ def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(peer_programs, "record", record)
     monkeypatch.setattr(peers, "least", least)
     monkeypatch.setattr(peers, "memory", lambda *_: {})
-    made = peers.run(asked, tmp_path)
+    made = peers.run(explicit, tmp_path)
     assert ("native", "sort-650.hvt", 19_999) in ran
     assert ran[-5:] == [
         ("native", "sort-6500.hvt", 20_000),
@@ -399,7 +401,7 @@ def test_long_runs(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_missing_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A system without sqlite3 would get a traceback in place of the other programs' figures."""
     monkeypatch.setattr(peer_programs, "PATH", str(tmp_path))
-    asked = peers.arguments(["--programs", "sqlite3", "--rounds", "1"])
-    made = peers.run(asked, tmp_path)
+    explicit = peers.arguments(["--programs", "sqlite3", "--rounds", "1"])
+    made = peers.run(explicit, tmp_path)
     assert made["skipped"] == {"sqlite3": "sqlite3 is not installed"}
     assert not made["programs"]

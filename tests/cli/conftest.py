@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import pytest
 
-from hvmmu.cli import main
+from hvmmu._cli import main
+from hvmmu._report.document import Document, document
 from hvmmu.costs import MODELS, estimate
-from hvmmu.report.document import Document, document
 from hvmmu.results import RunResult
 
 
@@ -51,7 +51,7 @@ def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, in
     }
     cycles = {"model": "nehalem", **estimate(MODELS["nehalem"], counters)}
     guest = {"faults": 161, "fault_log_sha256": "ab" * 32, "page_tables_sha256": "cd" * 32}
-    return RunResult(backend, params, "readable", counters, cycles, guest)
+    return RunResult(backend, params, "reference", counters, cycles, guest)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def compared() -> Document:
     return document(
         workload={"name": "some", "kind": "synthetic", "pages": 12},
         config={},
-        asked={"mmu.flood": {"value": 4, "source": "hvmmu.toml"}},
+        overrides={"mmu.flood": {"value": 4, "source": "hvmmu.toml"}},
         runs=runs,
         model=MODELS["nehalem"],
     )

@@ -1,7 +1,6 @@
 """What plugins register, as a user meets it: in the listings, by its name, and when it fails."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hvmmu.hw.engines import ENGINES
-from hvmmu.report import document
+from hvmmu._engines import ENGINES
+from hvmmu._report import document
 
 Command = Callable[..., Any]
 BUILT_IN = [made.name for made in ENGINES]
@@ -21,18 +20,18 @@ from array import array
 import attrs, click
 from hvmmu.costs import Cost, CostModel
 from hvmmu.errors import EngineUnavailableError
-from hvmmu.guest.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
+from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
 from hvmmu.hookspecs import hookimpl
-from hvmmu.hw.engine import EngineCaps
-from hvmmu.hw.readable import ReadableEngine
+from hvmmu.engine import EngineCaps
+from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.params import param
 
 pathlib.Path(__file__).with_name("imported").touch()
 
-class Engine(ReadableEngine):
-    name, summary, caps = "twin", "the readable engine again", EngineCaps(caches=False)
+class Engine(ReferenceEngine):
+    name, summary, caps = "twin", "the reference engine again", EngineCaps(caches=False)
 
-class Absent(ReadableEngine):
+class Absent(ReferenceEngine):
     name, summary = "absent", "never there"
     def __init__(self, memory):
         raise EngineUnavailableError("the engine absent needs a CPU of gold; take another")
@@ -160,48 +159,9 @@ def test_engines_are_listed(acme: Command) -> None:
     assert head.split() == ["name", "from", "summary", "capabilities"]
     assert [line.split()[0] for line in lines] == [*BUILT_IN, "absent", "twin"]
     assert lines[0].split()[1:3] == ["built", "in"]
-    assert "acme 1.0  the readable engine again" in lines[-1]
+    assert "acme 1.0  the reference engine again" in lines[-1]
     assert "maxphyaddr=36-52" in lines[0]
     assert ["caches" in line.split(", ") for line in lines[-2:]] == [True, False]
-
-
-WITHOUT = """
-import sys
-sys.modules["hvmmu.hw._kernel"] = None
-from hvmmu.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def without(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command where the compiled engine was not built."""
-    whole = [sys.executable, "-c", WITHOUT, *argv]
-    return subprocess.run(whole, cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def test_the_compiled_engine_is_missed_once(tmp_path: Path) -> None:
-    """Where it was not built nothing runs, or the slow engine runs with no word."""
-    ended = without("compare", "-b", "native", "--limit", "10", cwd=tmp_path)
-    assert ended.returncode == 0
-    assert "engine readable" in ended.stdout
-    (line,) = [line for line in ended.stderr.splitlines() if "compiled_engine_missing" in line]
-    assert "was not built" in line
-    assert "was not built" in without("engines", cwd=tmp_path).stdout
-    asked = ("compare", "-b", "native", "--limit", "10", "--engine", "readable")
-    assert without(*asked, cwd=tmp_path).stderr == ""
-    grid = tmp_path / "grid.toml"
-    grid.write_text("backend = 'native'\nlimit = 10\n")
-    (line,) = without(
-        "sweep", "grid.toml", "--executor", "thread", cwd=tmp_path
-    ).stderr.splitlines()
-    assert "compiled_engine_missing" in line
-    grid.write_text("backend = 'native'\nlimit = 10\nengine = 'readable'\n")
-    chosen = ("sweep", "grid.toml", "--executor", "thread", "-o", "other")
-    assert without(*chosen, cwd=tmp_path).stderr == ""
-    ended = without("compare", "--engine", "compiled", cwd=tmp_path)
-    assert ended.returncode == 2
-    assert "error: engine compiled: it was not built" in ended.stderr
-    assert "install a C compiler" in ended.stderr
 
 
 def test_an_engine_is_chosen(acme: Command, tmp_path: Path) -> None:
@@ -233,7 +193,7 @@ def test_a_section_of_its_own(acme: Command) -> None:
         made = json.loads(acme(*RUN, "--costs", "mine", *argv, **environ).out)
         jsonschema.validate(made, document.schema())
         assert made["config"]["mine"] == {"depth": 5, "levels": 4}
-        assert made["asked"]["mine.depth"]["value"] == 5
+        assert made["overrides"]["mine.depth"]["value"] == 5
         assert made["runs"][0]["counters"]["mine.depth"] == 5
         assert made["runs"][0]["cycles"]["mine.depth"] == 35
     assert "parm:          depth:how deep (int)" in acme("params", "mine").out

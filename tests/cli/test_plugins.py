@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from hvmmu.cli.loading import choice
+from hvmmu._cli.plugin_options import plugin_selection
 from hvmmu.errors import ConfigError
 
 Command = Callable[..., Any]
 INSTALLED = sorted(point.name for point in entry_points(group="hvmmu"))
 GOOD = """
 from hvmmu.hookspecs import hookimpl
-from hvmmu.native import NativeBackend
+from hvmmu._native import NativeBackend
 
 class Backend(NativeBackend):
     name = "NAME"
@@ -115,7 +115,7 @@ def test_autoload_can_be_turned_off(
 
 def test_nothing_is_installed(hvmmu: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """`hvmmu plugins` prints the head of a table and leaves one wondering."""
-    monkeypatch.setattr("hvmmu.plugins.loading.installed", lambda: ([], []))
+    monkeypatch.setattr("hvmmu._plugins.loading.discover", lambda: ([], []))
     assert hvmmu("plugins").out == "no plugin is installed\n"
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_installed(hvmmu: Command, monkeypatch: pytest.MonkeyPatch) -
         (["-P", "no:nobody"], ["no plugin 'nobody' to block; `hvmmu plugins` lists them"]),
         (["-P", "nobody"], ["no plugin or module 'nobody' to load; `hvmmu plugins` lists them"]),
         (["-P", "no:"], ["-P no:: write -P NAME or -P no:NAME"]),
-        (["-P", "x", "-P", "no:x"], ["-P x: -P no:x says otherwise"]),
+        (["-P", "x", "-P", "no:x"], ["-P x: contradicts -P no:x"]),
     ],
 )
 @pytest.mark.parametrize("command", [RUN, ("plugins",), ("record", "-o", "x", "true")])
@@ -150,7 +150,9 @@ def test_a_name_that_is_nearly_right(
 def test_the_environment_is_read_strictly() -> None:
     """A mistake in a variable counts as on or off, or hides another mistake."""
     with pytest.raises(ConfigError) as caught:
-        choice(["no:"], {"HVMMU_DISABLE_PLUGIN_AUTOLOAD": "maybe", "HVMMU_PLUGINS": "a,no:b"})
+        plugin_selection(
+            ["no:"], {"HVMMU_DISABLE_PLUGIN_AUTOLOAD": "maybe", "HVMMU_PLUGINS": "a,no:b"}
+        )
     *others, autoload = caught.value.problems
     assert others == [
         "-P no:: write -P NAME or -P no:NAME",
@@ -158,7 +160,7 @@ def test_the_environment_is_read_strictly() -> None:
     ]
     assert autoload.startswith("HVMMU_DISABLE_PLUGIN_AUTOLOAD (environment): 'maybe' is not one of")
     off = {"HVMMU_DISABLE_PLUGIN_AUTOLOAD": "no", "HVMMU_PLUGINS": ""}
-    assert choice([], off) == {"block": [], "extra": [], "autoload": True}
+    assert plugin_selection([], off) == {"block": [], "extra": [], "autoload": True}
 
 
 LOUD = """
@@ -173,11 +175,11 @@ subprocess.run([sys.executable, "-c", "print('four')"])
 def test_a_plugin_that_prints(process: Command, install: Callable[..., dict[str, str]]) -> None:
     """A plugin's greeting, or that of a process it starts, stands in the JSON document."""
     environ = install(loud=LOUD)
-    quiet = process("-P", "no:loud", *RUN, **environ)
+    bypassable = process("-P", "no:loud", *RUN, **environ)
     ended = process(*RUN, **environ)
     assert ended.code == 0
     assert json.loads(ended.out)["runs"]
-    assert ended.out == quiet.out
+    assert ended.out == bypassable.out
     assert ended.err == "three\nfour\n"
     told = process("plugins", "-v", **environ)
     assert 'hvmmu: debug: plugin_printed plugin=loud text="one two"' in told.err
@@ -186,9 +188,9 @@ def test_a_plugin_that_prints(process: Command, install: Callable[..., dict[str,
 
 def test_a_plugin_that_is_slow(hvmmu: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin makes every start take seconds, and nobody says which; or the listing says when."""
-    monkeypatch.setattr("hvmmu.plugins.loading.installed", lambda: ([], []))
+    monkeypatch.setattr("hvmmu._plugins.loading.discover", lambda: ([], []))
     now = iter((5.0, 7.25, 8.0, 8.9))
-    monkeypatch.setattr("hvmmu.plugins.loading.perf_counter", lambda: next(now))
+    monkeypatch.setattr("hvmmu._plugins.loading.perf_counter", lambda: next(now))
     ended = hvmmu("-P", "json", "-P", "string", "plugins")
     assert ended.err == "hvmmu: warning: plugin_import_was_slow plugin=json seconds=2.2\n"
     assert "2.2" not in ended.out

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hvmmu.workloads import record as recording
-from hvmmu.workloads.record import RecordSummary
+from hvmmu.workloads import _record as recording
+from hvmmu.workloads._record import RecordSummary
 
 Command = Callable[..., Any]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from hvmmu.report import document as documents
-from hvmmu.report import reading, text
-from hvmmu.report.document import Document
+from hvmmu._report import conclusions, text
+from hvmmu._report import document as documents
+from hvmmu._report.document import Document
 
 TABLE = """\
-some (synthetic, pages 12) · engine readable · mmu.flood=4 (hvmmu.toml)
+some (synthetic, pages 12) · engine reference · mmu.flood=4 (hvmmu.toml)
 
                              bare       left       left
                                      filter_    filter_
@@ -44,8 +44,8 @@ cycles (nehalem)
   total                 1,489,509  2,308,817  2,164,530
   of bare                   1.00x      1.55x      1.45x
 
-The guest saw the same in all 3 runs: 161 faults since boot, log abababababab,
-page tables cdcdcdcdcdcd.
+All 3 runs are identical to the guest: 161 faults since boot, fault log
+abababababab, page tables cdcdcdcdcdcd.
 filter_faults=1 kept 143 of 161 guest faults from exiting: 812 → 669 exits
 (-17.6%); estimated cycles -6.2%.
 
@@ -92,17 +92,17 @@ def test_a_single_run_shows_its_routes(compared: Document) -> None:
     assert "left: filter_faults=1\n" in made
     assert "INJECT    not present  W|U             1    161\n" in made
     assert "SPURIOUS  none         ·               ·      1\n" in made
-    assert "The guest saw this: 161 faults" in made
+    assert "The guest saw 161 faults" in made
 
 
 def test_a_difference_is_told(compared: Document) -> None:
     """A run in which the guest saw something else passes as the same."""
-    assert reading.differences(compared) == []
+    assert conclusions.differences(compared) == []
     compared["runs"][2]["guest"] |= {"faults": 160, "page_tables_sha256": "ef" * 32}
-    assert reading.differences(compared) == [
+    assert conclusions.differences(compared) == [
         "left filter_faults=1 differs from bare in the number of its faults and its page tables"
     ]
-    assert reading.verdict(compared).startswith("The guest saw runs that DIFFER: left filter")
+    assert conclusions.verdict(compared).startswith("To the guest the runs DIFFER: left filter")
 
 
 def test_an_effect_that_is_none(compared: Document) -> None:
@@ -111,7 +111,7 @@ def test_an_effect_that_is_none(compared: Document) -> None:
         run["counters"]["guest_faults_bypassed"] = 0
         run["counters"]["exits"]["total"] = 0
         run["cycles"]["total"] = 0
-    assert list(reading.effects(compared)) == [
+    assert list(conclusions.effects(compared)) == [
         (
             "filter_faults=1 kept none of 161 guest faults from exiting: 0 → 0 exits (no change); "
             "estimated cycles no change."
@@ -127,7 +127,7 @@ def test_only_what_tells_runs_apart_names_them() -> None:
         {"backend": "b", "params": {"p": True, "q": 1}},
         {"backend": "b", "params": {"p": True, "q": 2}},
     ]
-    assert reading.names(runs) == ["a", "b q=1", "b q=2"]
+    assert conclusions.names(runs) == ["a", "b q=1", "b q=2"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_only_what_tells_runs_apart_names_them() -> None:
 )
 def test_changes_in_percent(before: int, after: int, said: str) -> None:
     """A change has the wrong sign or size."""
-    assert reading.change(before, after) == said
+    assert conclusions.change(before, after) == said
 
 
 def test_the_document_obeys_its_schema(compared: Document) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hvmmu.cli import main
-from hvmmu.scaffold import Origin
+from hvmmu._cli import main
+from hvmmu._scaffold import Origin
 
 FILES = {
     ".gitignore",
@@ -180,7 +180,7 @@ def test_an_origin_that_is_gone(
     """A tox.ini is written that cannot install hvmmu, and its author learns it from tox."""
     gone = (here / "gone.whl").as_uri()
     made = Origin("0.1.0", ">=3.11", "attrs>=23.2", gone)
-    monkeypatch.setattr("hvmmu.scaffold.origin", lambda: made)
+    monkeypatch.setattr("hvmmu._scaffold.origin", lambda: made)
     assert main(["new-backend", "my-one"]) == 0
     assert "hvmmu_origin_is_gone" in capsys.readouterr().err
     assert f"hvmmu @ {gone}" in (here / "hvmmu-my-one" / "tox.ini").read_text(encoding="utf-8")

@@ -40,7 +40,7 @@ def test_a_broken_plugin_does_not_stop_the_tool(process: Command, tmp_path: Path
     assert "No module named 'no_such_module_anywhere'" in line
     ended = process("compare", "demand-zero:pages=8", PYTHONPATH=str(tmp_path))
     assert ended.code == 0
-    assert "The guest saw" in ended.out
+    assert "identical to the guest" in ended.out
     assert ended.err.startswith("hvmmu: warning: ")
     assert "broken" in ended.err
 
@@ -113,11 +113,20 @@ def test_mistakes_are_told_all_at_once(hvmmu: Command, tmp_path: Path, command: 
 
 
 def test_a_section_of_a_backend_that_is_not_installed(hvmmu: Command, tmp_path: Path) -> None:
-    """A section for a plugin that was not installed is ignored without a word."""
+    """Settings that projects share are an error without the plugin, or ignored silently."""
     (tmp_path / "hvmmu.toml").write_text("[hypothetical]\nx = 1\n")
-    (problem,) = hvmmu("compare").problems
-    assert problem.startswith("hypothetical (hvmmu.toml): no such section (mmu, cpu, guest, native")
-    assert problem.endswith("is its plugin installed?")
+    ended = hvmmu("compare", "-b", "native", "demand-zero:pages=2")
+    assert ended.code == 0
+    assert ended.err.startswith('hvmmu: warning: setting_ignored cause="hypothetical (hvmmu.toml)')
+    (problem,) = hvmmu("--strict", "compare").problems
+    assert problem.startswith("hypothetical (hvmmu.toml): no plugin that is loaded has such a")
+    assert problem.endswith("(--strict)")
+    (tmp_path / "hvmmu.toml").write_text('backend = "hypothetical"\n')
+    assert hvmmu("params", "mmu").code == 0
+    ended = hvmmu("compare")
+    assert ended.code == 2
+    assert "backend (hvmmu.toml): 'hypothetical' is not an installed backend" in ended.err
+    assert "hvmmu: error: none of the chosen backends is installed" in ended.err
 
 
 def test_bypass_is_refused_where_it_cannot_be(hvmmu: Command) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from hvmmu.cli.ahead import Ahead, duration
-from hvmmu.guest.params import GuestParams
+from hvmmu._cli.eta import SweepProgress, duration
+from hvmmu._cli.sweep import _summary as summary
+from hvmmu._guest.policy import GuestParams
+from hvmmu._sweep import Progress, SweepResult
+from hvmmu._sweep.cells import Cell
+from hvmmu._sweep.store import CellFailure
 from hvmmu.params import declared
-from hvmmu.sweep import Step
 
 Command = Callable[..., Any]
 GRID = """
@@ -67,13 +70,22 @@ def test_failed_cells(hvmmu: Command, tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text(text.replace('"16M", "32M"', sizes))
     ended = hvmmu("sweep", "grid.toml", *QUICK)
     assert (ended.code, ended.err) == (1, "")
-    first, *failed, more = ended.out.splitlines()
+    first, failed = ended.out.splitlines()
     assert first == "grid.cells: 22 cells: 22 run, 22 failed, 0 kept"
-    assert len(failed) == 20
-    for line in failed:
-        assert " native late.trace: TraceError: " in line
-        assert "late.trace:70002: " in line
-    assert more == "and 2 more; `hvmmu collect` lists them"
+    assert failed.startswith("failed: ")
+    assert " native late.trace and 21 more: TraceError: " in failed
+    assert "late.trace:70002: " in failed
+
+
+def test_many_causes() -> None:
+    """A summary repeats one cause for each cell, or never ends."""
+    cells = [Cell(f"{n:064}", {"backend": "b", "workload": {"name": "w"}}, {}) for n in range(50)]
+    causes = [CellFailure("bug", f"no {n // 2}") for n in range(50)]
+    result = SweepResult(Path("f"), 50, 50, 0, tuple(zip(cells, causes, strict=True)))
+    _, first, *others, more = summary(result)
+    assert first == "failed: 000000000000 b w and 1 more: bug: no 0"
+    assert len(others) == 19
+    assert more == "and 5 other causes; `hvmmu collect` lists them"
 
 
 def test_every_problem_before_anything_runs(hvmmu: Command, tmp_path: Path) -> None:
@@ -107,12 +119,12 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_progress_on_a_terminal(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """A quick sweep flickers, or a long one does not say how long it will take."""
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with Ahead() as ahead:
-        ahead.at(Step(1, 24, 3.0))
+    with SweepProgress() as progress:
+        progress.update(Progress(1, 24, 3.0))
         assert sys.stderr.getvalue() == ""
         now[0] += 1.5
-        ahead.at(Step(2, 24, None))
-        ahead.at(Step(3, 24, 125.0))
+        progress.update(Progress(2, 24, None))
+        progress.update(Progress(3, 24, 125.0))
     assert "3 of 24" in sys.stderr.getvalue()
     assert "about 3 min left" in sys.stderr.getvalue()
 
@@ -120,19 +132,19 @@ def test_progress_on_a_terminal(now: list[float], monkeypatch: pytest.MonkeyPatc
 def test_progress_in_a_log(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """A log fills with progress, or a long sweep looks dead in it."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with Ahead() as ahead:
+    with SweepProgress() as progress:
         for second in range(100):
             now[0] = 100.0 + second
-            ahead.at(Step(second, 1000, 900.0 if second > 40 else None))
+            progress.update(Progress(second, 1000, 900.0 if second > 40 else None))
     assert sys.stderr.getvalue() == (
         "hvmmu: 30 of 1,000 cells\n"
         "hvmmu: 60 of 1,000 cells, about 15 min left\n"
         "hvmmu: 90 of 1,000 cells, about 15 min left\n"
     )
     monkeypatch.setattr(sys, "stderr", None)
-    with Ahead() as ahead:
+    with SweepProgress() as progress:
         now[0] += 100
-        ahead.at(Step(1, 2, 3.0))
+        progress.update(Progress(1, 2, 3.0))
 
 
 @pytest.mark.parametrize(

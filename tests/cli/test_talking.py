@@ -7,8 +7,8 @@ import time
 import pytest
 import structlog
 
-from hvmmu.cli import logs
-from hvmmu.cli.progress import Progress
+from hvmmu._cli import log_format
+from hvmmu._cli.progress import Counter
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _unconfigured() -> object:
 
 def test_a_warning_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A log line has other than its event and its fields, or goes to stdout."""
-    logs.configure(verbose=False)
+    log_format.configure(verbose=False)
     log = structlog.get_logger().bind(backend="b")
     log.info("run_started")
     log.warning("bypass_turned_off", maxphyaddr=52, why="no reserved bit\nleft")
@@ -33,7 +33,7 @@ def test_a_warning_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_verbose_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
     """-v hides what happened."""
-    logs.configure(verbose=True)
+    log_format.configure(verbose=True)
     structlog.get_logger().debug("shadow_page_zapped", gfn=3)
     structlog.get_logger().error("failed", exc_info=ValueError("bad"))
     assert capsys.readouterr().err == (
@@ -55,11 +55,11 @@ def test_progress_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    with Progress("references") as progress:
-        progress.at(10)
+    with Counter("references") as progress:
+        progress.update(10)
         assert sys.stderr.getvalue() == ""
         now[0] += 1.5
-        progress.at(1_234_567)
+        progress.update(1_234_567)
     assert "references" in sys.stderr.getvalue()
     assert "1,234,567" in sys.stderr.getvalue()
 
@@ -69,7 +69,7 @@ def test_no_progress_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None
     now = iter(range(100, 200, 10))
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with Progress("references") as progress:
-        progress.at(1)
-        progress.at(2)
+    with Counter("references") as progress:
+        progress.update(1)
+        progress.update(2)
     assert sys.stderr.getvalue() == ""

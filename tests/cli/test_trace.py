@@ -30,16 +30,16 @@ def test_there_and_back(hvmmu: Command, made: Path, tmp_path: Path) -> None:
     assert f"x.hvt: 27 references in {size:,} bytes" in ended.out
     told = hvmmu("trace", "info", "x.hvt").out
     for line in (
-        "references  27\n",
-        "accesses    36 (a reference that crosses a page is two)\n",
-        "kinds       18 fetches, 9 reads, 9 writes\n",
-        "pages       3 of 4 KiB\n",
-        "reduced     4 accesses, 11.11%\n",
-        "by windows  4 accesses, 11.11%\n",
-        "filters     16 sets of 4 ways, anew after 32,768 accesses; ",
-        "accesses; of the latest page, after 4,096\n",
-        "from        format=lackey\n",
-        "from        command=/bin/x\n",
+        "references             27\n",
+        "accesses               36 (a reference that crosses a page is two)\n",
+        "access types           18 fetches, 9 reads, 9 writes\n",
+        "pages                  3 of 4 KiB\n",
+        "kept (run)             4 accesses, 11.11%\n",
+        "kept by window filter  4 accesses, 11.11%\n",
+        "reduction              16 sets of 4 ways, restarted every 32,768 accesses; ",
+        "source                 format=lackey\n",
+        "source                 command=/bin/x\n",
+        "; window filter every 4,096\n",
     ):
         assert line in told
     text = hvmmu("trace", "export", "x.hvt", "-o", "y.trace.gz")
@@ -114,6 +114,6 @@ def test_exports_keep_what_is_there(hvmmu: Command, made: Path) -> None:
     for name in ("y.hvt", "y.hvt.xz"):
         assert "an export is text" in hvmmu("trace", "export", "x.hvt", "-o", name).problems[0]
     assert (
-        "is a compact trace already"
+        "is a reduced trace already"
         in (hvmmu("trace", "import", "x.hvt", "-o", "y.hvt").problems[0])
     )

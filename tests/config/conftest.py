@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from hvmmu.config import Config, Known, resolve
+from hvmmu._config import Config, ConfigSchema, resolve
 from hvmmu.errors import ConfigError
 from hvmmu.params import param
 
@@ -45,7 +45,7 @@ class Nothing:
 class Left:
     """A backend's parameters."""
 
-    filter_faults: bool = param(default=True, doc="a bool", writable=True)
+    filter_faults: bool = param(default=True, doc="a bool")
     depth: int = param(default=1, doc="an int", least=1)
     flood: int = param(default=9, doc="named as one of the core's")
 
@@ -57,14 +57,14 @@ class Right:
     depth: int = param(default=2, doc="an int", least=1)
 
 
-KNOWN = Known(
+KNOWN = ConfigSchema(
     core={"mmu": Mmu, "guest": Guest},
     backends={
-        "native": SimpleNamespace(params=Nothing, refused=NOTHING),
-        "left": SimpleNamespace(params=Left, refused=NOTHING),
-        "right": SimpleNamespace(params=Right, refused={"filter_faults": "right CPUs cannot"}),
+        "native": SimpleNamespace(params=Nothing, unsupported=NOTHING),
+        "left": SimpleNamespace(params=Left, unsupported=NOTHING),
+        "right": SimpleNamespace(params=Right, unsupported={"filter_faults": "right CPUs cannot"}),
     },
-    engines=("readable", "other"),
+    engines=("reference", "other"),
     models=("sandy", "nehalem"),
 )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hvmmu.config import Config, Known, resolve
+from hvmmu._config import Config, ConfigSchema, resolve
 from hvmmu.errors import ConfigError
 from hvmmu.params import Value, param
 
@@ -27,9 +27,9 @@ def test_nothing_set_means_defaults(resolved: Callable[..., Config]) -> None:
     """Without any source a value differs from its declaration, or is said to be asked for."""
     config = resolved()
     assert config.backends == ("native", "left", "right")
-    assert (config.costs, config.engine) == ("sandy", "readable")
+    assert (config.costs, config.engine) == ("sandy", "reference")
     assert value(config, "mmu.flood") == 3
-    assert not any(config.asked.values())
+    assert not any(config.explicit.values())
     assert {row.source for row in config.rows} == {"default"}
 
 
@@ -46,8 +46,8 @@ def test_each_source_wins_over_the_ones_below(
     assert (value(config, key), source(config, key)) == (3, "HVMMU_LEFT_DEPTH")
     config = resolved("left.depth=4", environ=environ)
     assert (value(config, key), source(config, key)) == (4, "-p left.depth=4")
-    assert config.asked["left"] == {"depth"}
-    assert config.asked["right"] == frozenset()
+    assert config.explicit["left"] == {"depth"}
+    assert config.explicit["right"] == frozenset()
 
 
 def test_top_level_keys_follow_the_same_order(
@@ -62,9 +62,9 @@ def test_top_level_keys_follow_the_same_order(
     config = resolved(environ={"HVMMU_BACKEND": "native,left", "HVMMU_COSTS": "sandy"})
     assert (config.backends, config.costs) == (("native", "left"), "sandy")
     assert source(config, "backend") == "HVMMU_BACKEND"
-    config = resolved(backends=["right", "native"], costs="nehalem", engine="readable")
+    config = resolved(backends=["right", "native"], costs="nehalem", engine="reference")
     assert (config.backends, config.costs) == (("right", "native"), "nehalem")
-    assert config.engine == "readable"
+    assert config.engine == "reference"
     assert source(config, "backend") == "-b right -b native"
 
 
@@ -129,7 +129,7 @@ def test_a_name_alone_passes_by_a_backend_that_refuses_it(resolved: Callable[...
     """Comparing left with right cannot set what only left has."""
     config = resolved("filter_faults=0", backends=["left", "right"])
     assert value(config, "left.filter_faults") is False
-    assert config.asked["left"] == {"filter_faults"}
+    assert config.explicit["left"] == {"filter_faults"}
 
 
 def test_the_last_of_two_wins(resolved: Callable[..., Config]) -> None:
@@ -154,7 +154,7 @@ def test_toml_values_are_taken_as_they_are(resolved: Callable[..., Config], tmp_
 def test_a_variable_of_two_keys_is_refused() -> None:
     """One of two plugins' sections takes what was meant for the other."""
     own = {"a": make_params("b_c"), "a-b": make_params("c", "d")}
-    known = Known({}, {}, ("fast",), ("free",), own)
+    known = ConfigSchema({}, {}, ("fast",), ("free",), own)
     cwd = Path("/")
     with pytest.raises(ConfigError) as caught:
         resolve(known, cwd=cwd, environ={"HVMMU_A_B_C": "2"})
@@ -194,5 +194,5 @@ def test_rows_say_everything(resolved: Callable[..., Config]) -> None:
     ]
     row = rows["guest.memory"]
     assert (row.value, row.source, row.default) == ("64M", "-p memory=64M", "1G")
-    assert row.is_asked
-    assert not rows["mmu.flood"].is_asked
+    assert row.is_explicit
+    assert not rows["mmu.flood"].is_explicit

@@ -11,11 +11,11 @@ import structlog
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.paging import reserved_pattern_works
 from hvmmu.backend import Caps, Paging
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.generic import GenericBackend
-from hvmmu.hw.engine import EXIT_ALWAYS, FILTER_BITS
-from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import param
+from hvmmu.spte import Nonpresent
 
 if TYPE_CHECKING:
     from hvmmu.arch.regs import CpuFeatures
@@ -39,27 +39,27 @@ class AcmeBackend(GenericBackend):
     summary: ClassVar[str] = "Acme: page faults filtered by P"
     caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True)
     params: ClassVar[type] = AcmeParams
-    compare_over: ClassVar[tuple[str, ...]] = ("filter_faults",)
+    compare_params: ClassVar[tuple[str, ...]] = ("filter_faults",)
     trap: ClassVar[int] = TRAP
     filter: ClassVar[int] = PRESENT
 
-    def __init__(self, params: AcmeParams, cpu: CpuFeatures, asked: frozenset[str]) -> None:
+    def __init__(self, params: AcmeParams, cpu: CpuFeatures, explicit: frozenset[str]) -> None:
         """Turn the filter off where no bit is reserved."""
-        super().__init__(params, cpu, asked)
+        super().__init__(params, cpu, explicit)
         if not params.filter_faults or reserved_pattern_works(TRAP, cpu):
             return
-        if "filter_faults" in asked:
+        if "filter_faults" in explicit:
             raise BackendUnavailableError("acme.filter_faults=1: no bit of an entry is reserved")
-        self.in_force = attrs.evolve(params, filter_faults=False)
+        self.effective = attrs.evolve(params, filter_faults=False)
         structlog.get_logger().warning("filter_faults_turned_off")
 
     def page_faults(self) -> int:
         """Return which page faults exit."""
-        return self.filter if self.in_force.filter_faults else EXIT_ALWAYS
+        return self.filter if self.effective.filter_faults else EXIT_ALWAYS
 
     def nonpresent(self) -> Nonpresent:
         """Return entries that map nothing."""
-        return Nonpresent(self.trap, 0) if self.in_force.filter_faults else Nonpresent()
+        return Nonpresent(self.trap, 0) if self.effective.filter_faults else Nonpresent()
 
 
 @pytest.fixture(scope="session")

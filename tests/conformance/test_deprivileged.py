@@ -8,9 +8,9 @@ from hvmmu.arch import pfec as pf
 from hvmmu.arch.paging import reserved_pattern_works
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Caps, Paging
+from hvmmu.engine import FILTER_BITS
 from hvmmu.generic import GenericDeprivilegedBackend
-from hvmmu.hw.engine import FILTER_BITS
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.spte import Nonpresent
 from hvmmu.testing import BackendConformance
 
 TRAP = 0xFFFF_FFFF_FFFF_F001
@@ -30,9 +30,9 @@ class Filtering(GenericDeprivilegedBackend):
     summary = "for tests"
     caps = Caps(Paging.SHADOW, filters_page_faults=True, deprivileged=True)
 
-    def __init__(self, params: Any, cpu: CpuFeatures, asked: frozenset[str]) -> None:  # noqa: ANN401
+    def __init__(self, params: Any, cpu: CpuFeatures, explicit: frozenset[str]) -> None:  # noqa: ANN401
         """Look whether the CPU can do it."""
-        super().__init__(params, cpu, asked)
+        super().__init__(params, cpu, explicit)
         self._filters = reserved_pattern_works(TRAP, cpu)
 
     def page_faults(self) -> int:

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from hvmmu import testing
-from hvmmu.cli import main
+from hvmmu._cli import main
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.testing import BackendConformance, check_backend, suite
 from hvmmu.testing.check import LEVELS, Check, check
@@ -195,7 +195,7 @@ def test_bad_input(capsys: Capsys, arguments: list[str], message: str) -> None:
 # Under pytest.
 
 SUITE = """
-from hvmmu.native import NativeBackend
+from hvmmu._native import NativeBackend
 from hvmmu.testing import BackendConformance
 
 class Odd(NativeBackend):
@@ -230,7 +230,7 @@ def test_each_check_is_a_test(tmp_path: Path) -> None:
     assert code == 1
     assert "TestOdd::test_conformance[packaging.members] FAILED" in out
     assert "the rule: The backend class has every member" in out
-    assert "TestOdd::test_conformance[parameters.refused] PASSED" in out
+    assert "TestOdd::test_conformance[parameters.unsupported] PASSED" in out
     assert "architecture" not in out  # level 2 was not asked for
 
 
@@ -239,10 +239,10 @@ def test_expected_failures_are_strict(tmp_path: Path) -> None:
     code, out = pytest_on(tmp_path, {"packaging.members": "no summary yet"})
     assert code == 0
     assert re.search(r"\[packaging\.members\] XFAIL", out)
-    reasons = {"packaging.members": "no summary yet", "parameters.refused": "long mended"}
+    reasons = {"packaging.members": "no summary yet", "parameters.unsupported": "long mended"}
     code, out = pytest_on(tmp_path, reasons)
     assert code == 1
-    assert "parameters.refused was expected to fail (long mended), and passes" in out
+    assert "parameters.unsupported was expected to fail (long mended), and passes" in out
 
 
 def test_an_unknown_expected_failure_is_an_error() -> None:

@@ -9,19 +9,20 @@ import pytest
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
-from hvmmu.backend import Caps, CrWrite, Entry, Paging
+from hvmmu.backend import EACH_AS_ASKED, Caps, CrWrite, Paging, SwitchProfile, VmEntry
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
+from hvmmu.flush import Flush
+from hvmmu.generic import profile_of
 from hvmmu.hookspecs import hookimpl
-from hvmmu.hw.engine import EXIT_ALWAYS
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
-from hvmmu.mmu.flush import Flush
-from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import param
+from hvmmu.spte import Nonpresent
 from hvmmu.testing import check_backend
 from hvmmu.testing.context import Context
 from hvmmu.testing.report import FAILED
 from hvmmu.testing.subject import hooks_of
 from hvmmu.testing.suite import checks, run_check
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,53 @@ EXITS = "architecture.exits-are-read-back"
 TRAP = "routing.trap-faults"
 DIFFER = "routing.trap-and-notrap-differ-where-it-matters"
 STRICT = "parameters.values-are-taken-strictly"
+PROFILE = "architecture.switch-profile-holds"
+
+
+def constant_profile(self: Acme, control: Any) -> SwitchProfile:
+    """Promise one name for all page faults, and flushes as they are asked for."""
+    return SwitchProfile(("PAGE_FAULT",) * FILTER_BITS, "INVLPG", EACH_AS_ASKED)
+
+
+def named_by_access(acme: Acme) -> Acme:
+    """Name an exit after its access, and promise one name for all."""
+
+    def reason(self: Acme, control: Any) -> str:
+        if not isinstance(control.exit, PageFault):
+            return acme.reasons[type(control.exit)]
+        return "PF_WRITE" if control.exit.pfec & pf.W else "PF_READ"
+
+    return with_method(acme, exit_reason=reason, switch_profile=constant_profile)
+
+
+def named_by_count(acme: Acme) -> Acme:
+    """Name every third exit otherwise: state that a profile cannot have."""
+    counted: list[object] = []
+
+    def reason(self: Acme, control: Any) -> str:
+        counted.append(control)
+        name: str = acme.exit_reason(self, control)
+        return name if len(counted) % 3 else f"{name}_AGAIN"
+
+    return with_method(acme, exit_reason=reason, switch_profile=constant_profile)
+
+
+def flushes_more(acme: Acme) -> Acme:
+    """Flush everything at every entry, and promise what was asked."""
+
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
+        return attrs.evolve(acme.enter(self, control, registers), flush=Scope.ALL)
+
+    return with_method(acme, enter=enter, switch_profile=constant_profile)
+
+
+def lying_flushes(acme: Acme) -> Acme:
+    """Promise that entries flush nothing."""
+
+    def profile(self: Acme, control: Any) -> SwitchProfile:
+        return attrs.evolve(profile_of(self), flushes=dict.fromkeys((None, *Scope)))
+
+    return with_method(acme, switch_profile=profile)
 
 
 def with_method(acme: Acme, **methods: Any) -> Acme:
@@ -87,7 +135,7 @@ def first_flush_only(acme: Acme) -> Acme:
 def no_flush_with_event(acme: Acme) -> Acme:
     """Forget the flush where the entry delivers something."""
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         entry = acme.enter(self, control, registers)
         return entry if entry.vector is None else attrs.evolve(entry, flush=None)
 
@@ -97,7 +145,7 @@ def no_flush_with_event(acme: Acme) -> Acme:
 def flush_of_page_zero(acme: Acme) -> Acme:
     """Flush one page, and always the same."""
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         return attrs.evolve(acme.enter(self, control, registers), gva=0)
 
     return with_method(acme, enter=enter)
@@ -106,7 +154,7 @@ def flush_of_page_zero(acme: Acme) -> Acme:
 def event_stays(acme: Acme) -> Acme:
     """Never clear the event."""
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         event = control.event
         entry = acme.enter(self, control, registers)
         control.event = event
@@ -150,7 +198,7 @@ def root_with_flush_only(acme: Acme) -> Acme:
     def load_root(self: Acme, control: Any, root: int) -> None:
         control.intended = root
 
-    def enter(self: Acme, control: Any, registers: Any) -> Entry:
+    def enter(self: Acme, control: Any, registers: Any) -> VmEntry:
         entry = acme.enter(self, control, registers)
         if entry.flush is not None:
             control.root = getattr(control, "intended", control.root)
@@ -197,8 +245,8 @@ def swapped_entries(acme: Acme) -> Acme:
 def blind_to_the_cpu(acme: Acme) -> Acme:
     """Trap with reserved bits where none is reserved."""
 
-    def init(self: Acme, params: Any, cpu: Any, asked: Any) -> None:
-        self.in_force = params
+    def init(self: Acme, params: Any, cpu: Any, explicit: Any) -> None:
+        self.effective = params
 
     return with_method(acme, __init__=init)
 
@@ -220,9 +268,9 @@ def undeclared(acme: Acme) -> Acme:
 def silent(acme: Acme) -> Acme:
     """Turn a parameter off without a word, asked or not."""
 
-    def init(self: Acme, params: Any, cpu: Any, asked: Any) -> None:
+    def init(self: Acme, params: Any, cpu: Any, explicit: Any) -> None:
         off = cpu.maxphyaddr == 52 and cpu.nx
-        self.in_force = attrs.evolve(params, filter_faults=False) if off else params
+        self.effective = attrs.evolve(params, filter_faults=False) if off else params
 
     return with_method(acme, __init__=init)
 
@@ -307,6 +355,10 @@ BACKENDS: dict[str, tuple[Callable[[Acme], Acme], str]] = {
         lambda acme: loose(acme, "depth", lambda n: min(max(n, 1), 4), 2),
         STRICT,
     ),
+    "exits named by access": (named_by_access, PROFILE),
+    "exits named by count": (named_by_count, PROFILE),
+    "entries that flush more": (flushes_more, PROFILE),
+    "a profile that flushes nothing": (lying_flushes, PROFILE),
     "bool that is not declared": (undeclared, "parameters.declared"),
     "off without a word": (silent, "parameters.never-silently-changed"),
 }
@@ -421,7 +473,7 @@ class KindAsCode:
     def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> Any:
         handled, flush = vcpu.mmu.handle(fault)
         if handled.route is Route.INJECT:
-            handled = Handled(Route.INJECT, Cause.NOT_PRESENT, fault.kind, level=1)
+            handled = FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, fault.kind, level=1)
         return handled, flush
 
 
@@ -448,12 +500,13 @@ class StoresUnseen:
     """Handles page-table writes itself, and tells the shadow nothing."""
 
     @hookimpl
-    def hvmmu_vm_created(self, vcpu: Vcpu) -> None:
-        def emulate_store(gpa: int, value: int, size: int) -> Flush:
-            vcpu.slots.store(gpa, value, size)
-            return Flush.nothing()
-
-        vcpu.mmu.emulate_store = emulate_store  # type: ignore[method-assign]
+    def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> Any:
+        handled, flush = vcpu.mmu.handle(fault)
+        stored = vcpu.fault.stored
+        if handled.route is not Route.EMULATE or stored is None:
+            return handled, flush
+        vcpu.slots.store(handled.gpa, stored, 8)
+        return attrs.evolve(handled, route=Route.MMIO), flush
 
 
 class LetsWritesThrough:

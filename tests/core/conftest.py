@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import pytest
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
+from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (
     CR0_PE,
@@ -21,11 +22,10 @@ from hvmmu.arch.regs import (
 )
 from hvmmu.backend import Backend, Caps, Paging
 from hvmmu.generic import GenericDeprivilegedBackend
-from hvmmu.hw.readable import ReadableEngine
 from hvmmu.machine import Platform, build
-from hvmmu.mmu.audit import audit
-from hvmmu.mmu.params import MmuParams
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.spec.audit import audit
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.spte import Nonpresent
 from hvmmu.vcpu import Resume
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ class Variant:
 def variants() -> Iterator[Any]:
     """Yield every installed backend, with each boolean it is compared over off and on."""
     for name, backend in plugins.load().backends.items():
-        if not backend.compare_over:
+        if not backend.compare_params:
             yield pytest.param(Variant(backend, backend.params()), id=name)
-        for over in backend.compare_over:
+        for over in backend.compare_params:
             for on in (False, True):
                 params = backend.params(**{over: on})
                 yield pytest.param(Variant(backend, params), id=f"{name}-{over}={on:d}")
@@ -195,7 +195,7 @@ def boot() -> Iterator[Callable[..., Kernel]]:
     def make(on: Variant, cpu: CpuFeatures = CPU, **params: bool | int) -> Kernel:
         backend = on.backend(on.params, cpu, frozenset())
         # the engine whose TLB can be looked into
-        made = build(backend, cpu, MmuParams(**params), Kernel.RAM, engine=ReadableEngine)
+        made = build(backend, cpu, MmuParams(**params), Kernel.RAM, engine=ReferenceEngine)
         booted.append(made)
         return Kernel(booted[-1])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (
@@ -21,12 +22,10 @@ from hvmmu.arch.regs import (
     CR4_SMEP,
     CpuFeatures,
 )
+from hvmmu.engine import NO_TRANSLATION
 from hvmmu.errors import BackendUnavailableError, InputError, InvariantError
-from hvmmu.hw.engine import NOT_LANDED
-from hvmmu.mmu.audit import audit
-from hvmmu.mmu.fault import Cause, Route
-from hvmmu.mmu.spte import access_as_user
-from hvmmu.native import NativeBackend, NativeParams
+from hvmmu.fault import Cause, Route
+from hvmmu.spec.audit import audit
 from hvmmu.vcpu import Resume
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ WILD = 1 << 50
 def run(kernel: Kernel, *accesses: tuple[int, int]) -> list[int]:
     """Run accesses; return where each landed in guest-physical memory."""
     vas, kinds = zip(*accesses, strict=True)
-    landed = array("Q", [0]) * len(vas)
-    kernel.vcpu.run(array("Q", vas), bytes(kinds), landed)
-    return list(landed)
+    translated = array("Q", [0]) * len(vas)
+    kernel.vcpu.run(array("Q", vas), bytes(kinds), translated)
+    return list(translated)
 
 
 @pytest.fixture
@@ -123,12 +122,12 @@ def test_a_batch_changes_privilege_as_it_goes(kernel: Kernel, bare: Kernel) -> N
 def test_the_same_buffer_with_other_kinds(kernel: Kernel) -> None:
     """If wrong, a batch is run at the privileges of the one that lay in the buffer before it."""
     kernel.map(1, kernel.FREE | kernel.KERNEL)
-    vas, kinds, landed = array("Q", [kernel.user(1)] * 2), bytearray(2), array("Q", [0, 0])
-    kernel.vcpu.run(vas, kinds, landed)
-    assert landed.tolist() == [kernel.FREE] * 2
+    vas, kinds, translated = array("Q", [kernel.user(1)] * 2), bytearray(2), array("Q", [0, 0])
+    kernel.vcpu.run(vas, kinds, translated)
+    assert translated.tolist() == [kernel.FREE] * 2
     kinds[:] = bytes([pf.U, pf.U])
-    kernel.vcpu.run(vas, kinds, landed)
-    assert landed.tolist() == [NOT_LANDED] * 2
+    kernel.vcpu.run(vas, kinds, translated)
+    assert translated.tolist() == [NO_TRANSLATION] * 2
 
 
 def test_error_codes_of_the_kernels_own_faults(kernel: Kernel) -> None:
@@ -146,14 +145,14 @@ def test_a_wild_access_in_user_mode(kernel: Kernel) -> None:
     modes = []
 
     def general_protection(gva: int) -> Resume:
-        modes.append(kernel.vcpu.switch.user)
+        modes.append(kernel.vcpu.user)
         kernel.vcpu.store(kernel.FREE, gva)
         return Resume.SKIP
 
     kernel.vcpu.general_protection = general_protection
     assert run(kernel, (kernel.user(1), pf.U), (WILD, pf.U), (kernel.user(1), pf.U)) == [
         kernel.FREE,
-        NOT_LANDED,
+        NO_TRANSLATION,
         kernel.FREE,
     ]
     assert kernel.vcpu.peek(kernel.FREE) == WILD
@@ -209,13 +208,13 @@ def test_privileged_operations_are_the_kernels(kernel: Kernel, register: str) ->
         getattr(kernel.vcpu, f"write_{register}")(getattr(kernel.vcpu, register))
     else:
         kernel.vcpu.invlpg(0)
-    assert kernel.vcpu.switch.user is False
+    assert kernel.vcpu.user is False
     assert kernel.vcpu.ledger.direct_switches == before + 1
 
 
 def test_a_fault_takes_the_guest_to_its_kernel(kernel: Kernel) -> None:
     """If wrong, a fault costs a switch that nobody makes, or its handler runs as the user."""
-    bypasses = kernel.platform.backend.nonpresent().differ
+    bypasses = kernel.platform.backend.nonpresent().distinguishable
     kernel.map(0, kernel.FREE | kernel.RW)
     run(kernel, (kernel.user(0), pf.U))
     kernel.vcpu.ledger.clear()
@@ -231,7 +230,7 @@ def test_no_translation_outlives_its_privilege(kernel: Kernel) -> None:
     kernel.map(1, kernel.FREE | kernel.KERNEL)
     kernel.vcpu.load(kernel.user(1))
     flushes = kernel.vcpu.ledger.tlb_flushes
-    assert run(kernel, (kernel.user(1), pf.U)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(1), pf.U)) == [NO_TRANSLATION]
     assert kernel.vcpu.ledger.tlb_flushes > flushes
 
 
@@ -287,10 +286,11 @@ def test_a_new_root_for_the_user_alone(kernel: Kernel) -> None:
     old = shadow.user_root
     (page,) = [one for one in shadow.pages if one.hpa == old]
     shadow.pages.zap_page(page).forgo("the guest is in its kernel")
-    taken = shadow.pages._pool.take()
+    taken, flush = shadow.pages.get(kernel.FREE >> 12, page.role)  # the frame has another use
+    flush.forgo("the guest is in its kernel")
     kernel.vcpu.invlpg(0)
     kernel.map(2, kernel.FREE | kernel.RW)
-    assert shadow.user_root not in (old, taken)
+    assert shadow.user_root not in (old, taken.hpa)
     assert run(kernel, (kernel.user(1), pf.U)) == [kernel.FREE]
 
 
@@ -342,15 +342,3 @@ def test_the_audit_finds_a_supervisor_page_in_the_users_root(kernel: Kernel) -> 
     with pytest.raises(InvariantError, match="maps a supervisor page in the root for the guest's"):
         audit(kernel.platform.shadow, kernel.vcpu.slots)
     kernel.vcpu.slots.store(gpte, right, 8)
-
-
-@pytest.mark.parametrize("cr0_wp", [True, False])
-@pytest.mark.parametrize("access", range(8))
-def test_access_as_user(access: int, cr0_wp: bool) -> None:
-    """If wrong, an entry allows one of the guest's privileges more, or less, than its tables do."""
-    access = access & 3 << 1 | (pf.ID if access & 1 else 0)
-    assert access_as_user(access, user=True, cr0_wp=cr0_wp) == access
-    kernels = access_as_user(access, user=False, cr0_wp=cr0_wp)
-    assert kernels & pf.U
-    assert bool(kernels & pf.W) is (bool(access & pf.W) or not cr0_wp)
-    assert kernels & pf.ID == access & pf.ID

@@ -11,21 +11,21 @@ import pluggy
 import pytest
 
 from hvmmu import hookspecs
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._mmu_params import MmuParams
+from hvmmu._plugins import load
 from hvmmu.arch import pfec as pf
-from hvmmu.backend import Backend, Exit, Invlpg, Paging
+from hvmmu.backend import Backend, Invlpg, Paging, VmExit
 from hvmmu.costs import MODELS, Cost, CostModel
 from hvmmu.errors import GuestMemoryError, PluginError
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Munmap
-from hvmmu.hooks import RunHooks
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
+from hvmmu.flush import Flush
 from hvmmu.hookspecs import hookimpl
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.memory import Memslots
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
-from hvmmu.mmu.flush import Flush
-from hvmmu.mmu.params import MmuParams
-from hvmmu.plugins import load
 from hvmmu.results import RunResult
+from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap, Munmap
 from hvmmu.vcpu import Vcpu
 
 BACKENDS = load().backends
@@ -54,7 +54,7 @@ def machine() -> Iterator[Callable[..., Machine]]:
         for name, plugin in plugins.items():
             manager.register(plugin, name=name)
         manager.check_pending()
-        params = backend.params(**dict.fromkeys(backend.compare_over, False))
+        params = backend.params(**dict.fromkeys(backend.compare_params, False))
         guest = GuestParams(memory=64 << 20)
         made.append(Machine(MachineConfig(backend, params, guest=guest, hooks=RunHooks(manager))))
         return made[-1]
@@ -78,7 +78,7 @@ class Listener:
     def __init__(self) -> None:
         """Start with nothing heard."""
         self.heard: Counter[str] = Counter()
-        self.handled: list[tuple[PageFault, Handled]] = []
+        self.handled: list[tuple[PageFault, FaultOutcome]] = []
         self.own: object = None
 
     @hookimpl
@@ -98,7 +98,7 @@ class Listener:
         self.heard["memslot_changed"] += 1
 
     @hookimpl
-    def hvmmu_handle_exit(self, what: Exit) -> None:
+    def hvmmu_handle_exit(self, what: VmExit) -> None:
         """Hear of exits."""
         self.heard[type(what).__name__] += 1
 
@@ -108,7 +108,7 @@ class Listener:
         self.heard["handle_fault"] += bool(fault)
 
     @hookimpl
-    def hvmmu_fault_handled(self, fault: PageFault, handled: Handled) -> None:
+    def hvmmu_fault_handled(self, fault: PageFault, handled: FaultOutcome) -> None:
         """Hear what became of them."""
         self.handled.append((fault, handled))
 
@@ -178,13 +178,13 @@ class Injector:
         self.injected = 0
 
     @hookimpl
-    def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> tuple[Handled, Flush] | None:
+    def hvmmu_handle_fault(self, vcpu: Vcpu, fault: PageFault) -> tuple[FaultOutcome, Flush] | None:
         """Inject what the guest's root table says is not present."""
         gpa = (vcpu.cr3 & ~0xFFF) + 8 * (fault.gva >> 39 & 511)
         if vcpu.peek(gpa) & 1:
             return None
         self.injected += 1
-        return Handled(Route.INJECT, Cause.NOT_PRESENT, fault.kind, 4), Flush.nothing()
+        return FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, fault.kind, 4), Flush.nothing()
 
 
 def test_a_plugin_can_handle_faults_itself(
@@ -208,7 +208,7 @@ class Rewriter:
         self.answer = answer
 
     @hookimpl
-    def hvmmu_handle_exit(self, what: Exit) -> object:
+    def hvmmu_handle_exit(self, what: VmExit) -> object:
         """Rewrite INVLPG alone."""
         return self.answer(what) if isinstance(what, Invlpg) else None
 
@@ -256,7 +256,8 @@ class Answering:
 
 
 @pytest.mark.parametrize(
-    "answer", [7, (7, 7), (Handled(Route.INJECT, Cause.NOT_PRESENT, 0, 1), None), Flush.nothing()]
+    "answer",
+    [7, (7, 7), (FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, 0, 1), None), Flush.nothing()],
 )
 def test_a_fault_is_answered_with_a_route(
     machine: Callable[..., Machine], hypervised: type[Backend[Any]], answer: object
@@ -364,7 +365,7 @@ class Wrapping:
 
 def test_a_failure_names_the_plugin(machine: Callable[..., Machine]) -> None:
     """If wrong, a plugin's bug looks like ours."""
-    made = machine(BACKENDS["native"], quiet=Listener(), culprit=Failing(), around=Wrapping())
+    made = machine(BACKENDS["native"], bypassable=Listener(), culprit=Failing(), around=Wrapping())
     with pytest.raises(PluginError) as caught:
         touch(made)
     said = "plugin 'culprit', in hvmmu_fault_handled: ZeroDivisionError: as planned"

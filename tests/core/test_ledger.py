@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from hvmmu.arch import pfec as pf
-from hvmmu.hw.engine import TlbCounts
+from hvmmu.engine import TlbCounts
+from hvmmu.fault import Cause, FaultOutcome, Route
 from hvmmu.ledger import Ledger, Row
-from hvmmu.mmu.fault import Cause, Handled, Route
 from hvmmu.results import RunResult, counters
 
 FAULTS = [
-    Handled(Route.INJECT, Cause.NOT_PRESENT, pf.U, 1),
-    Handled(Route.INJECT, Cause.NOT_PRESENT, pf.U, 1, gpa=7),  # where it lands makes no row
-    Handled(Route.INJECT, Cause.NOT_PRESENT, pf.U, 2),
-    Handled(Route.BYPASS, Cause.NOT_PRESENT, pf.W | pf.U, 1),
-    Handled(Route.INSTALL, Cause.UNBUILT, pf.P | pf.RSVD, 1),
-    Handled(Route.ACCESSED_DIRTY, Cause.DIRTY, pf.P | pf.W, 1),
-    Handled(Route.EMULATE, Cause.TABLE_WRITE, pf.P | pf.W, 1),
-    Handled(Route.EMULATE, Cause.TABLE_WRITE, pf.P | pf.W, 1),
-    Handled(Route.EMULATE, Cause.WRITE_PROTECT_OFF, pf.P | pf.W, 1),
-    Handled(Route.MMIO, Cause.NO_MEMORY, 0, 1, walk_refs=4),
-    Handled(Route.SPURIOUS, Cause.STALE, pf.U, 1, walk_refs=8),
+    FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, pf.U, 1),
+    FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, pf.U, 1, gpa=7),  # where it lands makes no row
+    FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, pf.U, 2),
+    FaultOutcome(Route.BYPASS, Cause.NOT_PRESENT, pf.W | pf.U, 1),
+    FaultOutcome(Route.INSTALL, Cause.UNBUILT, pf.P | pf.RSVD, 1),
+    FaultOutcome(Route.ACCESSED_DIRTY, Cause.DIRTY, pf.P | pf.W, 1),
+    FaultOutcome(Route.EMULATE, Cause.TABLE_WRITE, pf.P | pf.W, 1),
+    FaultOutcome(Route.EMULATE, Cause.TABLE_WRITE, pf.P | pf.W, 1),
+    FaultOutcome(Route.EMULATE, Cause.WRITE_PROTECT_OFF, pf.P | pf.W, 1),
+    FaultOutcome(Route.MMIO, Cause.NO_MEMORY, 0, 1, walk_refs=4),
+    FaultOutcome(Route.SPURIOUS, Cause.STALE, pf.U, 1, walk_refs=8),
 ]
 
 
@@ -28,7 +28,8 @@ def ledger() -> Ledger:
     made = Ledger(accesses=100, invlpg=3, cr3_loads=2, tlb_flushes=5)
     for fault in FAULTS:
         made.record(fault)
-    made.exits.update({"ZETA": 2, "ALPHA": 9})
+    made.count_exit("ZETA", 2)
+    made.count_exit("ALPHA", 9)
     return made
 
 

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
+from hvmmu._cpu_params import CpuParams
+from hvmmu._engines import DEFAULT
+from hvmmu._guest.policy import GuestParams
+from hvmmu._mmu_params import MmuParams
+from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import Intercept, Paging
 from hvmmu.costs import cost_model
+from hvmmu.engine import EXIT_NEVER, HwThread
 from hvmmu.errors import BackendUnavailableError, ConfigError, InvariantError
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import Phase
-from hvmmu.hw.engine import EXIT_NEVER, Core
-from hvmmu.hw.engines import DEFAULT
-from hvmmu.hw.params import CpuParams
-from hvmmu.hw.tlb import Scope
+from hvmmu.fault import PageFault
 from hvmmu.ledger import Ledger
 from hvmmu.machine import GUEST_BASE, Machine, MachineConfig, build
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.params import MmuParams
-from hvmmu.native import NativeBackend, NativeParams
+from hvmmu.steps import StartMeasuring
+from hvmmu.tlb import Scope
 from hvmmu.workloads import open_workload
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def test_a_phase_starts_the_ledger_again(make: Callable[..., Machine], variant: 
     for step in open_workload("demand-zero:pages=50").steps():
         machine.step(step)
     assert machine.result(COSTS).counters["accesses"] > 0
-    machine.step(Phase("again"))
+    machine.step(StartMeasuring("again"))
     assert machine.vcpu.ledger == Ledger()
     counted = machine.result(COSTS).counters
     numbers = [value for value in counted.values() if isinstance(value, int)]
@@ -190,14 +190,14 @@ def test_a_technique_that_the_cpu_cannot_do(make: Callable[..., Machine]) -> Non
         pytest.skip("no installed backend filters page faults")
     for backend in backends:
         variant = attrs.make_class("Chosen", ["backend", "params"])(backend, _compared(backend))
-        config = {"cpu": CpuParams(maxphyaddr=52), "asked": frozenset(backend.compare_over)}
+        config = {"cpu": CpuParams(maxphyaddr=52), "explicit": frozenset(backend.compare_params)}
         with pytest.raises(BackendUnavailableError, match="MAXPHYADDR 52"):
             make(variant, **config)
 
 
 def _compared(backend: type[Backend[Any]]) -> object:
     """Return parameters with all on that comparisons show."""
-    return backend.params(**dict.fromkeys(backend.compare_over, True))
+    return backend.params(**dict.fromkeys(backend.compare_params, True))
 
 
 # The CPU model.
@@ -226,12 +226,12 @@ def test_the_cpus_bounds(maxphyaddr: int) -> None:
 def test_native_has_nothing_to_exit_to() -> None:
     """If wrong, the bare machine pretends to be virtualized instead of saying that it is not."""
     native = NativeBackend(NativeParams(), CpuFeatures(), frozenset())
-    core = Core(CpuFeatures())
+    core = HwThread(CpuFeatures())
     assert native.caps.paging is Paging.BARE
     assert native.create_vcpu(0) is None
     assert native.exit_filter(None) == EXIT_NEVER
     assert native.intercepts(None) is Intercept.NONE
-    assert not native.nonpresent().differ
+    assert not native.nonpresent().distinguishable
     for refused in (
         lambda: native.root(None),
         lambda: native.load_root(None, 0x1000),

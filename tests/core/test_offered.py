@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
+from hvmmu._engines import ENGINES
+from hvmmu._native import NativeBackend
+from hvmmu._plugins import BUILT_IN, GROUP, Registry, State
 from hvmmu.costs import MODELS, estimate
 from hvmmu.errors import EngineUnavailableError, InputError, PluginError, TraceError
-from hvmmu.guest.steps import Reduced
-from hvmmu.hw.engines import ENGINES
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.native import NativeBackend
-from hvmmu.plugins import BUILT_IN, GROUP, Registry, State
+from hvmmu.steps import ReducedAccesses
 from hvmmu.workloads import FORMATS, WORKLOADS, open_workload
 
 if TYPE_CHECKING:
@@ -26,15 +26,16 @@ from array import array
 import attrs, click
 from hvmmu.costs import Cost, CostModel
 from hvmmu.errors import EngineUnavailableError, InputError
-from hvmmu.guest.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
+from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
 from hvmmu.hookspecs import hookimpl
-from hvmmu.hw.engine import EngineCaps
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.native import NativeBackend
+from hvmmu.engine import EngineCaps
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.types import PAGE_SLOTS
+from hvmmu._native import NativeBackend
 from hvmmu.params import param
 
-class Engine(ReadableEngine):
-    name, summary = "stopwatch", "the readable engine, with a name of its own"
+class Engine(ReferenceEngine):
+    name, summary = "stopwatch", "the reference engine, with a name of its own"
 
 class Workload:
     name = "touch"
@@ -131,7 +132,7 @@ def test_without_plugins() -> None:
     assert registry.trace_formats == FORMATS
     assert list(registry.cost_models) == list(MODELS)
     assert (registry.commands, registry.parameters) == ({}, {})
-    assert registry.origin("readable", "engine") == BUILT_IN
+    assert registry.origin("reference", "engine") == BUILT_IN
     assert registry.hooks.settings == {}
 
 
@@ -154,18 +155,18 @@ def test_one_plugin_offers_everything(load: Callable[..., Registry]) -> None:
     assert list(registry.cost_models) == [*MODELS, "mine"]
     assert (list(registry.commands), list(registry.parameters)) == (["hello"], ["mine"])
     assert registry.hooks.settings["mine"].depth == 3
-    for word, (*_, name) in registry.offers.items():
+    for word, (*_, name) in registry.contributions.items():
         assert registry.plugin(word, name) is (None if word == "backend" else plugin)
 
 
 REFUSED = [
     ("engines", "[7]", "hvmmu_engines gave an object of type int, which is no class"),
-    ("engines", "[Engine, Engine]", "engine 'stopwatch' is offered twice"),
+    ("engines", "[Engine, Engine]", "engine 'stopwatch' is contributed twice"),
     ("engines", "[type('E', (), {'name': 'x y'})]", "engine class E has no usable name"),
     (
         "engines",
         "[type('E', (), {'name': 'e'})]",
-        "engine 'e' lacks summary, caps, load_regs, write_pte, flush, run, touch, counts",
+        "engine 'e' lacks summary, caps, load_regs, write_pte, flush, run, promote, counts",
     ),
     ("engines", "[type('E', (Engine,), {'caps': 7})]", "engine 'stopwatch': its caps are no Engi"),
     ("engines", "[type('E', (Engine,), {'summary': 7})]", "engine 'stopwatch': its summary is no"),
@@ -173,27 +174,27 @@ REFUSED = [
     ("workloads", "[Engine]", "workload 'stopwatch' lacks open"),
     ("workloads", "7", "TypeError: 'int' object is not iterable"),
     ("trace_formats", "[Workload()]", "trace format 'touch' lacks recognises"),
-    ("trace_formats", "[Format(), Format()]", "trace format 'acme' is offered twice"),
+    ("trace_formats", "[Format(), Format()]", "trace format 'acme' is contributed twice"),
     ("cost_models", "['x']", "hvmmu_cost_models gave an object of type str, which is no CostModel"),
     ("cost_models", "[CostModel('a b', '', ())]", "a cost model has no usable name"),
-    ("cost_models", "[CostModel('m', '', (7,))]", "cost model 'm': a Cost of whole cycles"),
+    ("cost_models", "[CostModel('m', '', (7,))]", "cost model 'm': its costs must be Cost"),
     (
         "cost_models",
         "[CostModel('m', '', (Cost('exits', -1, ''),))]",
-        "cost model 'm': a Cost of whole cycles, 0 or more",
+        "cost model 'm': its costs must be Cost objects of whole cycles, 0 or more",
     ),
     (
         "cost_models",
         "[CostModel('m', '', (Cost('total', 1, ''),))]",
-        "cost model 'm': nothing named 'total' can be priced",
+        "cost model 'm': no cost may be named 'total'",
     ),
     ("commands", "[print]", "hvmmu_commands gave an object of type builtin_function_or_method"),
     ("parameters", "{'mine': 7}", "hvmmu_parameters gave an object of type int, which is no class"),
-    ("parameters", "{'mine': Engine}", "parameters 'mine': no attrs class with parameters"),
+    ("parameters", "{'mine': Engine}", "parameters 'mine': must be an attrs class with parameters"),
     (
         "parameters",
         "{'mine': attrs.make_class('P', ['needed'])}",
-        "parameters 'mine': no attrs class with parameters",
+        "parameters 'mine': must be an attrs class with parameters",
     ),
     ("parameters", "{'m.n': Params}", "parameters class Params has no usable name"),
     ("parameters", "{'mmu': Params}", "parameters 'mmu' has the name of a section of the config"),
@@ -214,7 +215,7 @@ def test_what_cannot_be_used_is_refused(
 
 
 BUILT_INS = [
-    ("engines", "[type('E', (Engine,), {'name': 'readable'})]", "engine 'readable'"),
+    ("engines", "[type('E', (Engine,), {'name': 'reference'})]", "engine 'reference'"),
     ("workloads", "[attrs.make_class('W', {'name': attrs.field(default='random')})()]", "workload"),
     ("trace_formats", "[type('F', (Format,), {'name': 'lackey'})]", "trace format 'lackey'"),
     ("cost_models", "[CostModel('nehalem', '', ())]", "cost model 'nehalem'"),
@@ -232,7 +233,7 @@ def test_what_is_built_in_stays(
     assert plugin.state is State.DUPLICATE
     assert plugin.cause.startswith(label)
     assert "built in, and a plugin has it too" in plugin.cause
-    assert registry.offers == plugins.load([]).offers
+    assert registry.contributions == plugins.load([]).contributions
 
 
 @pytest.mark.parametrize("hook", ["hvmmu_" + word.replace(" ", "_") for word in WORDS])
@@ -247,7 +248,7 @@ def test_no_name_is_in_two_plugins(load: Callable[..., Registry], hook: str) -> 
     ]
     for plugin in registry.unusable:
         assert "is in a (from unknown distribution) and b (from" in plugin.cause
-    assert registry.offers == plugins.load([]).offers
+    assert registry.contributions == plugins.load([]).contributions
 
 
 BACKEND = """
@@ -356,7 +357,7 @@ BAD = [
     ('{"pages": self.pages}', '{"pages": [1]}', "its fact 'pages' is no text and no number"),
     ("yield Mmap", "yield 7; yield Mmap", "an object of type int is no step"),
     ("yield Accesses", "yield 1 / 0, Accesses", "ZeroDivisionError: division by zero"),
-    ("bytes([6])", "bytes([6, 6])", "accesses are of gva (format Q) and kind (B), as many"),
+    ("bytes([6])", "bytes([6, 6])", "accesses have as many gva (format Q) as kind (format B)"),
     ('array("Q", ', "list(", "TypeError: memoryview: a bytes-like object is required"),
     ("return self\n", "return object()\n", "AttributeError: 'object' object has no attribute"),
     ("self.pages = int(", "self.name = 7; self.pages = int(", "the workload's name is no text"),
@@ -380,36 +381,37 @@ def test_a_workload_that_breaks(
 
 REDUCED = """
         @attrs.frozen
-        class Rest:
+        class Tail:
             at: int
-            following: int
-            def parts(self):
+            next_kept: int
+            def remaining(self):
                 yield Accesses(gva[self.at:], array("B", [6] * (len(gva) - self.at)))
-        def rest(at):
-            return Rest(at, len(gva))
-        site_gva = gva + array("Q", bytes(8 * (SITES - len(gva))))
+        def tail(at):
+            return Tail(at, len(gva))
+        slot_gva = gva + array("Q", bytes(8 * (PAGE_SLOTS - len(gva))))
         kept = array("H", range(len(gva)))
-        yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, 1, rest)
+        yield ReducedAccesses(kept, slot_gva, bytes([6]) * PAGE_SLOTS, 9, 16, 1, tail)
 """
-NESTED = "yield Reduced(kept, site_gva, bytes([6]) * SITES, 9, 16, 1, lambda at: 1 / 0); yield "
+SLOTS = "ReducedAccesses have 65536 page slots of gva (format Q) and kind (B)"
+KEPT = "ReducedAccesses keep page slots (format H), at most all accesses"
+PARTS = "a tail is Accesses, as many gva (format Q) as kind (format B)"
+NEXT = "a tail's next_kept is a later kept access, or the end"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("bytes([6])", "bytes([6, 6])", "a Reduced's sites are gva (format Q) and kind (B), 65536"),
-        ("(8 *", "(16 *", "a Reduced's sites are gva (format Q) and kind (B), 65536 of each"),
-        ('"H"', '"B"', "a Reduced keeps indices (format H), no more than it has accesses"),
-        (" 9,", " 1,", "a Reduced keeps indices (format H), no more than it has accesses"),
+        ("bytes([6])", "bytes([6, 6])", SLOTS),
+        ("(8 *", "(16 *", SLOTS),
+        ('"H"', '"B"', KEPT),
+        (" 9,", " 1,", KEPT),
         ("return ", "1 / 0; return ", "ZeroDivisionError: division by zero"),
         ("yield ", "1 / 0; yield ", "ZeroDivisionError: division by zero"),
-        ("return Rest", "return ", "AttributeError: 'tuple' object has no attribute 'following'"),
-        ("[6]", "[6, 6]", "a Reduced's rest is Accesses, of gva and kind, and Reduced"),
-        ("yield Accesses", "yield ", "a Reduced's rest is Accesses, of gva and kind, and Reduced"),
-        ("yield ", NESTED.replace("6]", "6, 6]"), "a Reduced's sites are gva (format Q) and kind"),
-        ("yield ", NESTED, "ZeroDivisionError: division by zero"),
-        ("at, len(gva)", "at, at", "a Reduced's rest is followed by a kept access, or the end"),
-        ("at, len(gva)", "at, 99", "a Reduced's rest is followed by a kept access, or the end"),
+        ("return Tail", "return ", "AttributeError: 'tuple' object has no attribute 'next_kept'"),
+        ("[6]", "[6, 6]", PARTS),
+        ("yield Accesses", "yield ", PARTS),
+        ("at, len(gva)", "at, at", NEXT),
+        ("at, len(gva)", "at, 99", NEXT),
         ("", "", ""),
     ],
 )
@@ -418,7 +420,7 @@ def test_a_reduction_that_breaks(
 ) -> None:
     """If wrong, a plugin's reduction runs for ever or past its end, or its bug looks like ours."""
     steps = REDUCED.replace(old, new, 1) if old else REDUCED
-    source = ALL.replace("Accesses, Backing", "SITES, Accesses, Backing, Reduced")
+    source = ALL.replace("Accesses, Backing", "Accesses, Backing, ReducedAccesses")
     at = source.index("        yield Accesses")
     kinds = load(acme=source[:at] + steps.lstrip("\n") + source[at:]).workloads
 
@@ -426,7 +428,7 @@ def test_a_reduction_that_breaks(
         return [
             len(part)
             for step in open_workload("touch", kinds=kinds).steps()
-            if isinstance(step, Reduced)
+            if isinstance(step, ReducedAccesses)
             for part in step.whole()
         ]
 

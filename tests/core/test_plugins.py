@@ -7,15 +7,14 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, distributions
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
+from hvmmu._native import NativeBackend
+from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Problem, Registry, State
 from hvmmu.backend import API_VERSION
 from hvmmu.errors import ConfigError
 from hvmmu.hookspecs import hvmmu_backends
-from hvmmu.native import NativeBackend
-from hvmmu.plugins import BUILT_IN, GROUP, Plugin, Problem, Registry, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 GOOD = f"""
 from hvmmu.errors import ConfigError
 from hvmmu.hookspecs import hookimpl
-from hvmmu.native import NativeBackend
+from hvmmu._native import NativeBackend
 
 class Backend(NativeBackend):
     name, api_version = "NAME", {API_VERSION}
@@ -128,7 +127,7 @@ BROKEN = [
     ),
     pytest.param(
         GOOD.replace("(NativeBackend)", "").replace('"NAME"', '"half"'),
-        "backend 'half' lacks summary, caps, params, refused, compare_over, create_vcpu",
+        "backend 'half' lacks summary, caps, params, unsupported, compare_params, create_vcpu",
         id="half a backend",
     ),
     pytest.param(
@@ -147,7 +146,7 @@ BROKEN = [
     ),
     pytest.param(
         offering("twice", "twice"),
-        "backend 'twice' is offered twice",
+        "backend 'twice' is contributed twice",
         id="the same name twice",
     ),
     pytest.param(
@@ -253,12 +252,12 @@ def test_installed_plugins_are_found(installed: Installed) -> None:
     """If wrong, a plugin that was installed is not found, or named after its entry point."""
     installed(fake_sound=("sound", offering("sound")), fake_sick=("sick", "raise OSError('dead')"))
     registry = plugins.load()
-    assert registry.origin("sound") == "fake_sound"
+    assert registry.origin("sound") == "fake-sound"
     assert [problem for problem in registry.problems if problem.plugin == "sick"] == [
-        Problem("sick", "fake_sick", "OSError: dead")
+        Problem("sick", "fake-sick", "OSError: dead")
     ]
     (sick,) = [plugin for plugin in registry.unusable if plugin.name == "sick"]
-    assert str(sick) == "plugin sick (from fake_sick 1.0) is broken: OSError: dead"
+    assert str(sick) == "plugin sick (from fake-sick 1.0) is broken: OSError: dead"
 
 
 def test_what_a_plugin_registered(installed: Installed) -> None:
@@ -268,7 +267,7 @@ def test_what_a_plugin_registered(installed: Installed) -> None:
     )
     registry = plugins.load(installed(fake=("it", offering("zeta", "beta") + hooks)))
     (plugin,) = registry.plugins
-    assert plugin == Plugin(
+    assert plugin._replace(seconds=0.0) == Plugin(
         "it",
         "fake",
         "1.0",
@@ -405,11 +404,9 @@ def test_a_plugin_that_prints(
 
 
 def test_how_long_an_import_took(load: Callable[..., Registry]) -> None:
-    """If wrong, nobody knows who makes the tool slow, or two equal plugins differ by their time."""
+    """If wrong, nobody knows which plugin makes the tool slow."""
     (plugin,) = load(slow="import time; time.sleep(0.05)").plugins
     assert plugin.seconds >= 0.05
-    assert attrs.evolve(plugin, seconds=0.0) == plugin
-    assert "seconds" not in repr(plugin)
 
 
 UNREADABLE = {

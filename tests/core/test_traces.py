@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.costs import cost_model
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.native import NativeBackend, NativeParams
 from hvmmu.workloads import open_workload
 
 if TYPE_CHECKING:

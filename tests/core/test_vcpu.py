@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import attrs
 import pytest
@@ -26,9 +27,9 @@ from hvmmu.arch.regs import (
     CpuFeatures,
 )
 from hvmmu.backend import Invlpg
+from hvmmu.engine import NO_TRANSLATION, Event, HwThread
 from hvmmu.errors import InputError, InvariantError
-from hvmmu.hw.engine import NOT_LANDED, Event
-from hvmmu.mmu.fault import Cause, Route
+from hvmmu.fault import Cause, Route
 from hvmmu.vcpu import Resume
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ SIZES = (1, 2, 4, 8)
 def run(kernel: Kernel, *accesses: tuple[int, int]) -> list[int]:
     """Run the user's accesses; return where each landed in guest-physical memory."""
     vas, kinds = zip(*accesses, strict=True)
-    landed = array("Q", [0]) * len(vas)
-    kernel.vcpu.run(array("Q", vas), bytes(kinds), landed)
-    return list(landed)
+    translated = array("Q", [0]) * len(vas)
+    kernel.vcpu.run(array("Q", vas), bytes(kinds), translated)
+    return list(translated)
 
 
 # Loads and stores.
@@ -108,9 +109,9 @@ def test_faults_in_a_batch(kernel: Kernel) -> None:
 
     kernel.answer = answer
     accesses = [(kernel.user(page), READ) for page in (0, 1, 2, 3, 1, 2)]
-    skipped, free = NOT_LANDED, kernel.FREE
-    landed = [free, free + 0x1000, skipped, free + 0x3000, free + 0x1000, skipped]
-    assert run(kernel, *accesses) == landed
+    skipped, free = NO_TRANSLATION, kernel.FREE
+    translated = [free, free + 0x1000, skipped, free + 0x3000, free + 0x1000, skipped]
+    assert run(kernel, *accesses) == translated
     assert [cr2 for cr2, _ in kernel.faults] == [kernel.user(page) for page in (1, 2, 3, 2)]
 
 
@@ -118,7 +119,7 @@ def test_three_faults_in_a_row(kernel: Kernel) -> None:
     """If wrong, a handler that fails at first never gets another try, or never ends."""
     answers = iter([Resume.RETRY, Resume.RETRY, Resume.SKIP])
     kernel.answer = lambda: next(answers)
-    assert run(kernel, (kernel.user(9), FETCH)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(9), FETCH)) == [NO_TRANSLATION]
     assert kernel.faults == [(kernel.user(9), pf.U | pf.ID)] * 3
 
 
@@ -233,7 +234,7 @@ def test_general_protection(kernel: Kernel) -> None:
 
     kernel.vcpu.general_protection = handler
     kernel.map(5, kernel.FREE | kernel.RW)
-    assert run(kernel, (1 << 47, READ), (kernel.user(5), READ)) == [NOT_LANDED, kernel.FREE]
+    assert run(kernel, (1 << 47, READ), (kernel.user(5), READ)) == [NO_TRANSLATION, kernel.FREE]
     assert seen == [1 << 47] * 2
     assert kernel.faults == []
 
@@ -318,11 +319,11 @@ def test_whole_pages_over_a_table(
     kernel.vcpu.write_cr3(kernel.PML4)
     assert contents(kernel, kernel.USER_PT) == entries
     assert run(kernel, (kernel.user(511), READ)) == [kernel.FREE]
-    assert run(kernel, (kernel.user(511), WRITE)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(511), WRITE)) == [NO_TRANSLATION]
     kernel.vcpu.clear_page(kernel.USER_PT)
     kernel.vcpu.write_cr3(kernel.PML4)
     assert contents(kernel, kernel.USER_PT) == [0] * 512
-    assert run(kernel, (kernel.user(511), READ), (kernel.user(0), READ)) == [NOT_LANDED] * 2
+    assert run(kernel, (kernel.user(511), READ), (kernel.user(0), READ)) == [NO_TRANSLATION] * 2
     assert [pfec for _, pfec in kernel.faults] == [pf.P | pf.W | pf.U, pf.U, pf.U]
 
 
@@ -413,7 +414,7 @@ def test_smep_and_smap(kernel: Kernel) -> None:
     kernel.vcpu.write_rflags_ac(1)
     assert run(kernel, (user, pf.WRITE)) == [kernel.FREE]
     kernel.vcpu.write_rflags_ac(0)
-    assert run(kernel, (user, pf.READ)) == [NOT_LANDED]
+    assert run(kernel, (user, pf.READ)) == [NO_TRANSLATION]
 
 
 @pytest.mark.parametrize("guard", [CR4_SMAP, CR4_PKE], ids=["smap", "pke"])
@@ -475,7 +476,7 @@ def test_invlpg(kernel: Kernel) -> None:
     run(kernel, (kernel.user(1), WRITE))
     kernel.vcpu.store(kernel.slot(1), 0)
     kernel.vcpu.invlpg(kernel.user(1))
-    assert run(kernel, (kernel.user(1), READ)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(1), READ)) == [NO_TRANSLATION]
     assert kernel.vcpu.ledger.invlpg == 2
 
 
@@ -485,7 +486,7 @@ def test_cr3_loads(kernel: Kernel) -> None:
     run(kernel, (kernel.user(1), WRITE))
     kernel.vcpu.store(kernel.slot(1), 0)
     kernel.vcpu.write_cr3(kernel.PML4)
-    assert run(kernel, (kernel.user(1), READ)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(1), READ)) == [NO_TRANSLATION]
     assert kernel.vcpu.ledger.cr3_loads == 1
 
 
@@ -496,7 +497,7 @@ def test_global_pages_go_with_pge(kernel: Kernel) -> None:
     run(kernel, (kernel.user(1), READ))
     kernel.vcpu.store(kernel.slot(1), 0)
     kernel.vcpu.write_cr4(CR4_PAE)
-    assert run(kernel, (kernel.user(1), READ)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(1), READ)) == [NO_TRANSLATION]
 
 
 def test_global_pages_need_pge(kernel: Kernel) -> None:
@@ -505,7 +506,7 @@ def test_global_pages_need_pge(kernel: Kernel) -> None:
     run(kernel, (kernel.user(1), READ))
     kernel.vcpu.store(kernel.slot(1), 0)
     kernel.vcpu.write_cr3(kernel.PML4)
-    assert run(kernel, (kernel.user(1), READ)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(1), READ)) == [NO_TRANSLATION]
 
 
 @pytest.mark.usefixtures("privileged")
@@ -520,7 +521,7 @@ def test_smep_turned_on_flushes(kernel: Kernel) -> None:
         assert run(kernel, (kernel.user(1), READ)) == [kernel.FREE]
         kernel.vcpu.store(kernel.slot(1), 0)
         flush()
-        assert run(kernel, (kernel.user(1), READ)) == [NOT_LANDED]
+        assert run(kernel, (kernel.user(1), READ)) == [NO_TRANSLATION]
 
 
 def test_two_address_spaces(kernel: Kernel) -> None:
@@ -537,7 +538,7 @@ def test_two_address_spaces(kernel: Kernel) -> None:
         kernel.vcpu.write_cr3(other)
         assert run(kernel, (gva, WRITE)) == [kernel.FREE + 0x5000]
         kernel.vcpu.write_cr3(kernel.PML4)
-        assert run(kernel, (gva, WRITE)) == [NOT_LANDED]
+        assert run(kernel, (gva, WRITE)) == [NO_TRANSLATION]
     assert [pfec for _, pfec in kernel.faults] == [pf.W | pf.U] * 2
 
 
@@ -559,9 +560,9 @@ def test_every_privileged_operation_exits_once(
         before = vcpu.ledger.exits.total()
         operation()
         assert vcpu.ledger.exits.total() == before + 1
-    for quiet in (lambda: vcpu.write_pkru(0), lambda: vcpu.write_rflags_ac(0)):
+    for bypassable in (lambda: vcpu.write_pkru(0), lambda: vcpu.write_rflags_ac(0)):
         before = vcpu.ledger.exits.total()
-        quiet()
+        bypassable()
         assert vcpu.ledger.exits.total() == before
 
 
@@ -581,11 +582,11 @@ def test_bypass_needs_no_exit(boot: Callable[..., Kernel], hypervised: Variant) 
     """If wrong, the technique is on and saves nothing, or off and loses faults."""
     kernel = boot(hypervised)
     caps = hypervised.backend.caps
-    bypasses = caps.filters_page_faults and kernel.vcpu.backend.nonpresent().differ
+    bypasses = caps.filters_page_faults and kernel.vcpu.backend.nonpresent().distinguishable
     kernel.map(0, kernel.FREE | kernel.RW)
     run(kernel, (kernel.user(0), READ))
     before = kernel.vcpu.ledger.exits.total()
-    assert run(kernel, (kernel.user(1), WRITE)) == [NOT_LANDED]
+    assert run(kernel, (kernel.user(1), WRITE)) == [NO_TRANSLATION]
     assert kernel.vcpu.ledger.exits.total() == before + (not bypasses)
     route = Route.BYPASS if bypasses else Route.INJECT
     assert kernel.vcpu.ledger.total(route, cause=Cause.NOT_PRESENT) == 1
@@ -619,9 +620,16 @@ def test_an_event_that_cannot_be_is_our_bug(
     """If wrong, a shadow entry that leads nowhere goes unnoticed under a hypervisor."""
     vcpu = boot(hypervised).vcpu
     for event in (Event.PHYSICAL, None):
-        vcpu.core.event = event
-        with pytest.raises(InvariantError, match="the engine stopped at"):
-            vcpu.stopped(None)
+
+        def stop(core: HwThread, *_: object, event: Event | None = event) -> int:
+            core.event = event
+            return 0
+
+        with (
+            mock.patch.object(vcpu.engine, "run", stop),
+            pytest.raises(InvariantError, match="the engine stopped at"),
+        ):
+            vcpu.load(0x1000)
 
 
 def test_before_paging(boot: Callable[..., Kernel], variant: Variant) -> None:

@@ -1,7 +1,7 @@
 """Fuzz every target for a while, guided by what of the C and of the Python has run.
 
     tox -e fuzz                                       # ten minutes, all of them
-    tox -e fuzz -- --seconds 60 lane hvt
+    tox -e fuzz -- --seconds 60 guests hvt
 
 Atheris, which has libFuzzer in it, makes up the bytes; where it is not installed chance does,
 guided by nothing. What fails is printed, and goes to tests/fuzz/failed: once mended, move it to
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 CORPUS, FAILED = HERE / "corpus", HERE / "failed"
 WEIGHTS = {
     "engines": 3,
-    "lane": 4,
+    "guests": 4,
     "tokens": 1,
     "frames": 1,
     "reduce": 1,
@@ -145,17 +145,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=600, help="for all targets together")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("targets", nargs="*", help=f"of {', '.join(WEIGHTS)}; default: all")
-    asked = parser.parse_args()
-    chosen = asked.targets or list(WEIGHTS)
+    explicit = parser.parse_args()
+    chosen = explicit.targets or list(WEIGHTS)
     if unknown := set(chosen) - set(WEIGHTS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
-    if asked.child is None:
-        return fuzz(chosen, asked.seconds)
+    if explicit.child is None:
+        return fuzz(chosen, explicit.seconds)
     sys.path.insert(0, str(HERE))
     if importlib.util.find_spec("atheris"):
-        guided(chosen[0], asked.seconds, Path(asked.child))
+        guided(chosen[0], explicit.seconds, Path(explicit.child))
     else:
-        blind(chosen[0], asked.seconds)
+        blind(chosen[0], explicit.seconds)
     return 0
 
 

@@ -7,26 +7,36 @@ fault on the page drops it): a flush the guest forgot shows as a wrong value rea
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, ClassVar
+from collections import Counter
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import pytest
 
+from hvmmu._core.binding import ffi
+from hvmmu._guest.layout import KERNEL_BASE, ROOT_LEVEL, index, shift, slot
+from hvmmu._guest.os import GuestOs
+from hvmmu._guest.policy import GuestParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_PG, CR0_WP, CR4_PAE, EFER_LMA, EFER_NXE, CpuFeatures
-from hvmmu.guest.layout import KERNEL_BASE, ROOT_LEVEL, shift, slot
-from hvmmu.guest.os import GuestOs
-from hvmmu.guest.params import PagerPolicy
-from hvmmu.guest.steps import Accesses, Backing, Fork, Mmap, Mprotect, Munmap, Switch
+from hvmmu.steps import Accesses, Backing, Fork, Mmap, Mprotect, Munmap, SwitchTo
 from hvmmu.types import ENTRIES, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hvmmu.vcpu import Resume
 
 BASE = 0x7F00_0000_0000
+INSTRUCTIONS = {
+    "load": "int32_t(void *, uint64_t, uint64_t *)",
+    "store": "int32_t(void *, uint64_t, uint64_t)",
+    "clear_page": "int32_t(void *, uint64_t)",
+    "copy_page": "int32_t(void *, uint64_t, uint64_t)",
+    "invlpg": "int32_t(void *, uint64_t)",
+}
+"""Of the guest's kernel, as C calls them."""
 
 
 class BareVcpu:
@@ -37,7 +47,9 @@ class BareVcpu:
         self.cpu = CpuFeatures(maxphyaddr=40, nx=nx)
         self.cr0 = self.cr2 = self.cr3 = self.cr4 = self.efer = 0
         self.page_fault: Callable[[int], Resume] | None = None
-        self.attempts = None  # of reduced accesses, which are none of these tests'
+        self.kept: BaseException | None = None
+        self.instructions = {name: self.instruction(name) for name in INSTRUCTIONS}
+        self.guest_cpu = ffi.new("hv_guest_cpu *", self.instructions)
         self.pages: dict[int, array[int]] = {}
         self.slots = self
         self.tlb: dict[int, int] = {}
@@ -48,6 +60,35 @@ class BareVcpu:
         self.reads: list[int] = []
         """The value each user-mode read met; each write leaves its own number behind."""
         self.written = 0
+
+    def instruction(self, name: str) -> object:
+        """Return a callback from C that runs a method and keeps its exception."""
+
+        def called(_: object, *operands: Any) -> bool:  # noqa: ANN401 - cffi's
+            try:
+                if name == "load":
+                    operands[1][0] = self.load(operands[0])
+                else:
+                    getattr(self, name)(*operands)
+            except BaseException as error:  # noqa: BLE001 - raised again by `check`
+                self.keep(error)
+            return self.kept is None
+
+        return ffi.callback(INSTRUCTIONS[name], called)
+
+    def keep(self, error: BaseException) -> None:
+        """Keep an exception until C has returned."""
+        self.kept = error
+
+    def check(self, *, went: bool) -> None:
+        """Raise what was kept."""
+        error, self.kept = self.kept, None
+        assert went == (error is None)
+        if error is not None:
+            raise error
+
+    def install_kernel(self, kernel: object, error: object) -> None:
+        """Have a kernel in C take faults; `page_fault` does the same."""
 
     def peek(self, gpa: int) -> int:
         """Return the eight bytes at *gpa*, behind the guest's back."""
@@ -193,6 +234,17 @@ class BareVcpu:
         return entry
 
 
+def tables_of(vcpu: BareVcpu, table: int, level: int) -> Iterator[tuple[int, int, list[int]]]:
+    """Yield (table, level, entries in use) of a table and those below it; the kernel's not."""
+    entries = vcpu.table(table >> 12)
+    if level == ROOT_LEVEL:
+        entries = entries[: index(KERNEL_BASE, ROOT_LEVEL)]
+    used = [entry for entry in entries if entry]
+    yield table, level, used
+    for entry in used if level > 1 else ():
+        yield from tables_of(vcpu, entry & pte.ADDRESS, level - 1)
+
+
 @attrs.define
 class Guest:
     """A booted guest on a bare vCPU, and short ways to ask it for things."""
@@ -231,7 +283,7 @@ class Guest:
 
     def switch(self, pid: int) -> None:
         """Switch to a process."""
-        self.os.step(Switch(pid))
+        self.os.step(SwitchTo(pid))
 
     def entry(self, page: int = 0) -> int:
         """Return the leaf entry of a page of the loaded process, 0 if it has no table."""
@@ -260,11 +312,35 @@ class Guest:
         """Return how many (table, data) frames are in use."""
         return self.os.frames.tables.in_use, self.os.frames.data.in_use
 
+    def check_books(self) -> None:
+        """Hold counts and free lists against the tables as they lie in memory."""
+        kept, used, held = self.os, {}, Counter[int]()
+        caches = {}
+        for process in kept.processes.values():
+            for table, level, entries in tables_of(self.vcpu, process.root, ROOT_LEVEL):
+                assert table not in used, "two links lead to one table"
+                used[table] = len(entries)
+                held.update(entry & pte.ADDRESS for entry in entries if level == 1)
+            caches |= {id(r.cache): r.cache for r in process.regions if r.cache is not None}
+        assert kept.tables.used == used
+        held.update(frame for cache in caches.values() for frame in cache.frames.values())
+        held[kept.kernel.state.zero_frame] += 1
+        frames = kept.frames
+        shared = frames.shared
+        data = range(frames.data.first, frames.data.next, PAGE_SIZE)
+        assert {frame: shared[nth] for nth, frame in enumerate(data) if shared[nth]} == held
+        assert not any(shared[len(data) :])
+        for zone in (frames.tables, frames.data):
+            assert len(set(zone.free)) == len(zone.free), "a frame was given back twice"
+            assert all(zone.first <= frame < zone.next <= zone.end for frame in zone.free)
+        assert set(frames.data.free) == set(data) - set(held)
+        assert not set(frames.tables.free) & set(used)
+
 
 def start(*, nx: bool = True, memory: int = 16 << 20, accessed_dirty: bool = True) -> Guest:
     """Boot a guest and forget what booting did."""
     vcpu = BareVcpu(memory, nx=nx)
-    guest = Guest(vcpu, GuestOs(vcpu, policy=PagerPolicy(set_accessed_dirty=accessed_dirty)))
+    guest = Guest(vcpu, GuestOs(vcpu, GuestParams(set_accessed_dirty=accessed_dirty)))
     vcpu.log.clear()
     return guest
 

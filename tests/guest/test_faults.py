@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hvmmu._guest.kernel import SegfaultError
+from hvmmu._guest.layout import MOST_REPEATS
 from hvmmu.arch import pte
 from hvmmu.errors import GuestMemoryError, InvariantError
-from hvmmu.guest.faults import MOST_REPEATS, SegfaultError
-from hvmmu.guest.steps import Backing
+from hvmmu.steps import Backing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvmmu.arch import pte
-from hvmmu.guest.steps import Backing, Exit
+from hvmmu.steps import Backing, ExitProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class Model:
     def exit(self, pid: int) -> None:
         """End a process that is not current."""
         if pid in self.processes and pid != self.current:
-            self.guest.os.step(Exit(pid))
+            self.guest.os.step(ExitProcess(pid))
             del self.processes[pid]
 
     def access(self, name: str, page: int) -> None:
@@ -112,7 +112,10 @@ class Model:
 def test_random_programs_see_only_their_own_writes(
     boot: Callable[..., Guest], program: list[tuple[object, ...]], nx: bool, accessed_dirty: bool
 ) -> None:
-    """If wrong: a flush is missing, a copy-on-write leaks, a frame is freed too early or never."""
+    """If wrong: a flush is missing, a copy-on-write leaks, a frame is freed too early or never.
+
+    Or the kernel's books tell other than what its tables in memory do.
+    """
     guest = boot(nx=nx, accessed_dirty=accessed_dirty)
     start = guest.in_use()
     model = Model(guest, nx)
@@ -122,6 +125,7 @@ def test_random_programs_see_only_their_own_writes(
         else:
             getattr(model, name)(*arguments)
         model.check_entries()
+        guest.check_books()
     assert sum(guest.os.counters.values()) == guest.os.faults
     for pid in sorted(model.processes.keys() - {model.current}):
         model.exit(pid)

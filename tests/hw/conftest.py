@@ -21,14 +21,14 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.hw.engine import NOT_LANDED, Core, Engine, Event
-from hvmmu.hw.readable import ReadableEngine
+from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread
 from hvmmu.memory import Memory
+from hvmmu.spec.engine import ReferenceEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hvmmu.hw.tlb import TlbGeometry
+    from hvmmu.tlb import TlbGeometry
 
 RAM = 1 << 30
 ROOT = 0x1000
@@ -46,7 +46,7 @@ class Hardware:
     def __init__(self, engine: type[Engine], geometry: TlbGeometry | None = None) -> None:
         self.memory = Memory(RAM)
         self.engine = engine(self.memory, geometry)
-        self.core = Core(CpuFeatures(maxphyaddr=40))
+        self.core = HwThread(CpuFeatures(maxphyaddr=40))
         self._next = ROOT + 0x1000
         self.load()
 
@@ -87,9 +87,9 @@ class Hardware:
     def run(self, *accesses: tuple[int, int], start: int = 0) -> tuple[int, list[int | None]]:
         """Run (va, kind) pairs; return where it stopped, and where each landed."""
         vas, kinds = zip(*accesses, strict=True) if accesses else ((), ())
-        landed = array("Q", [NOT_LANDED]) * len(vas)
-        stop = self.engine.run(self.core, array("Q", vas), bytes(kinds), start, landed)
-        return stop, [None if pa == NOT_LANDED else pa for pa in landed]
+        translated = array("Q", [NO_TRANSLATION]) * len(vas)
+        stop = self.engine.run(self.core, array("Q", vas), bytes(kinds), start, translated)
+        return stop, [None if pa == NO_TRANSLATION else pa for pa in translated]
 
     def access(self, va: int, kind: int) -> int | Event | None:
         """Make one access; return where it landed, or why it did not."""
@@ -106,13 +106,13 @@ class Hardware:
 def compiled() -> type[Engine]:
     """Return the compiled engine; skip the test where it was not built."""
     reason = "the compiled engine was not built"
-    return pytest.importorskip("hvmmu.hw.compiled", reason=reason).CompiledEngine
+    return pytest.importorskip("hvmmu._core.engine", reason=reason).CompiledEngine
 
 
-@pytest.fixture(params=["readable", "compiled"])
+@pytest.fixture(params=["reference", "compiled"])
 def engine(request: pytest.FixtureRequest) -> type[Engine]:
     """Return each engine; the test runs for all."""
-    return ReadableEngine if request.param == "readable" else compiled()
+    return ReferenceEngine if request.param == "reference" else compiled()
 
 
 @pytest.fixture

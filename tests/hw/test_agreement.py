@@ -31,15 +31,15 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.hw.engine import NOT_LANDED, Core, Engine
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.hw.tlb import Geometry, Scope, TlbGeometry
+from hvmmu.engine import NO_TRANSLATION, Engine, HwThread
 from hvmmu.memory import Memory
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.tlb import Geometry, Scope, TlbGeometry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-compiled = pytest.importorskip("hvmmu.hw.compiled", reason="the compiled engine was not built")
+compiled = pytest.importorskip("hvmmu._core.engine", reason="the compiled engine was not built")
 
 RAM = 1 << 22
 TABLES = tuple(range(1, 12))
@@ -70,7 +70,7 @@ class Side:
 
     memory: Memory
     engine: Engine
-    core: Core
+    core: HwThread
 
     def state(self) -> tuple[object, ...]:
         """Return all that can be seen from outside, but for memory."""
@@ -89,9 +89,9 @@ class Pair:
             maxphyaddr=self.random.choice((36, 46, 52)), gbpages=self.random.random() < 0.8
         )
         self.sides = []
-        for kind in (ReadableEngine, compiled.CompiledEngine):
+        for kind in (ReferenceEngine, compiled.CompiledEngine):
             memory = Memory(RAM)
-            self.sides.append(Side(memory, kind(memory, geometry), Core(self.cpu)))
+            self.sides.append(Side(memory, kind(memory, geometry), HwThread(self.cpu)))
         self.size = mode.entry_size
         self.at = [self.random.randrange(4096 // self.size) for _ in range(3)]
         for _ in range(120):
@@ -161,8 +161,8 @@ class Pair:
             ended: list[tuple[int, array[int] | None]] = []
             for side in self.sides:
                 side.core.exit_filter = exits
-                landed = array("Q", [NOT_LANDED]) * count if wanted else None
-                ended.append((side.engine.run(side.core, gva, kind, start, landed), landed))
+                translated = array("Q", [NO_TRANSLATION]) * count if wanted else None
+                ended.append((side.engine.run(side.core, gva, kind, start, translated), translated))
             assert ended[0] == ended[1]
             self.both(lambda _: None)
             start = ended[0][0] + 1

@@ -28,12 +28,12 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS, Event, HwThread, TlbCounts
 from hvmmu.errors import InvariantError
-from hvmmu.hw.engine import EXIT_ALWAYS, FILTER_BITS, Core, Event, TlbCounts
-from hvmmu.hw.readable import KINDS, ReadableEngine, allowed_kinds
-from hvmmu.hw.tlb import Geometry, Scope, TlbGeometry
-from hvmmu.hw.walk import Outcome, permission_fault, walk
 from hvmmu.memory import Memory
+from hvmmu.spec.engine import KINDS, ReferenceEngine, allowed_kinds
+from hvmmu.spec.walk import Outcome, permission_fault, walk
+from hvmmu.tlb import Geometry, Scope, TlbGeometry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ READ, WRITE, FETCH = pf.U, pf.U | pf.W, pf.U | pf.ID
 RW, RO = pte.P | pte.W | pte.U, pte.P | pte.U
 
 
-LOOKED_INTO = pytest.mark.parametrize("engine", [ReadableEngine], ids=["readable"])
+LOOKED_INTO = pytest.mark.parametrize("engine", [ReferenceEngine], ids=["reference"])
 """For tests that look at what is cached: test_agreement holds the other engine to the same."""
 
 # Where it stops.
@@ -58,8 +58,8 @@ def test_runs_to_the_end(hw: Hardware) -> None:
     """If wrong, accesses that nothing forbids are lost, or land elsewhere."""
     hw.map(VA, FRAME | RW)
     hw.map(OTHER, ELSEWHERE | RW)
-    stop, landed = hw.run((VA + 8, READ), (OTHER + 16, WRITE), (VA, FETCH))
-    assert (stop, landed) == (3, [FRAME + 8, ELSEWHERE + 16, FRAME])
+    stop, translated = hw.run((VA + 8, READ), (OTHER + 16, WRITE), (VA, FETCH))
+    assert (stop, translated) == (3, [FRAME + 8, ELSEWHERE + 16, FRAME])
     assert hw.core.event is None
 
 
@@ -139,8 +139,8 @@ def test_tables_beyond_memory_are_all_ones(hw: Hardware) -> None:
 def test_paging_must_be_on() -> None:
     """If wrong, accesses before paging are translated by tables that are not there."""
     memory = Memory(1 << 16)
-    core = Core(CpuFeatures())
-    engine = ReadableEngine(memory)
+    core = HwThread(CpuFeatures())
+    engine = ReferenceEngine(memory)
     with pytest.raises(InvariantError, match="before paging was on"):
         engine.run(core, array("Q", [0]), bytes(1), 0)
     engine.load_regs(core, Regs(CR0_PE, 0, CR4_PAE))
@@ -151,7 +151,7 @@ def test_paging_must_be_on() -> None:
 
 def test_what_it_offers() -> None:
     """If wrong, the core believes the engine can do less or more than it does."""
-    caps = ReadableEngine.caps
+    caps = ReferenceEngine.caps
     assert caps.maxphyaddr == (36, 52)
     assert caps.caches
     assert caps.filters_inside
@@ -515,7 +515,7 @@ def test_while_tables_rest_a_tlb_cannot_be_told_from_none(
 ) -> None:
     """If wrong, caching changes what a program sees even where nobody owes a flush."""
     memory = Memory(1 << 30)
-    engine, core = ReadableEngine(memory, TINY), Core(CpuFeatures(maxphyaddr=40))
+    engine, core = ReferenceEngine(memory, TINY), HwThread(CpuFeatures(maxphyaddr=40))
     long = EFER_LME | EFER_LMA | EFER_NXE
     regs = Regs(CR0_PE | CR0_PG | wp, 0x1000, CR4_PAE, long)
     engine.load_regs(core, regs)
@@ -536,11 +536,11 @@ def test_while_tables_rest_a_tlb_cannot_be_told_from_none(
             table = entry & pte.ADDRESS
     for va, kind in program:
         expected = walk(memory, regs, formats(LONG4, regs, core.cpu), va, kind)
-        landed = array("Q", [0])
-        stop = engine.run(core, array("Q", [va]), bytes([kind]), 0, landed)
+        translated = array("Q", [0])
+        stop = engine.run(core, array("Q", [va]), bytes([kind]), 0, translated)
         assert stop == (expected.outcome is Outcome.OK)
         if stop:
-            assert landed[0] == expected.pa
+            assert translated[0] == expected.pa
         else:
             assert (core.event, core.pfec) == (Event.DELIVERED, expected.pfec)
             assert (core.cr2, core.level) == (va, expected.level)

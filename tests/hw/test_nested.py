@@ -27,9 +27,9 @@ from hvmmu.arch.regs import (
 )
 from hvmmu.arch.tdp import Cause, TdpFormats, Use
 from hvmmu.errors import EngineUnavailableError, InvariantError
-from hvmmu.hw.nested import NestedWalk, NestedWalker
-from hvmmu.hw.walk import Outcome
 from hvmmu.memory import Memory
+from hvmmu.spec.walk import Outcome
+from hvmmu.spec.walk_2d import NestedWalk, NestedWalker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,14 +150,14 @@ class Two:
 def compiled() -> type[Any]:
     """Return the compiled walker; skip the test where it was not built."""
     reason = "the compiled engine was not built"
-    pytest.importorskip("hvmmu.hw._kernel", reason=reason)
-    return pytest.importorskip("hvmmu.hw.nested_compiled").CompiledNestedWalker
+    pytest.importorskip("hvmmu._core._lib", reason=reason)
+    return pytest.importorskip("hvmmu._core.walk_2d").CompiledNestedWalker
 
 
-@pytest.fixture(params=["readable", "compiled"])
+@pytest.fixture(params=["reference", "compiled"])
 def build(request: pytest.FixtureRequest) -> Iterator[Callable[..., Two]]:
     """Return the function that builds a guest and a host, for each walker."""
-    walker = NestedWalker if request.param == "readable" else compiled()
+    walker = NestedWalker if request.param == "reference" else compiled()
     built: list[Two] = []
 
     def make(tdp: TdpFormats, mode: PagingMode = LONG4) -> Two:
@@ -364,19 +364,21 @@ def test_ept_accessed_bits_of_the_guest_are_written(build: Callable[..., Two]) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"), [(USER_READ, EPT_R), (USER_WRITE, EPT_W), (USER_FETCH, EPT_X)]
+    ("kind", "explicit"), [(USER_READ, EPT_R), (USER_WRITE, EPT_W), (USER_FETCH, EPT_X)]
 )
-def test_ept_violations(build: Callable[..., Two], kind: int, asked: int) -> None:
+def test_ept_violations(build: Callable[..., Two], kind: int, explicit: int) -> None:
     """If wrong, an exit qualification tells of another access, or of other rights."""
     two = build(ept(CPU))
-    two.host(PAGE, OFFSET + PAGE | RWX & ~asked & ~(EPT_W if asked == EPT_R else 0), bare=True)
+    two.host(
+        PAGE, OFFSET + PAGE | RWX & ~explicit & ~(EPT_W if explicit == EPT_R else 0), bare=True
+    )
     left = two.host_entry(PAGE) & RWX
     gpa = PAGE + VA % 0x1000
-    code = asked | left << 3 | VALID | FINAL
-    assert two.fault(kind)[1:] == ((Use.READ, Use.WRITE, Use.FETCH_USER)[asked // 2], gpa, code)
+    code = explicit | left << 3 | VALID | FINAL
+    assert two.fault(kind)[1:] == ((Use.READ, Use.WRITE, Use.FETCH_USER)[explicit // 2], gpa, code)
     two.host(PAGE, 0, bare=True)
     cause, _, at, code = two.fault(kind)
-    assert (cause, at, code) == (Cause.NOT_PRESENT, gpa, asked | VALID | FINAL)
+    assert (cause, at, code) == (Cause.NOT_PRESENT, gpa, explicit | VALID | FINAL)
 
 
 def test_rights_of_every_level_count(build: Callable[..., Two]) -> None:
@@ -604,11 +606,11 @@ def test_batches_stop_where_there_is_no_translation() -> None:
     walker, none = two.walker, (1 << 64) - 1
     two.guest(VA + 0x1000, 0, 0)
     gva = array("Q", [VA, VA + 8, VA + 0x1000, VA])
-    landed = array("Q", [none]) * 4
-    at, last = walker.run(gva, bytes([pf.U]) * 4, 0, landed)
+    translated = array("Q", [none]) * 4
+    at, last = walker.run(gva, bytes([pf.U]) * 4, 0, translated)
     assert (at, last.guest.pfec) == (2, pf.U)
     hpa = OFFSET + PAGE + VA % 0x1000
-    assert landed.tolist() == [hpa, hpa + 8, none, none]
+    assert translated.tolist() == [hpa, hpa + 8, none, none]
     assert walker.refs == (12, 20 + 20 + 16)
     at, last = walker.run(gva, bytes([pf.U]) * 4, 3)
     assert (at, last.hpa) == (4, hpa)
@@ -621,7 +623,7 @@ def test_batches_stop_where_there_is_no_translation() -> None:
 def test_a_compiled_walker_that_was_not_built_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """If wrong, whoever asks for it gets a traceback from inside of cffi."""
     walker = compiled()
-    engine = pytest.importorskip("hvmmu.hw.compiled").CompiledEngine
+    engine = pytest.importorskip("hvmmu._core.engine").CompiledEngine
     monkeypatch.setattr(engine, "why_not", "it was not built")
     with pytest.raises(EngineUnavailableError, match="it was not built"):
         walker(Memory(1 << 12))

@@ -38,9 +38,9 @@ from hvmmu.arch.regs import (
     Regs,
 )
 from hvmmu.arch.tdp import TdpFormats, Use
-from hvmmu.hw.nested import GuestMemory, NestedWalk, NestedWalker
-from hvmmu.hw.walk import Outcome, walk
 from hvmmu.memory import Memory
+from hvmmu.spec.walk import Outcome, walk
+from hvmmu.spec.walk_2d import GuestMemory, NestedWalk, NestedWalker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,8 +70,8 @@ NPT_FLAGS = (*GUEST_FLAGS, 1 << 13)
 def compiled(memory: Memory) -> Any:  # noqa: ANN401 - it may not have been built
     """Return the compiled walker; skip the test where it was not built."""
     reason = "the compiled engine was not built"
-    pytest.importorskip("hvmmu.hw._kernel", reason=reason)
-    return pytest.importorskip("hvmmu.hw.nested_compiled").CompiledNestedWalker(memory)
+    pytest.importorskip("hvmmu._core._lib", reason=reason)
+    return pytest.importorskip("hvmmu._core.walk_2d").CompiledNestedWalker(memory)
 
 
 class World:
@@ -260,7 +260,7 @@ def in_python(memory: Memory) -> Any:  # noqa: ANN401 - as the compiled one
     return NestedWalker(memory)
 
 
-walkers = pytest.mark.parametrize("walker", [in_python, compiled], ids=["readable", "compiled"])
+walkers = pytest.mark.parametrize("walker", [in_python, compiled], ids=["reference", "compiled"])
 
 
 @walkers

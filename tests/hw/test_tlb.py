@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hvmmu.errors import InvariantError
-from hvmmu.hw.tlb import SHIFTS, Entry, Geometry, Scope, Tlb, TlbGeometry, tag_of
+from hvmmu.spec.tlb import SHIFTS, Tlb, TlbEntry, tag_of
+from hvmmu.tlb import Geometry, Scope, TlbGeometry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +23,13 @@ ADDRESSES = st.sampled_from([*range(0, 0xC000, 0x1000), 0x20_0000, 0x40_0000, 0x
 SIZES = st.sampled_from([0, 0, 0, 1, 2])
 
 
-def entry_for(va: int, size: int, *, is_global: bool = False) -> Entry:
+def entry_for(va: int, size: int, *, is_global: bool = False) -> TlbEntry:
     """Make an entry that translates *va* to itself, all allowed."""
     mask = (1 << SHIFTS[size]) - 1
     tag = tag_of(va, size)
-    return Entry(tag, va & ~mask, mask=mask, access=0x16, pkey=0, dirty=True, is_global=is_global)
+    return TlbEntry(
+        tag, va & ~mask, mask=mask, access=0x16, pkey=0, dirty=True, is_global=is_global
+    )
 
 
 @attrs.define

@@ -10,7 +10,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LEGACY32, LONG4, PAE, formats
 from hvmmu.arch.regs import CR0_WP, CR4_PGE, CR4_PKE, CR4_SMEP, EFER_NXE, CpuFeatures, Regs
-from hvmmu.hw.walk import ALL_ACCESS, Outcome, Walk, permission_fault, reported_kind, walk
+from hvmmu.spec.walk import ALL_ACCESS, Outcome, Walk, permission_fault, reported_kind, walk
 
 if TYPE_CHECKING:
     from conftest import Hardware

@@ -19,19 +19,21 @@ from itertools import chain
 import pluggy
 
 from hvmmu import hookspecs
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._plugins import load
+from hvmmu._trace.grammar import SETS, SPAN, STRADDLES, WAYS, WINDOW
+from hvmmu._trace.hvt.reducer import Reducer
+from hvmmu._trace.lackey import Parser
+from hvmmu._trace.page_slots import PageSlots
+from hvmmu._trace.span import PackedSpan
 from hvmmu.arch import pfec as pf
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.spans import Frame
-from hvmmu.guest.steps import Accesses, Backing, Mmap, Reduced
-from hvmmu.guest.tokens import SECOND, SETS, SPAN_WINDOWS, WAYS, WINDOW, no_sites
-from hvmmu.hooks import RunHooks
 from hvmmu.hookspecs import PROJECT, hookimpl
-from hvmmu.hw.compiled import CompiledEngine
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.plugins import load
+from hvmmu.steps import Accesses, Backing, Mmap, ReducedAccesses
 from hvmmu.types import PAGE_SIZE, Gva
 from hvmmu.workloads import SHIPPED
-from hvmmu.workloads.compiled import CompiledReducer, PlainLines
 
 BASE = Gva(0x40_0000_0000)
 REFERENCES, FAULTS, SPREAD = 40_000, 600, 5_000
@@ -128,34 +130,32 @@ def compact() -> None:
     starts = (b"I  ", b" L ", b" S ", b" M ")
     text = b"".join([line for line in lines if line.startswith(starts)][:REFERENCES])
     part()
-    _, read, gva, kind = PlainLines(SECOND).read(memoryview(text), REFERENCES)
-    part("lackey_line", read)
-    reducer, spans = CompiledReducer(), []
-    for start in range(0, len(gva), SPAN_WINDOWS * WINDOW):
-        end = min(start + SPAN_WINDOWS * WINDOW, len(gva))
-        for at in range(start, end, WINDOW):
-            reducer.window(gva[at : min(at + WINDOW, end)], kind[at : min(at + WINDOW, end)])
+    gva, kind = Parser("lackey", STRADDLES).parse(text)
+    part("lackey_line", REFERENCES)
+    reducer, spans = Reducer(), []
+    for start in range(0, len(gva), SPAN):
+        for at in range(start, min(start + SPAN, len(gva)), WINDOW):
+            reducer.add_window(gva, kind, at)
         spans.append(reducer.end_span())
     part("reduce", len(gva))
     booted = machine("native")
     booted.step(Mmap(Gva(PAGE_SIZE), (BASE >> 12) - 2, 7, Backing.INFERRED))
-    booted.step(Accesses(gva, array("B", bytes(k & ~SECOND for k in kind))))
-    sites = no_sites()
-    for slot, va, k in zip(*reducer.listed, strict=True):
-        sites.gva[slot], sites.kind[slot] = va, k
+    booted.step(Accesses(gva, array("B", bytes(k & ~STRADDLES for k in kind))))
+    slots = PageSlots.empty()
+    slots.list_pairs(*reducer.listed)
     kept = array("H", chain.from_iterable(kept for kept, _, _ in spans))
     stopped = sys.exit  # it may not, as all pages have been touched
-    made = Reduced(kept, sites.gva, sites.kind, len(gva), SETS, WAYS, stopped)
+    made = ReducedAccesses(kept, slots.gva, slots.kind, len(gva), SETS, WAYS, stopped)
     part()
     booted.step(made)
     part("reduced", len(gva))
     booted.close()
-    own, _, frame = spans[0]
+    own, _, stored = spans[0]
     part()
-    span = Frame(frame, own, sites, SPAN_WINDOWS * WINDOW, ValueError).opened()
+    span = PackedSpan(stored, own, slots, SPAN, ValueError).unpacked()
     for window in range(span.windows):
         span.expanded(window)
-    part("put_back", SPAN_WINDOWS * WINDOW)
+    part("put_back", SPAN)
 
 
 if __name__ == "__main__":

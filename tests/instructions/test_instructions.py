@@ -77,7 +77,7 @@ events: Ir
 ob=(1) /usr/lib/libpython3.11.so
 fn=(1) PyObject_Call
 12 1000
-cob=(2) /x/hvmmu/hw/_kernel.abi3.so
+cob=(2) /x/hvmmu/_core/_lib.abi3.so
 cfn=(2) hv_run
 calls=1 0
 +3 700

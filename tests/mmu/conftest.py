@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import pytest
 
+from hvmmu._core.shadow_mmu import ShadowMmu, ShadowVm
+from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LONG4
@@ -25,25 +27,23 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.hw.engine import EXIT_ALWAYS, NOT_LANDED, Core, Event
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.memory import FramePool, Memory, Memslot, Memslots
-from hvmmu.mmu.audit import audit
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
-from hvmmu.mmu.pages import ShadowPages
-from hvmmu.mmu.params import MmuParams
-from hvmmu.mmu.shadow import ShadowMmu
-from hvmmu.mmu.spte import Nonpresent
-from hvmmu.types import Pfn
+from hvmmu.engine import EXIT_ALWAYS, NO_TRANSLATION, Event, HwThread
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
+from hvmmu.memory import Memory, Memslot, Memslots
+from hvmmu.spec.audit import audit
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.spte import Nonpresent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hvmmu.mmu.flush import Flush
+    from hvmmu.flush import Flush
 
 BASE = 64 << 20
 """Where guest RAM begins in host memory."""
 RAM = 32 << 20
+FRAMES = BASE >> 12
+"""Host frames below it, but for the first, are the shadow's."""
 ROOT = 0x1000
 TABLES = 0x2000
 """The guest's tables are taken from here on, the root being at ROOT."""
@@ -61,7 +61,7 @@ class Seen:
 
     gpa: int | None
     """Where it landed or was completed; None if the guest took a fault."""
-    handled: tuple[Handled, ...]
+    handled: tuple[FaultOutcome, ...]
     """What the MMU did of it, in order."""
     pfec: int | None = None
     """The error code of the guest's fault."""
@@ -90,16 +90,22 @@ class Bench:
     LINK: ClassVar[int] = pte.P | pte.W | pte.U | pte.A
 
     def __init__(
-        self, *, marked: bool, params: MmuParams, cpu: CpuFeatures, slots: tuple[Memslot, ...]
+        self,
+        *,
+        marked: bool,
+        params: MmuParams,
+        cpu: CpuFeatures,
+        slots: tuple[Memslot, ...],
+        frames: int,
     ) -> None:
         self.nonpresent = Nonpresent(TRAP, 0) if marked else Nonpresent()
         self.memory = Memory(BASE + RAM + (4 << 20))
         self.slots = Memslots(self.memory, slots or (Memslot(0, RAM, BASE),))
-        self.engine = ReadableEngine(self.memory)
-        self.core = Core(cpu, exit_filter=ODD if marked else EXIT_ALWAYS)
-        pool = FramePool(self.memory, Pfn(1), (BASE >> 12) - 1)
-        self.pages = ShadowPages(self.memory, self.slots, self.engine, pool, self.nonpresent)
-        self.mmu = ShadowMmu(self.slots, self.pages, cpu, params)
+        self.engine = ReferenceEngine(self.memory)
+        self.core = HwThread(cpu, exit_filter=ODD if marked else EXIT_ALWAYS)
+        write = self.engine.write_pte if marked else None  # the same to this engine
+        vm = ShadowVm(self.slots, self.nonpresent, params, end_frame=frames, write=write)
+        self.mmu, self.pages = ShadowMmu(vm, cpu), vm.pages
         self.flushes: list[object] = []
         self.sound = True
         """Nothing was broken on purpose, so the audit must find nothing."""
@@ -172,11 +178,11 @@ class Bench:
     def access(self, gva: int, kind: int) -> Seen:
         """Make one access, handing its exits to the MMU, until it lands or the guest takes it."""
         self._start()
-        handled: list[Handled] = []
+        handled: list[FaultOutcome] = []
         for _ in range(4):
-            landed = array("Q", [NOT_LANDED])
-            if self.engine.run(self.core, array("Q", [gva]), bytes([kind]), 0, landed):
-                return Seen(self.slots.gpa(landed[0]), tuple(handled))
+            translated = array("Q", [NO_TRANSLATION])
+            if self.engine.run(self.core, array("Q", [gva]), bytes([kind]), 0, translated):
+                return Seen(self.slots.gpa(translated[0]), tuple(handled))
             if self.core.event is Event.DELIVERED:
                 return Seen(None, tuple(handled), self.core.pfec, bypassed=True)
             assert self.core.event is Event.EXIT
@@ -184,7 +190,7 @@ class Bench:
             handled.append(one)
             if one.route is Route.EMULATE:
                 at = one.gpa & ~7
-                flush = flush.then(self.mmu.emulate_store(at, self.slots.load(at), 8))
+                flush = flush.merge(self.mmu.emulate_store(at, self.slots.load(at), 8))
             self.perform(flush)
             self._take(*self.mmu.reload())
             if one.route in COMPLETED:
@@ -240,10 +246,12 @@ def build() -> Iterator[Build]:
         marked: bool = True,
         cpu: CpuFeatures | None = None,
         slots: tuple[Memslot, ...] = (),
+        frames: int = FRAMES,
         **params: bool | int,
     ) -> Bench:
         cpu = cpu or CpuFeatures(maxphyaddr=46)
-        built.append(Bench(marked=marked, params=MmuParams(**params), cpu=cpu, slots=slots))
+        mmu = MmuParams(**params)
+        built.append(Bench(marked=marked, params=mmu, cpu=cpu, slots=slots, frames=frames))
         return built[-1]
 
     yield make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,19 +12,70 @@ from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR4_PKE, CR4_SMAP, CR4_SMEP
 from hvmmu.errors import InvariantError
+from hvmmu.spec.audit import audit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from conftest import Bench
 
-    from hvmmu.mmu.page import ShadowPage
+    from hvmmu.arch.role import Role
+    from hvmmu.spte import Nonpresent
 
 VA, RO_VA, TABLE_VA, ABSENT_VA = (0x7F00_0000_0000 + 0x1000 * n for n in range(4))
 LARGE_VA, PIECES_VA = 0x7F00_0040_0000, 0x7F00_0060_0000
 FRAME, LARGE = 0x10_0000, 8 << 20
 RW, RO = pte.P | pte.W | pte.U, pte.P | pte.U
 USED = pte.A | pte.D
+
+
+@attrs.define
+class Table:
+    """A shadow page as the books have it."""
+
+    gfn: int
+    role: Role
+    hpa: int
+    parents: set[int]
+
+
+class Books:
+    """A copy of the MMU's books, in which things can be made wrong."""
+
+    def __init__(self, bench: Bench) -> None:
+        pages = bench.pages
+        self.nonpresent: Nonpresent = pages.nonpresent
+        self.tables = [Table(one.gfn, one.role, one.hpa, one.parents) for one in pages]
+        self.leaves = set(pages.rmap.items())
+        self.shadowed = {one.gfn for one in self.tables if not one.role.direct}
+        self.regions = {gfn >> 9 for gfn in self.shadowed}
+        self.rmap = self
+
+    def __iter__(self) -> Iterator[Table]:
+        """Yield the shadow pages."""
+        return iter(self.tables)
+
+    def items(self) -> set[tuple[int, int, int]]:
+        """Return the leaves."""
+        return self.leaves
+
+    def is_table(self, gfn: int) -> bool:
+        """Say whether a guest frame is shadowed as a table."""
+        return gfn in self.shadowed
+
+    def holds_table(self, gfn: int) -> bool:
+        """Say whether a frame of the same 2 MiB is."""
+        return gfn >> 9 in self.regions
+
+    def on_the_way(self, bench: Bench, va: int, level: int = 1) -> Table:
+        """Return the shadow page of *level* on the way to *va*."""
+        hpa = bench.path(va)[4 - level] & -0x1000
+        return next(table for table in self.tables if table.hpa == hpa)
+
+
+def audit_of(bench: Bench, books: Books) -> None:
+    """Hold the shadow against the guest's tables, and against these books."""
+    audit(SimpleNamespace(pages=books), bench.slots)
 
 
 @pytest.fixture
@@ -42,12 +94,6 @@ def sound(build: Callable[..., Bench]) -> Bench:
     return bench
 
 
-def page(bench: Bench, va: int, level: int = 1) -> ShadowPage:
-    """Return the shadow page of *level* on the way to *va*."""
-    hpa = bench.path(va)[4 - level] & -0x1000
-    return next(page for page in bench.pages if page.hpa == hpa)
-
-
 def poke(bench: Bench, va: int, flip: int = 0, level: int = 1, value: int | None = None) -> None:
     """Change the shadow's entry of *level* for *va*, as nobody may."""
     sptep = bench.path(va)[4 - level]
@@ -58,6 +104,7 @@ def poke(bench: Bench, va: int, flip: int = 0, level: int = 1, value: int | None
 def test_a_sound_shadow_passes(sound: Bench) -> None:
     """If wrong, the audit finds fault with what is right, and proves nothing."""
     sound.audit()
+    audit_of(sound, Books(sound))
 
 
 BREAKAGES = {
@@ -98,18 +145,26 @@ BREAKAGES = {
         lambda b: b.slots.store(b.slot(LARGE_VA, 2), b.gpte(VA, 2)),
         "a leaf, though the guest's entry leads to a table",
     ),
-    "parents": (lambda b: page(b, VA).parents.clear(), "the parents noted"),
-    "forgotten leaf": (lambda b: b.pages.rmap.remove(b.path(VA)[-1]), "the reverse map"),
+    "link to no page": (
+        lambda b: poke(b, VA, 0x100_0000, level=2),
+        "a link to no shadow page",
+    ),
     "leaf that is none": (lambda b: poke(b, VA, value=b.TRAP), "the reverse map"),
+}
+
+MISTAKES = {
+    "parents": (lambda b, books: books.on_the_way(b, VA).parents.clear(), "the parents noted"),
+    "forgotten leaf": (lambda _, books: books.leaves.pop(), "the reverse map"),
     "unprotected table": (
-        lambda b: b.pages._untrack(page(b, VA)),
+        lambda b, books: books.shadowed.remove(books.on_the_way(b, VA).gfn),
         "not among the shadows of its table",
     ),
     "large page over a table": (
-        lambda b: b.pages._tables_in_region.update({LARGE >> 21: 1}),
+        lambda _, books: books.regions.add(LARGE >> 21),
         "lets writes through",
     ),
 }
+"""What may be wrong in the books."""
 
 
 @pytest.mark.parametrize(("breakage", "rule"), BREAKAGES.values(), ids=BREAKAGES)
@@ -120,6 +175,17 @@ def test_each_breakage_is_found(
     breakage(sound)
     with pytest.raises(InvariantError, match=rule):
         sound.audit()
+
+
+@pytest.mark.parametrize(("mistake", "rule"), MISTAKES.values(), ids=MISTAKES)
+def test_each_mistake_in_the_books_is_found(
+    sound: Bench, mistake: Callable[[Bench, Books], object], rule: str
+) -> None:
+    """If wrong, entries that the MMU has lost sight of go unseen until it is too late."""
+    books = Books(sound)
+    mistake(sound, books)
+    with pytest.raises(InvariantError, match=rule):
+        audit_of(sound, books)
 
 
 def test_notrap_where_error_codes_are_hidden(build: Callable[..., Bench]) -> None:
@@ -172,11 +238,12 @@ def test_a_direct_page_of_another_key(build: Callable[..., Bench]) -> None:
     bench.access(VA, bench.WRITE)
     bench.audit()
     bench.sound = False
-    direct = page(bench, VA)
-    dirty, keyed = attrs.evolve(direct.role, dirty=False), attrs.evolve(direct.role, pkey=2)
+    books = Books(bench)
+    direct = books.on_the_way(bench, VA)
+    dirty, keyed = direct.role.replace(dirty=False), direct.role.replace(pkey=2)
     for role, rule in ((keyed, "links to Role"), (dirty, "while the guest's D is clear")):
         direct.role = role
         with pytest.raises(InvariantError, match=rule):
-            bench.audit()
+            audit_of(bench, books)
     poke(bench, VA, pte.W)
-    bench.audit()
+    audit_of(bench, books)

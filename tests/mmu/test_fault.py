@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import attrs
 import pytest
 
+from hvmmu._bare_mmu import BareMmu
+from hvmmu._core.engine import ffi, lib
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CR0_WP, CR4_PGE, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, Regs
 from hvmmu.errors import InvariantError
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.bare import BareMmu
-from hvmmu.mmu.fault import Cause, PageFault, guest_cause
-from hvmmu.mmu.page import RegsRole, hides_fetches
+from hvmmu.fault import Cause, PageFault, guest_fault_cause
+from hvmmu.tlb import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Bench
+
+    from hvmmu.arch.role import Role
 
 U, W, X = pf.U, pf.W, pf.ID
 
@@ -22,6 +32,12 @@ U, W, X = pf.U, pf.W, pf.ID
 def test_kind(pfec: int, kind: int) -> None:
     """If wrong, the guest's tables are walked for another access than the one that faulted."""
     assert PageFault(0x1000, pfec).kind == kind
+
+
+def in_c(pfec: int, access: int, kind: int, regs: Regs) -> Cause:
+    """Return the cause that the MMU names."""
+    given = ffi.new("hv_regs *", attrs.asdict(regs))
+    return tuple(Cause)[lib.hv_guest_cause(pfec, access, kind, given)]
 
 
 @pytest.mark.parametrize(
@@ -45,13 +61,23 @@ def test_kind(pfec: int, kind: int) -> None:
 )
 def test_guest_cause(pfec: int, access: int, kind: int, cr4: int, cause: Cause) -> None:
     """If wrong, the ledger blames a fault on a rule that was not broken."""
-    assert guest_cause(pfec, access, kind, Regs(cr4=cr4)) is cause
+    regs = Regs(cr4=cr4)
+    assert guest_fault_cause(pfec, access, kind, regs) is cause
+    assert in_c(pfec, access, kind, regs) is cause
 
 
 def test_smap_is_not_to_blame_while_ac_is_set() -> None:
     """If wrong, a write to a read-only page counts as an SMAP fault though SMAP is suspended."""
     regs = Regs(cr4=CR4_SMAP, rflags_ac=1)
-    assert guest_cause(pf.P | W, U | X, W, regs) is Cause.READ_ONLY
+    assert guest_fault_cause(pf.P | W, U | X, W, regs) is Cause.READ_ONLY
+    assert in_c(pf.P | W, U | X, W, regs) is Cause.READ_ONLY
+
+
+def role_of(build: Callable[..., Bench], **registers: int) -> Role:
+    """Return the role that these registers give."""
+    bench = build()
+    bench.load(**{"cr0": 0, "efer": 0, **registers})
+    return bench.mmu.role
 
 
 @pytest.mark.parametrize(
@@ -65,35 +91,36 @@ def test_smap_is_not_to_blame_while_ac_is_set() -> None:
         (CR4_SMEP, 0, False),
     ],
 )
-def test_where_error_codes_hide_fetches(cr4: int, efer: int, hidden: bool) -> None:
+def test_where_error_codes_hide_fetches(
+    build: Callable[..., Bench], cr4: int, efer: int, hidden: bool
+) -> None:
     """If wrong, a fetch that SMAP spares passes for a read that it forbids."""
-    regs = Regs(cr4=cr4, efer=efer)
-    assert hides_fetches(regs) is hidden
-    assert RegsRole.of(regs).quiet is not hidden
+    assert role_of(build, cr4=cr4, efer=efer).bypassable is not hidden
 
 
 @pytest.mark.parametrize(
-    ("regs", "same"),
+    ("registers", "same"),
     [
-        (Regs(CR0_WP), False),
-        (Regs(efer=EFER_NXE), False),
-        (Regs(cr4=CR4_SMEP), False),
-        (Regs(cr4=CR4_SMAP), False),
-        (Regs(cr4=CR4_PKE), False),
-        (Regs(cr3=0x1000, pkru=7, rflags_ac=1), True),
-        (Regs(cr4=CR4_PGE), True),
+        ({"cr0": CR0_WP}, False),
+        ({"efer": EFER_NXE}, False),
+        ({"cr4": CR4_SMEP}, False),
+        ({"cr4": CR4_SMAP}, False),
+        ({"cr4": CR4_PKE}, False),
+        ({"cr3": 0x1000, "pkru": 7, "rflags_ac": 1}, True),
+        ({"cr4": CR4_PGE}, True),
     ],
 )
-def test_roles_tell_registers_apart(regs: Regs, same: bool) -> None:
+def test_roles_tell_registers_apart(
+    build: Callable[..., Bench], registers: dict[str, int], same: bool
+) -> None:
     """If wrong, a page made for other registers is used, or one that would do is made again."""
-    assert (RegsRole.of(regs) == RegsRole.of(Regs())) is same
+    assert (role_of(build, **registers) == role_of(build)) is same
 
 
-def test_smep_and_smap_make_no_role_while_wp_is_set() -> None:
+def test_smep_and_smap_make_no_role_while_wp_is_set(build: Callable[..., Bench]) -> None:
     """If wrong, shadow pages are made twice for what hardware checks by itself."""
-    plain = Regs(CR0_WP, efer=EFER_NXE)
-    guarded = Regs(CR0_WP, cr4=CR4_SMEP | CR4_SMAP, efer=EFER_NXE)
-    assert RegsRole.of(guarded) == RegsRole.of(plain)
+    plain = role_of(build, cr0=CR0_WP, efer=EFER_NXE)
+    assert role_of(build, cr0=CR0_WP, cr4=CR4_SMEP | CR4_SMAP, efer=EFER_NXE) == plain
 
 
 def test_a_bare_machine_passes_registers_through() -> None:

@@ -9,8 +9,8 @@ from itertools import product
 
 import pytest
 
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.flush import Flush, Part, wider
+from hvmmu.flush import Flush, Part, widest
+from hvmmu.tlb import Scope
 
 PARTS: list[Part] = [
     (None, 0),
@@ -36,12 +36,12 @@ def test_wider_does_for_both(one: Part, other: Part) -> None:
     One page and all that is not global is the exception: the page may be global, but what the core
     maps never is, and the guest asks for one at a time.
     """
-    joined = wider(one, other)
+    joined = widest(one, other)
     wanted = DROPPED[one] | DROPPED[other]
     if {one[0], other[0]} == {Scope.PAGE, Scope.NON_GLOBAL}:
         wanted = {page for page in wanted if not page.startswith("global")}
     assert wanted <= DROPPED[joined]
-    assert wider(other, one) == joined
+    assert widest(other, one) == joined
     assert joined in (one, other, (Scope.ALL, 0))
 
 
@@ -97,7 +97,7 @@ def test_forgoing_takes_a_reason() -> None:
 def test_joined_flushes_are_owed_as_one() -> None:
     """If wrong, joining two flushes loses both, or both still warn."""
     one, other = Flush(Scope.PAGE, 0x1000), Flush(Scope.PAGE, 0x2000)
-    both = one.then(other)
+    both = one.merge(other)
     del one, other
     gc.collect()
     assert both.scope is Scope.ALL

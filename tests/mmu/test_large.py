@@ -9,16 +9,17 @@ import pytest
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR4_PKE
-from hvmmu.hw.tlb import Scope
+from hvmmu.fault import Cause, Route
 from hvmmu.memory import Memslot
-from hvmmu.mmu.fault import Cause, Route
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Bench
 
-    from hvmmu.mmu.page import ShadowPage
+    from hvmmu._core.shadow_pages import ShadowPage
+    from hvmmu.arch.role import Role
 
 VA = 0x7F00_0020_0000
 LARGE, SMALL = 2 << 20, 1 << 12
@@ -89,6 +90,8 @@ def test_a_clean_large_page_in_pieces_has_no_writable_one(build: Callable[..., B
     bench.audit()
     assert bench.access(VA + SMALL, bench.READ).routes == [Route.INSTALL]
     assert not bench.spte(VA + SMALL) & pte.W
+    assert not bench.spte(VA) & pte.W
+    bench.audit()
     seen = bench.access(VA + SMALL, bench.WRITE)
     assert seen.gpa == FRAME + SMALL
     assert bench.gpte(VA, 2) & pte.D
@@ -159,9 +162,9 @@ def test_pieces_become_whole_again(build: Callable[..., Bench]) -> None:
     assert Scope.ALL in bench.flushes
 
 
-def _leaf_role(bench: Bench) -> object:
+def _leaf_role(bench: Bench) -> Role:
     bench.load()
-    return bench.mmu._regs_role.role(1, pf.W | pf.U | pf.ID)
+    return bench.mmu.role.replace(level=1, access=pf.W | pf.U | pf.ID)
 
 
 def test_a_table_may_arise_in_the_page_on_the_way_to_it(bench: Bench) -> None:

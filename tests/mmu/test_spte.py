@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
+import attrs
 import pytest
 
+from hvmmu._core.engine import ffi, lib
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (
@@ -21,20 +23,23 @@ from hvmmu.arch.regs import (
     EFER_NXE,
     Regs,
 )
-from hvmmu.hw.walk import permission_fault
-from hvmmu.mmu.spte import (
-    LINK,
-    Nonpresent,
-    access_of,
-    lift_write_protection,
-    make_link,
-    make_spte,
-)
+from hvmmu.spec.walk import permission_fault
+from hvmmu.spte import LINK, Nonpresent, access_of
 
 TRAP = 0xFFFF_FFFF_FFFF_F001
 ACCESSES = [w | u | x for w in (0, pf.W) for u in (0, pf.U) for x in (0, pf.ID)]
 KINDS = [k | u for k in (pf.READ, pf.WRITE, pf.FETCH) for u in (0, pf.U)]
 FRAME = 0x12_3456_7000
+
+
+def make_spte(hpa: int, access: int, *, writable: bool, large: bool, pkey: int) -> int:
+    """Return a leaf as the MMU makes it."""
+    return lib.hv_make_spte(hpa, access, writable, large, pkey)
+
+
+def wp_override(access: int, kind: int, regs: Regs) -> int:
+    """Return what the MMU has a leaf allow, of *access*."""
+    return lib.hv_wp_override(access, kind, ffi.new("hv_regs *", attrs.asdict(regs)))
 
 
 def test_presence_is_never_read_from_p() -> None:
@@ -46,8 +51,8 @@ def test_presence_is_never_read_from_p() -> None:
     assert marked.is_present(FRAME | pte.P)
     assert not plain.is_present(0)
     assert plain.is_present(FRAME | pte.P)
-    assert marked.differ
-    assert not plain.differ
+    assert marked.distinguishable
+    assert not plain.distinguishable
 
 
 @pytest.mark.parametrize("access", ACCESSES)
@@ -73,7 +78,7 @@ def test_no_leaf_is_taken_for_an_unbuilt_entry() -> None:
 
 def test_links_leave_everything_to_the_child() -> None:
     """If wrong, a link takes away what the child's role, which is shared, still allows."""
-    assert make_link(0x7000) == 0x7000 | pte.P | pte.W | pte.U | pte.A
+    assert LINK == pte.P | pte.W | pte.U | pte.A
     assert access_of(LINK) == pf.W | pf.U | pf.ID
 
 
@@ -101,7 +106,7 @@ def test_what_is_lifted_stays_within_what_the_guest_may_do() -> None:
     for regs, access, kind in product(guests_without_wp(), ACCESSES, KINDS):
         if permission_fault(access, 0, kind, regs):
             continue
-        entry = lift_write_protection(access, kind, regs)
+        entry = wp_override(access, kind, regs)
         if entry == access:
             continue
         assert not permission_fault(entry, 0, kind, shadowed(regs))
@@ -119,22 +124,33 @@ def test_nothing_is_lifted_without_need(access: int, kind: int) -> None:
     """If wrong, entries change for accesses that CR0.WP has nothing to do with."""
     for regs in guests_without_wp():
         with_wp = Regs(regs.cr0 | CR0_WP, 0, regs.cr4, regs.efer)
-        assert lift_write_protection(access, kind, with_wp) == access
+        assert wp_override(access, kind, with_wp) == access
         if kind != pf.WRITE or access & pf.W:
-            assert lift_write_protection(access, kind, regs) == access
+            assert wp_override(access, kind, regs) == access
 
 
 def test_what_lifting_makes_of_a_page() -> None:
     """If wrong, the kernel's writes are emulated where an entry would have done."""
     plain, smep = Regs(efer=EFER_NXE), Regs(cr4=CR4_SMEP, efer=EFER_NXE)
     user, kernel = pf.U | pf.ID, pf.ID
-    assert lift_write_protection(user, pf.WRITE, plain) == pf.W | pf.ID
-    assert lift_write_protection(kernel, pf.WRITE, plain) == pf.W | pf.ID
-    assert lift_write_protection(user, pf.WRITE, smep) == pf.W  # the kernel may not run it
-    assert lift_write_protection(kernel, pf.WRITE, smep) == pf.W | pf.ID
+    assert wp_override(user, pf.WRITE, plain) == pf.W | pf.ID
+    assert wp_override(kernel, pf.WRITE, plain) == pf.W | pf.ID
+    assert wp_override(user, pf.WRITE, smep) == pf.W  # the kernel may not run it
+    assert wp_override(kernel, pf.WRITE, smep) == pf.W | pf.ID
     for guard in (CR4_SMAP, CR4_PKE):  # which AC and PKRU would lift unseen
         guarded = Regs(cr4=guard, efer=EFER_NXE, rflags_ac=1)
-        assert lift_write_protection(user, pf.WRITE, guarded) == user
-        assert lift_write_protection(kernel, pf.WRITE, guarded) == pf.W | pf.ID
+        assert wp_override(user, pf.WRITE, guarded) == user
+        assert wp_override(kernel, pf.WRITE, guarded) == pf.W | pf.ID
     without_nx = Regs(cr4=CR4_SMEP)
-    assert lift_write_protection(user, pf.WRITE, without_nx) == user  # nothing to forbid it with
+    assert wp_override(user, pf.WRITE, without_nx) == user  # nothing to forbid it with
+
+
+@pytest.mark.parametrize("cr0_wp", [True, False])
+@pytest.mark.parametrize("access", ACCESSES)
+def test_access_of_a_guest_without_privilege(access: int, cr0_wp: bool) -> None:
+    """If wrong, an entry allows one of the guest's privileges more, or less, than its tables do."""
+    assert lib.hv_deprivileged_access(access, True, cr0_wp) == access
+    kernels = lib.hv_deprivileged_access(access, False, cr0_wp)
+    assert kernels & pf.U
+    assert bool(kernels & pf.W) is (bool(access & pf.W) or not cr0_wp)
+    assert kernels & pf.ID == access & pf.ID

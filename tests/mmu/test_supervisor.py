@@ -9,7 +9,7 @@ import pytest
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE
-from hvmmu.mmu.fault import Cause, Route
+from hvmmu.fault import Cause, Route
 
 if TYPE_CHECKING:
     from conftest import Bench

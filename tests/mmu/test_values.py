@@ -9,15 +9,15 @@ import pytest
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR4_PKE, CR4_SMAP
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import Cause, Route
+from hvmmu.fault import Cause, Route
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Bench
 
-    from hvmmu.mmu.page import ShadowPage
+    from hvmmu._core.shadow_pages import ShadowPage
 
 VA, NEXT = 0x7F00_0000_1000, 0x7F00_0000_2000
 FRAME, OTHER = 0x10_0000, 0x10_1000

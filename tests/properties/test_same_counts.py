@@ -22,39 +22,42 @@ from hypothesis import Phase as Generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvmmu import hookspecs, plugins
+from hvmmu import _plugins as plugins
+from hvmmu import hookspecs
+from hvmmu._core.engine import CompiledEngine
+from hvmmu._cpu_params import CpuParams
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._mmu_params import MmuParams
+from hvmmu._report.document import document, dumps
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.writer import HvtWriter
 from hvmmu.arch import pfec as pf
 from hvmmu.costs import cost_model
 from hvmmu.errors import HvmmuError
-from hvmmu.guest.params import GuestParams
-from hvmmu.guest.steps import (
+from hvmmu.machine import Machine, MachineConfig
+from hvmmu.params import declared
+from hvmmu.spec.engine import ReferenceEngine
+from hvmmu.steps import (
     PROT_EXEC,
     PROT_READ,
     PROT_WRITE,
     Accesses,
     Backing,
-    Exit,
+    ExitProcess,
     Fork,
     Mmap,
     Mprotect,
     Munmap,
-    Phase,
-    Reduced,
+    ReducedAccesses,
+    StartMeasuring,
     Step,
-    Switch,
+    SwitchTo,
+    Tail,
 )
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.compiled import CompiledEngine
-from hvmmu.hw.params import CpuParams
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.hw.tlb import Geometry, TlbGeometry
-from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.params import MmuParams
-from hvmmu.params import declared
-from hvmmu.report.document import document, dumps
+from hvmmu.testing.settings import drawn
+from hvmmu.tlb import Geometry, TlbGeometry
 from hvmmu.types import PAGE_SIZE, Gva
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.writing import HvtWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +75,8 @@ STARTS = tuple(Gva(BORDER + at * PAGE_SIZE) for at in (-40, 0, 64, 600))
 PAGES = 40
 READ, WRITE, FETCH = pf.U | pf.READ, pf.U | pf.WRITE, pf.U | pf.FETCH
 
-Engine = type[ReadableEngine | CompiledEngine]
-ENGINES: list[Engine] = [ReadableEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
+Engine = type[ReferenceEngine | CompiledEngine]
+ENGINES: list[Engine] = [ReferenceEngine, *([] if CompiledEngine.why_not else [CompiledEngine])]
 TLBS = {
     "as on a real CPU": TlbGeometry(),
     "fully associative": TlbGeometry(Geometry(1, 16), Geometry(1, 24), Geometry(1, 64)),
@@ -115,12 +118,7 @@ def machine_of(draw: random.Random) -> MachineConfig:
     """Draw a machine, all but its engine: any backend, every parameter that counters depend on."""
     backend = BACKENDS[draw.choice(sorted(BACKENDS))]
     flags = {p.name: draw.random() < 0.6 for p in declared(backend.params) if p.type is bool}
-    mmu = MmuParams(
-        update_on_write=draw.random() < 0.7,
-        large_pages=draw.random() < 0.7,
-        flood_threshold=draw.choice((3, 3, 0, 1)),
-        shadow_pages=draw.choice((65536, 16, 12)),
-    )
+    mmu = drawn(MmuParams, draw)
     guest = GuestParams(memory=RAM, set_accessed_dirty=draw.random() < 0.7)
     cpu = CpuParams(nx=draw.random() < 0.8, gbpages=draw.random() < 0.5)
     return MachineConfig(backend, backend.params(**flags), mmu, cpu=cpu, guest=guest)
@@ -188,11 +186,11 @@ class Program:
             self.steps.append(Fork(child))
         elif self.random.random() < 0.8:
             self.current = self.random.choice(others)
-            self.steps.append(Switch(self.current))
+            self.steps.append(SwitchTo(self.current))
         else:
             gone = self.random.choice(others)
             del self.mapped[gone]
-            self.steps.append(Exit(gone))
+            self.steps.append(ExitProcess(gone))
 
     def make(self) -> list[Step]:
         """Make it up."""
@@ -201,7 +199,7 @@ class Program:
         for _ in range(self.random.randrange(3, 14)):
             self.random.choices(does, (8, 3, 2, 3))[0]()
             if self.random.random() < 0.05:
-                self.steps.append(Phase("again"))
+                self.steps.append(StartMeasuring("again"))
         self.run()
         return self.steps
 
@@ -217,19 +215,22 @@ def reduced(steps: list[Step], path: Path) -> Iterator[Step]:
             writer = HvtWriter(file, "")
             writer.add(array("Q", step.gva), bytes(step.kind))
             writer.close()
-        yield from (made for made in HvtTrace(path).steps() if isinstance(made, Reduced))
+        yield from (made for made in HvtTrace(path).steps() if isinstance(made, ReducedAccesses))
 
 
-def by_parts(steps: list[Step]) -> list[Step]:
-    """Return the steps so that no lane runs a reduced one on its own, as it does a file's."""
-    return [
-        Reduced(
-            step.kept, step.site_gva, step.site_kind, step.accesses, step.sets, step.ways, step.rest
-        )
-        if isinstance(step, Reduced)
-        else step
-        for step in steps
-    ]
+class WholeTail:
+    """A span's tail of which C knows nothing: all its accesses are put back and run."""
+
+    def __init__(self, made: Tail) -> None:
+        self.next_kept = made.next_kept
+        self.lru_fixup, self.remaining = made.lru_fixup, made.remaining
+
+
+def with_whole_tails(step: Step) -> Step:
+    """Return a step whose tails are run as a plugin's, not as a file's."""
+    if not isinstance(step, ReducedAccesses):
+        return step
+    return attrs.evolve(step, tail=lambda at: WholeTail(step.tail(at)))
 
 
 def printed(config: MachineConfig, steps: list[Step]) -> str:
@@ -246,7 +247,7 @@ def printed(config: MachineConfig, steps: list[Step]) -> str:
     made = document(
         workload={"name": "made up", "kind": "synthetic"},
         config={"mmu": config.mmu, "cpu": config.cpu, "guest": config.guest},
-        asked={},
+        overrides={},
         runs=[attrs.evolve(result, engine="any")],
         model=MODEL,
     )
@@ -273,7 +274,11 @@ def test_every_way_to_run_a_program(tmp_path: Path) -> None:
         draw = random.Random(seed)  # noqa: S311 - not for secrets
         config, steps = machine_of(draw), Program(draw).make()
         parts = list(reduced(steps, tmp_path / "x.hvt"))
-        forms = ("unreduced", steps), ("reduced", parts), ("run by parts", by_parts(parts))
+        forms = (
+            ("unreduced", steps),
+            ("reduced", parts),
+            ("run by whole tails", [with_whole_tails(step) for step in parts]),
+        )
         expected = ""
         for name, way in ways(config, tlb):
             for form, form_steps in forms:

@@ -11,7 +11,7 @@ import secrets
 import pytest
 from hypothesis import settings
 
-from hvmmu.plugins import load
+from hvmmu._plugins import load
 from hvmmu.testing.context import Context
 from hvmmu.testing.report import FAILED
 from hvmmu.testing.subject import subject

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
+from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_PE, CR0_PG, CR0_WP, CR4_PAE, EFER_LMA, EFER_LME, CpuFeatures
 from hvmmu.backend import Backend, Paging
-from hvmmu.hw.engine import EXIT_ALWAYS
+from hvmmu.engine import EXIT_ALWAYS
+from hvmmu.fault import Route
 from hvmmu.machine import Platform, build
-from hvmmu.mmu.fault import Route
-from hvmmu.mmu.params import MmuParams
 from hvmmu.vcpu import Resume, Vcpu
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def variants() -> list[object]:
     for name, backend in plugins.load().backends.items():
         if backend.caps.paging is not Paging.SHADOW:
             continue
-        for over in backend.compare_over or (None,):
+        for over in backend.compare_params or (None,):
             for on in (False, True) if over else (None,):
                 params = backend.params(**({over: on} if over else {}))
                 label = f"{name}-{over}={on:d}" if over else name
@@ -116,8 +116,8 @@ def boot(backend: Backend, flags: str, params: MmuParams) -> Platform:
 def map_page(vcpu: Vcpu) -> Resume:
     """Handle a fault as the recorded guest did: its store is emulated, and the exit is not ours."""
     page = vcpu.cr2 >> 12
-    vcpu.switch.perform(vcpu.mmu.emulate_store(PT + 8 * page, page << 12 | LINK, 8))
-    vcpu.switch.enter()
+    vcpu.perform(vcpu.mmu.emulate_store(PT + 8 * page, page << 12 | LINK, 8))
+    vcpu.enter()
     return Resume.RETRY
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from hvmmu._engines import DEFAULT
+from hvmmu._native import NativeBackend
+from hvmmu._plugins import load
 from hvmmu.arch import pfec as pf
-from hvmmu.hw.engines import DEFAULT
-from hvmmu.hw.readable import ReadableEngine
-from hvmmu.native import NativeBackend
-from hvmmu.plugins import load
+from hvmmu.spec.engine import ReferenceEngine
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -62,7 +62,7 @@ def test_unreduced() -> None:
 
 def test_readable_engine() -> None:
     """The engine that explains the TLB would explain another one."""
-    counts = misses.ours(trace("sort"), NativeBackend, ReadableEngine)
+    counts = misses.ours(trace("sort"), NativeBackend, ReferenceEngine)
     assert counts == CACHEGRIND["sort"]
 
 
@@ -101,8 +101,8 @@ def model(references: Iterable[tuple[int, list[int]]], *, asks_for_both: bool) -
         made[fetch] += 1
         which = [page for page in pages if first[fetch].misses(page)]
         missed[fetch] += bool(which)
-        asked = pages if which and asks_for_both else which
-        missed_last += sum(last.misses(page) for page in asked) > 0
+        explicit = pages if which and asks_for_both else which
+        missed_last += sum(last.misses(page) for page in explicit) > 0
     return misses.Counts(made[1], made[0], missed[1], missed[0], missed_last)
 
 

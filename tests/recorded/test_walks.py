@@ -36,9 +36,9 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.hw.nested import NestedWalker
-from hvmmu.hw.walk import Outcome, Walk, walk
 from hvmmu.memory import Memory
+from hvmmu.spec.walk import Outcome, Walk, walk
+from hvmmu.spec.walk_2d import NestedWalker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ INTEL = CpuFeatures(maxphyaddr=40)
 AMD = CpuFeatures(maxphyaddr=40, mbz_bit8=True)
 
 
-class Entries(dict[int, int]):
+class PteMaker(dict[int, int]):
     """Physical memory that holds a row's entries and nothing else."""
 
     def load(self, pa: int, size: int) -> int:
@@ -134,7 +134,7 @@ class Row:
 
     def run(self, cpu: CpuFeatures) -> tuple[Walk, tuple[int, ...]]:
         """Walk the row's address; return the walk, and the entries after it by level."""
-        memory = Entries(zip(self.where(), self.before, strict=True))
+        memory = PteMaker(zip(self.where(), self.before, strict=True))
         found = walk(memory, self.regs, formats(self.mode, self.regs, cpu), self.va, self.kind)
         return found, tuple(memory.values())
 
@@ -146,8 +146,8 @@ class Row:
             return found.pfec == self.pfec
         if found.outcome is Outcome.GENERAL_PROTECTION:
             return True
-        landed = self.kind & pf.ID or found.pa == self.pa | 4  # no fetch's address was recorded
-        return bool(landed) and after == self.after
+        translated = self.kind & pf.ID or found.pa == self.pa | 4  # no fetch's address was recorded
+        return bool(translated) and after == self.after
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +204,8 @@ def readable(memory: Memory) -> Any:  # noqa: ANN401 - either walker
 def compiled(memory: Memory) -> Any:  # noqa: ANN401 - either walker
     """Return the compiled walker; skip the test where it was not built."""
     reason = "the compiled engine was not built"
-    pytest.importorskip("hvmmu.hw._kernel", reason=reason)
-    return pytest.importorskip("hvmmu.hw.nested_compiled").CompiledNestedWalker(memory)
+    pytest.importorskip("hvmmu._core._lib", reason=reason)
+    return pytest.importorskip("hvmmu._core.walk_2d").CompiledNestedWalker(memory)
 
 
 class Identity:

@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-KERNELS = ("hw", "workloads")
-"""Packages with an extension that is called _kernel."""
+EXTENSIONS = ("_core", "_trace")
+"""Packages with an extension, which is called _lib."""
 MARKS = (b"__asan_init", b"__ubsan_handle")
 """What code built with each sanitizer refers to."""
 
@@ -48,11 +48,11 @@ def unsanitized() -> list[str]:
     spec = importlib.util.find_spec("hvmmu")  # which loads none of them
     folders = spec.submodule_search_locations if spec else None
     wrong = []
-    for name in KERNELS:
-        built = [path for at in folders or () for path in Path(at, name).glob("_kernel*.so")]
+    for name in EXTENSIONS:
+        built = [path for at in folders or () for path in Path(at, name).glob("_lib*.so")]
         code = built[0].read_bytes() if built else b""
         if not all(mark in code for mark in MARKS):
-            wrong.append(f"hvmmu.{name}._kernel")
+            wrong.append(f"hvmmu.{name}._lib")
     return wrong
 
 

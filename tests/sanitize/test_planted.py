@@ -15,16 +15,15 @@ pytestmark = pytest.mark.skipif(
 )
 BEYOND_THE_END = """
 from array import array
-from hvmmu.workloads.compiled import ffi, lib
+from hvmmu._core.engine import ffi, lib
 kinds = ffi.from_buffer("uint8_t[]", bytes([4]) * 65536)
-lib.hvt_listed(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4, kinds)
+lib.hvt_count_listed(ffi.from_buffer("uint16_t[]", array("H", [0] * 3)), 4, kinds)
 """
 TOO_FAR_A_SHIFT = """
-from hvmmu.hw.compiled import ffi, lib
+from hvmmu._core.engine import ffi, lib
 memory = ffi.new("uint8_t[]", 4096)
 engine = lib.hv_new(memory, 4096, (1, 1), (1, 1), (1, 1))
-formats = ffi.new("hv_formats *", {"depth": 1, "entry_size": 4, "va_bits": 48})
-formats.shift[1] = 200
+formats = ffi.new("hv_formats *", {"depth": 1, "entry_size": 4, "va_bits": 200})
 lib.hv_load_regs(engine, ffi.new("hv_regs *"), formats)
 lib.hv_run(engine, ffi.new("uint64_t[]", [4096]), ffi.new("uint8_t[]", [4]), 0, 1,
            ffi.NULL, 0, ffi.new("hv_stop *"))

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from hvmmu._plugins import load
+from hvmmu._scaffold import Origin, origin, render, write
+from hvmmu._scaffold.naming import MOST
 from hvmmu.errors import InputError
-from hvmmu.plugins import load
-from hvmmu.scaffold import Origin, origin, render, write
-from hvmmu.scaffold.naming import MOST
 from hvmmu.testing import check_backend
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""A plugin whose backend does what a test asks of it, small grids of it, and a site with it."""
+"""A plugin whose backend behaves as a test needs it, and an installation with it."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hvmmu.sweep import Outcome, run
-from hvmmu.sweep.site import Site, open_site
+from hvmmu._sweep import SweepResult, run
+from hvmmu._sweep.installation import Installation, open_installation
 
 MODULE = "acme_sweep"
 PLUGIN = '''
@@ -51,10 +51,10 @@ class Acme(GenericBackend):
         super().__init__(params, cpu, asked)
 
     def create_vcpu(self, vcpu_id):
-        time.sleep(self.in_force.nap / 1000)
-        if self.in_force.mood == "rude":
+        time.sleep(self.effective.nap / 1000)
+        if self.effective.mood == "rude":
             raise RuntimeError("no manners")
-        if self.in_force.mood == "deadly":
+        if self.effective.mood == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().create_vcpu(vcpu_id)
 
@@ -78,21 +78,23 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def site(plugin: Path) -> Site:
-    """Return the site with that plugin, and no other."""
+def installation(plugin: Path) -> Installation:
+    """Return the installation with that plugin, and no other."""
     del plugin
-    return open_site(ALONE)
+    return open_installation(ALONE)
 
 
 @pytest.fixture
-def sweep(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Return `run` with that site, in an empty folder, with threads unless told otherwise."""
+def sweep(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., SweepResult]:
+    """Return `run` with that installation, in an empty folder, by default with threads."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
 
-    def swept(grid: Any, executor: Any = "thread", **options: Any) -> Outcome:  # noqa: ANN401
-        return run(grid, executor, site=site, **options)
+    def swept(grid: Any, executor: Any = "thread", **options: Any) -> SweepResult:  # noqa: ANN401
+        return run(grid, executor, installation=installation, **options)
 
     return swept
 

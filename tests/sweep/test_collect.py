@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from hvmmu._sweep import SweepResult, collect
+from hvmmu._sweep.cells import sha256_of
+from hvmmu._sweep.tabulate import Table, csv_of, table
 from hvmmu.errors import ConfigError, InputError
-from hvmmu.sweep import Outcome, collect
-from hvmmu.sweep.cells import sha256_of
-from hvmmu.sweep.gather import Table, csv_of, table
 
-Sweep = Callable[..., Outcome]
+Sweep = Callable[..., SweepResult]
 GRID = {
     "workload": ["demand-zero:pages=12", "demand-zero:pages=4", "fork-cow:pages=4"],
     "limit": [9, 30],
@@ -120,7 +120,7 @@ def test_all_problems_at_once(swept: Path, tmp_path: Path) -> None:
         f"{second}: {damaged}",
         f"{third}: {damaged}",
         f"{other}: not the same as {first}; remove one of them",
-        f"{tmp_path / 'empty'}: holds no cells; is it what a sweep wrote to?",
+        f"{tmp_path / 'empty'}: holds no cells; is it the folder of a sweep?",
         f"{tmp_path / 'nosuch'}: cannot be read: No such file or directory",
     )
 
@@ -185,13 +185,13 @@ def test_parquet_is_an_extra(swept: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_values_of_several_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A number of 64 bits without sign, or a column of words and numbers, cannot be written."""
     made = Table(("big", "both", "real", "none"), ((1 << 63, 1, 1, None), (2, "x", 0.5, None)))
-    monkeypatch.setattr("hvmmu.sweep.gather.table", lambda _: made)
+    monkeypatch.setattr("hvmmu._sweep.tabulate.table", lambda _: made)
     collect([], tmp_path / "t.sqlite")
     with closing(sqlite3.connect(tmp_path / "t.sqlite")) as file:
         rows = list(file.execute("SELECT * FROM cells"))
     assert rows == [(str(1 << 63), "1", 1.0, None), ("2", "x", 0.5, None)]
     wide = Table(tuple(map(str, range(40_000))), (tuple(range(40_000)),))
-    monkeypatch.setattr("hvmmu.sweep.gather.table", lambda _: wide)
+    monkeypatch.setattr("hvmmu._sweep.tabulate.table", lambda _: wide)
     with pytest.raises(InputError, match="SQLite cannot hold these cells: too many columns"):
         collect([], tmp_path / "wide.sqlite")
     assert [path.name for path in tmp_path.iterdir() if "wide" in path.name] == []

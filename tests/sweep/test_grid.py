@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
+from hvmmu._sweep.cells import Cell
+from hvmmu._sweep.grid import grid_of, read_grid
+from hvmmu._sweep.installation import Installation
+from hvmmu._sweep.plan import MOST_CELLS, cells
 from hvmmu.costs import MODELS
 from hvmmu.errors import ConfigError
-from hvmmu.sweep.cells import Cell
-from hvmmu.sweep.grid import grid_of, read_grid
-from hvmmu.sweep.planning import MOST_CELLS, cells
-from hvmmu.sweep.site import Site
 
 Planned = Callable[..., list[Cell]]
 SMALL = "demand-zero:pages=4"
 
 
 @pytest.fixture
-def planned(site: Site, tmp_path: Path) -> Planned:
+def planned(installation: Installation, tmp_path: Path) -> Planned:
     """Return a function from what a grid holds to its cells."""
-    return lambda **table: cells(grid_of(table, site.known, folder=tmp_path), site)
+    return lambda **table: cells(grid_of(table, installation.schema, folder=tmp_path), installation)
 
 
 def problems(planned: Planned, **table: Any) -> tuple[str, ...]:  # noqa: ANN401
@@ -46,7 +46,7 @@ def test_every_axis_multiplies(planned: Planned) -> None:
         limit=[10, 20],
         backend="acme",
         costs=["nehalem", "merom"],
-        engine=["readable"],
+        engine=["reference"],
         guest={"memory": ["16M", "32M", 67108864]},
         acme={"size": [1, 2]},
     )
@@ -142,7 +142,7 @@ acme.sizes (grid): acme has no such parameter; did you mean 'size'?
 foo (grid): no such section (mmu, cpu, guest, native, acme); MAYBE
 cpu (grid): sets nothing; leave it out
 mmu (grid): that is a section; write [mmu] and its parameters below
-exclude 1 (grid): says nothing; leave it out
+exclude 1 (grid): is empty; leave it out
 exclude 2: nothing (grid): no such key; there are workload, limit, backend, costs, engine SECTIONS
 acme (grid): not among the backends; add it to backend, or leave the section out
 """
@@ -188,20 +188,22 @@ def test_a_grid_too_large(planned: Planned) -> None:
     """A slip of the pen fills the memory before anything is said."""
     sizes = list(range(20, 20 + MOST_CELLS // 10))
     (told,) = problems(planned, acme={"size": sizes}, limit=list(range(1, 12)))
-    assert told.startswith(f"grid: {11 * (len(sizes) + 1):,} combinations; at most 100,000")
+    assert told.startswith(
+        f"grid: {11 * (len(sizes) + 1):,} combinations; a sweep has at most 100,000"
+    )
 
 
-def test_a_grid_in_a_file(site: Site, tmp_path: Path) -> None:
+def test_a_grid_in_a_file(installation: Installation, tmp_path: Path) -> None:
     """A file is read otherwise than what it holds, or its problems do not name it."""
     path = tmp_path / "some.toml"
     path.write_text('workload = "t.trace"\nbackend = "native"\n')
     (tmp_path / "t.trace").write_text(" L 5000,8\n")
-    (cell,) = cells(read_grid(path, site.known), site)
+    (cell,) = cells(read_grid(path, installation.schema), installation)
     assert cell.unit["workload"] == str(tmp_path / "t.trace")
     for text, told in (("x = 1", "no such key"), ("x = ", "not TOML")):
         path.write_text(text)
         with pytest.raises(ConfigError, match=told) as caught:
-            read_grid(path, site.known)
+            read_grid(path, installation.schema)
         assert str(path) in str(caught.value)
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        read_grid(tmp_path / "nosuch.toml", site.known)
+        read_grid(tmp_path / "nosuch.toml", installation.schema)

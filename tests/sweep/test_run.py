@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from hvmmu._report.document import schema
+from hvmmu._sweep import Progress, SweepResult
+from hvmmu._sweep.cells import sha256_of
 from hvmmu.errors import ConfigError, InputError
-from hvmmu.report.document import schema
-from hvmmu.sweep import Outcome, Step
-from hvmmu.sweep.cells import sha256_of
 
-Sweep = Callable[..., Outcome]
+Sweep = Callable[..., SweepResult]
 Contents = Callable[[Path], dict[str, bytes]]
 SMALL = "demand-zero:pages=4"
 GRID = {"workload": [SMALL, "fork-cow:pages=4"], "acme": {"size": [1, 2]}}
@@ -55,7 +55,7 @@ def test_a_cell_file(sweep: Sweep, here: Executor) -> None:
     (run,) = cell["result"]["runs"]
     assert run["params"] == cell["identity"]["params"]
     assert run["params"]["odd"] is False
-    assert cell["result"]["asked"] == {"acme.odd": {"value": False, "source": "sweep"}}
+    assert cell["result"]["overrides"] == {"acme.odd": {"value": False, "source": "sweep"}}
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -177,7 +177,7 @@ class Broken(Executor):
 
 def test_an_executor_without_workers(sweep: Sweep) -> None:
     """A pool that is dead is asked for ever, or every cell is blamed for it."""
-    with pytest.raises(InputError, match=r"no worker lives.*all dead"):
+    with pytest.raises(InputError, match=r"no worker starts.*all dead"):
         sweep(GRID, Broken())
 
 
@@ -190,12 +190,12 @@ def test_giving_up_leaves_nothing_to_do(sweep: Sweep) -> None:
             handed.append(Future())
             return handed[-1]
 
-    def tell(_: Step) -> None:
+    def report(_: Progress) -> None:
         if handed:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(GRID, Busy(), tell=tell)
+        sweep(GRID, Busy(), report=report)
     assert [future.cancelled() for future in handed] == [True] * CELLS
 
 
@@ -217,7 +217,7 @@ def test_a_worker_with_other_software(
     sweep: Sweep, here: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker with another version's results passes them off as those of this one."""
-    monkeypatch.setattr("hvmmu.sweep.work.hvmmu_version", lambda: "0.0.9")
+    monkeypatch.setattr("hvmmu._sweep.worker._VERSION", "0.0.9")
     outcome = sweep({"workload": SMALL, "backend": "native"}, here)
     ((_, failure),) = outcome.failed
     assert failure.reason.startswith("the worker lacks hvmmu ")
@@ -237,7 +237,7 @@ def test_a_trace_that_changes_meanwhile(sweep: Sweep, tmp_path: Path) -> None:
 
     outcome = sweep({"workload": str(trace), "backend": "native"}, Late())
     ((_, failure),) = outcome.failed
-    assert failure.reason.startswith("t.trace: not the file that was planned with")
+    assert failure.reason.startswith("t.trace: changed since the sweep was planned")
 
 
 def test_resume_runs_what_is_missing(
@@ -264,9 +264,9 @@ def test_a_folder_that_is_not_empty(sweep: Sweep, here: Executor, whole: dict[st
     with pytest.raises(ConfigError) as caught:
         sweep(GRID | {"workload": SMALL}, here, folder="undisturbed")
     mine, foreign, others = caught.value.problems
-    assert mine.startswith("undisturbed: 3 of these 3 cells are there; --resume runs the others")
-    assert foreign.startswith("undisturbed: cells that are not of this grid are there (3); give a")
-    assert others.startswith("undisturbed: files that are no cells are there (1); give a folder")
+    assert mine.startswith("undisturbed: holds 3 of these 3 cells; --resume runs the others")
+    assert foreign.startswith("undisturbed: holds cells of another grid (3); give a")
+    assert others.startswith("undisturbed: holds other files (1); give a folder")
     assert sweep(GRID | {"limit": 5}, here, folder="undisturbed", resume=True).ran == CELLS
     assert len(list(Path("undisturbed").iterdir())) == 1 + 2 * CELLS == 1 + 2 * len(whole)
     Path("file").write_text("")
@@ -277,9 +277,9 @@ def test_a_folder_that_is_not_empty(sweep: Sweep, here: Executor, whole: dict[st
 
 def test_how_far_it_is(sweep: Sweep, here: Executor) -> None:
     """Progress goes backwards, ends early, or promises a time before it can know one."""
-    heard: list[Step] = []
-    sweep(GRID, here, tell=heard.append)
-    assert heard[0] == Step(0, CELLS, None)
+    heard: list[Progress] = []
+    sweep(GRID, here, report=heard.append)
+    assert heard[0] == Progress(0, CELLS, None)
     assert [step.done for step in heard] == list(range(CELLS + 1))
     assert all(step.left is not None and step.left >= 0 for step in heard[1:])
     assert heard[-1].left == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from hvmmu.guest.steps import Accesses, Step
+from hvmmu.steps import Accesses, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

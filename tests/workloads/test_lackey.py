@@ -15,28 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvmmu._trace import codec, lackey
+from hvmmu._trace.grammar import USER_END, USER_START
+from hvmmu._trace.lackey import BATCH, LackeyTrace
 from hvmmu.errors import TraceError
-from hvmmu.guest.steps import Accesses, Backing, Mmap
-from hvmmu.workloads import codec, lackey
-from hvmmu.workloads.lackey import BATCH, USER_END, USER_START, LackeyTrace
+from hvmmu.steps import Accesses, Backing, Mmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 READ, WRITE, FETCH = 4, 6, 0x14
-
-
-@pytest.fixture(
-    scope="module",
-    autouse=True,
-    params=["python"] + ["compiled"] * (lackey.PlainLines is not None),
-)
-def parser(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Read plain lines in Python, and in C where that was built."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "python":
-            patch.setattr(lackey, "PlainLines", None)
-        yield
 
 
 HEAD = b"""==3367== Lackey, an example Valgrind tool
@@ -159,6 +147,30 @@ def test_round_trip(
         assert pairs(path, limit) == expected
 
 
+def test_windows_line_ends(trace_file: Callable[[bytes], Path]) -> None:
+    """A trace that was edited or copied on Windows is refused as no text."""
+    assert pairs(trace_file(TEXT.replace(b"\n", b"\r\n"))) == READ_AS
+    assert pairs(trace_file(b"\xef\xbb\xbf" + TEXT)) == READ_AS
+
+
+def test_superblocks(trace_file: Callable[[bytes], Path]) -> None:
+    """A trace with --trace-superblocks=yes is refused, or a superblock is an access."""
+    text = TEXT.replace(b"I ", b"SB 0401ab70\nI ") + b"SB 1\n"
+    assert pairs(trace_file(text)) == READ_AS
+    assert refused(trace_file(text + b"oops\n")).line == text.count(b"\n") + 1
+
+
+@pytest.mark.parametrize(
+    "said", [b"==3368==", b"--3368-- x", b"**3368** x", b"==00:00:01 3368== x"]
+)
+def test_two_processes(trace_file: Callable[[bytes], Path], said: bytes) -> None:
+    """Two address spaces are read as one: a child's first touches are no faults."""
+    error = refused(trace_file(TEXT + said + b"\n" + TEXT))
+    assert error.line == TEXT.count(b"\n") + 1
+    assert "process 3368 in the trace of process 3367" in error.what
+    assert "--log-file=FILE.%p" in error.todo
+
+
 def test_batches_are_bounded(trace_file: Callable[[bytes], Path]) -> None:
     """An engine would get more accesses at once than it was promised."""
     # The shortest lines give the most references a block, and each crosses a page.
@@ -185,7 +197,9 @@ BAD_LINES = [
     (b" L 0401ab70,3 ", "lackey never prints", "--log-file"),
     (b" L 0401AB70,3", "lackey never prints", "--log-file"),
     (b" L 0401ab70,-3", "lackey never prints", "--log-file"),
-    (b" L 0401ab70,3\r", "not text", "--tool=lackey"),
+    (b" L 0401ab70,3\r\r", "not text", "--tool=lackey"),
+    (b"SB 0401ab7g", "lackey never prints 'SB", "--log-file"),
+    (b"SB  0401ab70", "lackey never prints 'SB", "--log-file"),
     (b"\x00\x01\x02\x03", "not text", "--tool=lackey"),
     ("é".encode(), "not text", "--tool=lackey"),
     (b" L " + b"0" * 300 + b"1000,8", "lackey never prints", "--log-file"),
@@ -258,7 +272,7 @@ def test_a_line_without_end(trace_file: Callable[[bytes], Path]) -> None:
 
 def test_a_long_command_is_read(trace_file: Callable[[bytes], Path]) -> None:
     """A trace of `python3 -c` with a long program is refused."""
-    assert pairs(trace_file(b"==1== Command: " + b"x" * 100_000 + b"\n" + TEXT)) == READ_AS
+    assert pairs(trace_file(b"==3367== Command: " + b"x" * 100_000 + b"\n" + TEXT)) == READ_AS
 
 
 @pytest.mark.parametrize("cut", [1, 2, 12])
@@ -383,7 +397,6 @@ def test_memory_does_not_grow_with_the_trace(monkeypatch: pytest.MonkeyPatch) ->
                 start = 0x1000_0000 + block * 0x1000_0000
                 yield b"".join(b" L %x,8\n" % (start + n * 8) for n in range(1000))
 
-        monkeypatch.setattr(lackey, "_SEEN", 1 << 12)
         monkeypatch.setattr(lackey, "blocks", made)
         tracemalloc.start()
         try:

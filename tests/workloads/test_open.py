@@ -13,7 +13,7 @@ from hvmmu.workloads import SHIPPED, descriptions, open_workload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hvmmu.guest.steps import Step
+    from hvmmu.steps import Step
 
 TRACE = b"I  0401ab70,3\n L 04a17de0,8\n"
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hvmmu._trace import codec
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.import_trace import import_trace
+from hvmmu._trace.lackey import LackeyTrace
 from hvmmu.errors import InputError
-from hvmmu.guest.steps import Accesses, Reduced
-from hvmmu.workloads import codec
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.making import import_trace
-from hvmmu.workloads.lackey import LackeyTrace
-from hvmmu.workloads.record import ENVIRONMENT, record
+from hvmmu.steps import Accesses, ReducedAccesses
+from hvmmu.workloads._record import ENVIRONMENT, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_compact_traces(fake: Callable[[str], Path], out: Path, suffix: str) -> 
     imported = out.with_name(f"imported.hvt{suffix}")
     import_trace(out, None, imported)
     assert made.read_bytes() == imported.read_bytes()
-    assert sum(len(s) for s in HvtTrace(made).steps() if isinstance(s, Reduced)) == 3
+    assert sum(len(s) for s in HvtTrace(made).steps() if isinstance(s, ReducedAccesses)) == 3
 
 
 def test_packed_files_hold_no_time(fake: Callable[[str], Path], out: Path) -> None:

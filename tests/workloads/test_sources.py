@@ -1,4 +1,4 @@
-"""What compact traces are imported from: right bytes give right accesses, wrong ones one line."""
+"""Importing traces of other tools: right bytes give right accesses, wrong ones one line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvmmu._trace.hvt import HvtTrace
+from hvmmu._trace.hvt.export import export
+from hvmmu._trace.hvt.import_trace import import_trace
+from hvmmu._trace.hvt.layout import MAGIC
+from hvmmu._trace.hvt.reader import opened
+from hvmmu._trace.importers import IMPORTERS, importer_of
 from hvmmu.errors import InputError, TraceError
-from hvmmu.guest.steps import Accesses, Reduced
-from hvmmu.workloads.hvt import HvtTrace
-from hvmmu.workloads.hvt.exporting import export
-from hvmmu.workloads.hvt.layout import MAGIC
-from hvmmu.workloads.hvt.making import import_trace
-from hvmmu.workloads.hvt.reading import opened
-from hvmmu.workloads.sources import SOURCES, source_of
+from hvmmu.steps import Accesses, ReducedAccesses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def imported(path: Path, out: Path, **options: Any) -> list[tuple[int, int]]:  #
     import_trace(path, None, out, **options)
     found: list[tuple[int, int]] = []
     for step in HvtTrace(out).steps():
-        if isinstance(step, Reduced):
+        if isinstance(step, ReducedAccesses):
             for part in step.whole():
                 assert isinstance(part, Accesses)
                 found += zip((gva >> 12 for gva in part.gva), part.kind, strict=True)
@@ -128,7 +128,7 @@ def test_pipes(tmp_path: Path, name: str) -> None:
     import_trace(None, io.BytesIO(GOOD[name]), out, fmt=fmt)
     with opened(out) as file:
         assert file.header.accesses == len(ACCESSES)
-        assert f"format={name}\n" in file.header.words
+        assert f"format={name}\n" in file.header.provenance
 
 
 def test_named_pipes(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ BAD = [
     ("csv", b"", "is empty"),
     ("csv", gzip.compress(b"", mtime=0), "is empty"),
     ("lackey", b"\x7fELF" + bytes(99), "ELF"),
-    (None, MAGIC + bytes(200), "is a compact trace already"),
+    (None, MAGIC + bytes(200), "is a reduced trace already"),
 ]
 
 
@@ -219,7 +219,7 @@ def test_a_pipe_that_breaks(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)
-@given(noise=st.binary(max_size=200), fmt=st.sampled_from(sorted(SOURCES)))
+@given(noise=st.binary(max_size=200), fmt=st.sampled_from(sorted(IMPORTERS)))
 def test_noise(noise: bytes, fmt: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Some file ends an import in a traceback."""
     path = tmp_path_factory.getbasetemp() / "noise"
@@ -228,7 +228,7 @@ def test_noise(noise: bytes, fmt: str, tmp_path_factory: pytest.TempPathFactory)
         import_trace(path, None, path.with_suffix(".hvt"), fmt=fmt, force=True)
     except InputError as error:
         assert "\n" not in str(error)  # noqa: PT017 - some noise is a trace
-    source_of(None, noise)
+    importer_of(None, noise)
 
 
 @pytest.mark.parametrize("fmt", ["lackey", "csv"])
@@ -307,12 +307,12 @@ class Table:
 
     def column(self, name: str) -> Table:
         """Return a column, which is its own list here."""
-        self.asked = name
+        self.explicit = name
         return self
 
     def to_pylist(self) -> list[Any]:
         """Return the column asked for."""
-        return self.columns[self.asked]
+        return self.columns[self.explicit]
 
 
 def test_parquet_without_pyarrow(

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hvmmu.errors import ConfigError
-from hvmmu.guest.steps import (
+from hvmmu.params import declared
+from hvmmu.steps import (
     PROT_READ,
     Accesses,
-    Exit,
+    ExitProcess,
     Fork,
     Mmap,
     Mprotect,
-    Phase,
+    StartMeasuring,
     Step,
-    Switch,
+    SwitchTo,
 )
-from hvmmu.params import declared
 from hvmmu.workloads import WORKLOADS, open_workload
-from hvmmu.workloads.synthetic import KINDS
+from hvmmu.workloads._synthetic import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,11 +37,11 @@ SMALL = {
 }
 # SHA-256 of the steps, as `digest` writes them.
 GOLDEN = {
-    "demand-zero": "beeb1f12c16e3d92fe92c255d4f4ee8d9b27ed2e564374f27416ce5683cb1142",
-    "fork-cow": "8c1a7b6837e523cd3dd2e97c1d914fb91d3a103489e2f3beed878e37e19baea3",
-    "mprotect": "9566e4dbb4e3654b8ad9e8d5a411bb68f2829f0ef4ebde95fcf765cd54419098",
+    "demand-zero": "107031884273836c6c3830753d49503a86a001910a9ac7381ca113d144b377c7",
+    "fork-cow": "6183a35ebe1743fd929b64313d145f7e9c34e8af578f3f6527e0260b21c16d32",
+    "mprotect": "d6d2cb8e33166ff724c5f0afbccf96e0e09a77d383f72f1fc5d801f48687188e",
     "random": "87828d7c24170496502660bbe4453dc77f3f3e848577d611ce09ba5b87bc8069",
-    "context-switch": "f42991ad36e52b740e256f1592c32f4e19b43529e748142277fa76856efa801f",
+    "context-switch": "af8787959943cb2fecc93373ca0784903178a19a31b1a812388c4234d2015fc8",
 }
 
 
@@ -53,7 +53,7 @@ def steps(spec: str) -> list[Step]:
 def measured(spec: str) -> list[Step]:
     """Return the steps after the warm-up."""
     all_steps = steps(spec)
-    (start,) = [at for at, step in enumerate(all_steps) if isinstance(step, Phase)]
+    (start,) = [at for at, step in enumerate(all_steps) if isinstance(step, StartMeasuring)]
     return all_steps[start + 1 :]
 
 
@@ -124,10 +124,10 @@ def test_no_process_touches_what_it_may_not(name: str) -> None:
             case Fork():
                 assert step.child not in prots
                 prots[step.child] = dict(prots[pid])
-            case Switch():
+            case SwitchTo():
                 pid = step.pid
                 assert pid in prots
-            case Exit():
+            case ExitProcess():
                 assert step.pid != pid
                 del prots[step.pid]
 
@@ -149,7 +149,7 @@ def test_fork_cow_writes_each_page_on_both_sides() -> None:
     some = measured("fork-cow:pages=40,rounds=3")
     assert set(touched(some).values()) == {6}
     shape = [type(step) for step in some]
-    assert shape == [Fork, Switch, Accesses, Switch, Accesses, Exit] * 3
+    assert shape == [Fork, SwitchTo, Accesses, SwitchTo, Accesses, ExitProcess] * 3
     assert [step.child for step in some if isinstance(step, Fork)] == [2, 3, 4]
 
 
@@ -177,7 +177,7 @@ def test_random_mixes_kinds_over_the_footprint() -> None:
 def test_context_switch_takes_turns() -> None:
     """A process is left out, or runs twice in a row."""
     some = measured("context-switch:processes=3,pages=20,rounds=5")
-    assert [step.pid for step in some if isinstance(step, Switch)] == [1, 2, 3] * 5
+    assert [step.pid for step in some if isinstance(step, SwitchTo)] == [1, 2, 3] * 5
     assert sum(touched(some).values()) == 3 * 20 * 5
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hvmmu._trace import codec
 from hvmmu.errors import TraceError
-from hvmmu.workloads import codec
 
 if TYPE_CHECKING:
     from pathlib import Path

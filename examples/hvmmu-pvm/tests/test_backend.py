@@ -6,10 +6,10 @@ import pytest
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.backend import CrWrite, Exit, Invlpg, MsrWrite
+from hvmmu.backend import CrWrite, Invlpg, MsrWrite, VmExit
+from hvmmu.engine import EXIT_ALWAYS
 from hvmmu.errors import BackendUnavailableError, InvariantError
-from hvmmu.hw.engine import EXIT_ALWAYS
-from hvmmu.mmu.fault import PageFault
+from hvmmu.fault import PageFault
 from hvmmu_pvm import hvmmu_cost_models
 from hvmmu_pvm.backend import PvmBackend, PvmParams
 from hvmmu_pvm.structures import R10, RAX, RBX, Hypercall, PvmVcpu, SwitchFlags
@@ -43,7 +43,7 @@ def made(*, switcher_filter: bool = False, cpu: CpuFeatures = CPU) -> tuple[PvmB
         (Invlpg(VA), "HC_TLB_INVLPG"),
     ],
 )
-def test_an_exit_is_read_as_it_was_written(what: Exit, reason: str) -> None:
+def test_an_exit_is_read_as_it_was_written(what: VmExit, reason: str) -> None:
     """If wrong, the hypervisor acts on something that the guest did not do."""
     backend, control = made()
     cpu = Cpu()
@@ -107,7 +107,7 @@ def test_the_filter(on: bool) -> None:
     backend, control = made(switcher_filter=on)
     present = sum(1 << pfec for pfec in range(64) if pfec & pf.P)
     assert backend.exit_filter(control) == (present if on else EXIT_ALWAYS)
-    assert backend.nonpresent().differ is on
+    assert backend.nonpresent().distinguishable is on
     assert bool(control.tss.switch_flags & SwitchFlags.DS_GUEST_PF) is on
 
 
@@ -117,7 +117,7 @@ def test_where_no_bit_is_reserved() -> None:
     with pytest.raises(BackendUnavailableError, match=r"pvm\.switcher_filter=1: .*MAXPHYADDR 52"):
         PvmBackend(params, cpu, frozenset({"switcher_filter"}))
     backend, control = made(switcher_filter=True, cpu=cpu)
-    assert backend.in_force == PvmParams(switcher_filter=False)
+    assert backend.effective == PvmParams(switcher_filter=False)
     assert backend.exit_filter(control) == EXIT_ALWAYS
 
 

@@ -11,9 +11,9 @@ import pytest
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
+from hvmmu.fault import Cause, PageFault, Route
 from hvmmu.generic import GenericBackend
-from hvmmu.mmu.fault import Cause, PageFault, Route
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.spte import Nonpresent
 from hvmmu_xen import NO_LEVEL, hvmmu_handle_fault
 from hvmmu_xen.backend import MAGIC, XenBackend, XenParams
 
@@ -103,7 +103,7 @@ def test_machines_of_others_are_left_alone() -> None:
 def test_no_magic_without_a_reserved_bit(cpu: CpuFeatures, works: bool) -> None:
     """If wrong, a magic entry is a mapping of memory that is not the guest's."""
     backend = XenBackend(XenParams(), cpu, frozenset())
-    assert backend.in_force.fast_fault_path is works
+    assert backend.effective.fast_fault_path is works
     assert backend.nonpresent() == (Nonpresent(0, MAGIC) if works else Nonpresent())
     if not works:
         with pytest.raises(BackendUnavailableError, match=r"^xen\.fast_fault_path=1: with MAXPHYA"):

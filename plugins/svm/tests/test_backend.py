@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.backend import CrWrite, Entry, Exit, Intercept, Invlpg, MsrWrite, Paging
+from hvmmu.backend import CrWrite, Intercept, Invlpg, MsrWrite, Paging, VmEntry, VmExit
+from hvmmu.engine import EXIT_ALWAYS, EXIT_NEVER, HwThread
 from hvmmu.errors import InvariantError
-from hvmmu.hw.engine import EXIT_ALWAYS, EXIT_NEVER, Core
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.fault import PageFault
 from hvmmu.params import declared
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 from hvmmu_svm.backend import SvmBackend, SvmParams, SvmVcpu
 from hvmmu_svm.vmcb import ExitCode, Field
 
@@ -37,7 +37,7 @@ def svm(cpu: CpuFeatures = CPU) -> SvmBackend:
     return SvmBackend(SvmParams(), cpu, frozenset())
 
 
-def reason(what: Exit) -> str:
+def reason(what: VmExit) -> str:
     """Return the name of the exit code that *what* must have."""
     match what:
         case PageFault():
@@ -49,9 +49,9 @@ def reason(what: Exit) -> str:
     return "VMEXIT_INVLPG"
 
 
-def entered(backend: SvmBackend, control: SvmVcpu) -> Entry:
+def entered(backend: SvmBackend, control: SvmVcpu) -> VmEntry:
     """Enter the guest."""
-    return backend.enter(control, Core(CPU))
+    return backend.enter(control, HwThread(CPU))
 
 
 # What it is.
@@ -69,14 +69,14 @@ def test_what_it_says_of_itself() -> None:
     """If wrong, commands and comparisons offer what SVM has not, or hide what it has."""
     assert SvmBackend.caps.paging is Paging.SHADOW
     assert not SvmBackend.caps.filters_page_faults
-    assert SvmBackend.compare_over == ()
+    assert SvmBackend.compare_params == ()
     assert declared(SvmBackend.params) == ()
 
 
 def test_bypass_is_refused_with_the_reason() -> None:
     """If wrong, a user who wants the technique on AMD is not told why it cannot be."""
-    assert list(SvmBackend.refused) == ["bypass_guest_pf"]
-    why = SvmBackend.refused["bypass_guest_pf"]
+    assert list(SvmBackend.unsupported) == ["bypass_guest_pf"]
+    why = SvmBackend.unsupported["bypass_guest_pf"]
     assert why == (
         "AMD SVM cannot select page faults by error code: an exception intercept is one bit per"
         " vector, so every page fault exits; use it with vmx"
@@ -127,7 +127,7 @@ def test_unbuilt_entries_are_zero_on_every_cpu(maxphyaddr: int) -> None:
     with capture_logs() as logs:
         backend = svm(CpuFeatures(maxphyaddr=maxphyaddr))
     assert backend.nonpresent() == Nonpresent(trap=0, notrap=0)
-    assert backend.in_force == SvmParams()
+    assert backend.effective == SvmParams()
     assert logs == []
 
 
@@ -136,13 +136,13 @@ def test_unbuilt_entries_are_zero_on_every_cpu(maxphyaddr: int) -> None:
 
 @given(EXITS, EXITS, GPRS, U64)
 def test_an_exit_is_read_as_it_was_written(
-    before: Exit, what: Exit, gprs: list[int], cr2: int
+    before: VmExit, what: VmExit, gprs: list[int], cr2: int
 ) -> None:
     """If wrong, the hypervisor acts on something that did not happen, or on the exit before."""
     backend = svm()
     control = backend.create_vcpu(0)
-    backend.record_exit(control, Core(CPU), before)
-    core = Core(CPU, gprs=list(gprs), cr2=cr2)
+    backend.record_exit(control, HwThread(CPU), before)
+    core = HwThread(CPU, gprs=list(gprs), cr2=cr2)
     backend.record_exit(control, core, what)
     assert backend.exit_reason(control) == reason(what)
     core.gprs[0] ^= 1  # VMEXIT loads the host's RAX: the guest's is in the VMCB
@@ -152,13 +152,13 @@ def test_an_exit_is_read_as_it_was_written(
 
 
 @given(EXITS, GPRS, U64)
-def test_what_the_vmcb_saved_comes_back(what: Exit, gprs: list[int], cr2: int) -> None:
+def test_what_the_vmcb_saved_comes_back(what: VmExit, gprs: list[int], cr2: int) -> None:
     """If wrong, a guest's RAX or CR2 is lost over an exit: the VMCB, not the CPU, keeps them."""
     backend = svm()
-    control, core = backend.create_vcpu(0), Core(CPU, gprs=list(gprs), cr2=cr2)
+    control, core = backend.create_vcpu(0), HwThread(CPU, gprs=list(gprs), cr2=cr2)
     backend.record_exit(control, core, what)
     rax, core.gprs[0], core.cr2 = core.gprs[0], 1, 2
-    assert backend.enter(control, core) == Entry()
+    assert backend.enter(control, core) == VmEntry()
     assert (core.gprs[0], core.cr2) == (rax, cr2)
 
 
@@ -166,7 +166,7 @@ def test_a_page_fault_lies_where_the_manual_says() -> None:
     """If wrong, the halves agree with each other and with no CPU."""
     backend = svm()
     control = backend.create_vcpu(0)
-    backend.record_exit(control, Core(CPU), PageFault(0x7F12_3456_7008, pf.P | pf.W | pf.U))
+    backend.record_exit(control, HwThread(CPU), PageFault(0x7F12_3456_7008, pf.P | pf.W | pf.U))
     assert control.vmcb.read(Field.EXITCODE) == 0x4E
     assert control.vmcb.read(Field.EXITINFO1) == 7
     assert control.vmcb.read(Field.EXITINFO2) == 0x7F12_3456_7008
@@ -180,7 +180,7 @@ def test_a_cr_write_names_its_register(cr: int, register: int) -> None:
     control.vmcb.write(Field.EXITCODE, 0x10 + cr)
     control.vmcb.write(Field.EXITINFO1, 1 << 63 | register)
     control.vmcb.write(Field.RAX, 0xAAAA)
-    core = Core(CPU, gprs=[n << 4 for n in range(16)])
+    core = HwThread(CPU, gprs=[n << 4 for n in range(16)])
     expected = 0xAAAA if register == 0 else register << 4
     assert backend.decode_exit(control, core) == CrWrite(cr, expected)
 
@@ -191,7 +191,7 @@ def test_an_exit_that_nothing_causes_is_our_bug() -> None:
     control = backend.create_vcpu(0)
     control.vmcb.write(Field.EXITCODE, 0x400)
     with pytest.raises(InvariantError, match="VMEXIT 0x400"):
-        backend.decode_exit(control, Core(CPU))
+        backend.decode_exit(control, HwThread(CPU))
 
 
 def test_exit_reasons_have_the_vendors_names() -> None:
@@ -210,19 +210,19 @@ def test_exit_reasons_have_the_vendors_names() -> None:
 def test_injection_sets_cr2_in_the_vmcb_and_happens_once(gva: int, pfec: int) -> None:
     """If wrong, the guest finds a stale CR2 (EVENTINJ loads none), or takes the fault twice."""
     backend = svm()
-    control, core = backend.create_vcpu(0), Core(CPU, cr2=1)
+    control, core = backend.create_vcpu(0), HwThread(CPU, cr2=1)
     backend.record_exit(control, core, PageFault(gva ^ 8, pfec))
     backend.inject_page_fault(control, core, gva, pfec)
     # Valid, error code valid, exception (3), vector 14; the error code above.
     assert control.vmcb.read(Field.EVENTINJ) == pfec << 32 | 1 << 31 | 1 << 11 | 3 << 8 | 14
     assert control.vmcb.read(Field.CR2) == gva
-    assert backend.enter(control, core) == Entry(vector=14, error_code=pfec)
+    assert backend.enter(control, core) == VmEntry(vector=14, error_code=pfec)
     assert core.cr2 == gva
-    assert backend.enter(control, core) == Entry()
+    assert backend.enter(control, core) == VmEntry()
 
 
 @pytest.mark.parametrize(
-    ("asked", "scope", "gva", "tlb_control"),
+    ("explicit", "scope", "gva", "tlb_control"),
     [
         ([(Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000, 0),
         ([(Scope.PAGE, 0x5000), (Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000, 0),
@@ -233,7 +233,7 @@ def test_injection_sets_cr2_in_the_vmcb_and_happens_once(gva: int, pfec: int) ->
     ],
 )
 def test_flushes_wait_for_the_entry(
-    asked: list[tuple[Scope, int]], scope: Scope, gva: int, tlb_control: int
+    explicit: list[tuple[Scope, int]], scope: Scope, gva: int, tlb_control: int
 ) -> None:
     """If wrong, an entry drops less from the TLB than was asked for, or drops it again later.
 
@@ -241,7 +241,7 @@ def test_flushes_wait_for_the_entry(
     """
     backend = svm()
     control = backend.create_vcpu(0)
-    for one in asked:
+    for one in explicit:
         backend.flush_tlb(control, *one)
     assert control.vmcb.read(Field.TLB_CONTROL) == tlb_control
     entry = entered(backend, control)

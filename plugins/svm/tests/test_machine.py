@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from hvmmu._guest.policy import GuestParams
+from hvmmu._mmu_params import MmuParams
 from hvmmu.costs import cost_model
-from hvmmu.guest.params import GuestParams
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.params import MmuParams
-from hvmmu.workloads.synthetic import DemandZero
+from hvmmu.workloads._synthetic import DemandZero
 from hvmmu_svm.backend import SvmBackend, SvmParams
 
 PAGES = 300

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from hvmmu import plugins
+from hvmmu import _plugins as plugins
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.paging import LONG4, LONG5, PagingMode, formats
 from hvmmu.arch.regs import CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE, CpuFeatures, Regs
-from hvmmu.backend import CrWrite, Entry, Exit, Intercept, Invlpg, MsrWrite, Paging
+from hvmmu.backend import CrWrite, Intercept, Invlpg, MsrWrite, Paging, VmEntry, VmExit
+from hvmmu.engine import EXIT_ALWAYS, HwThread
 from hvmmu.errors import BackendUnavailableError, ConfigError, InvariantError
-from hvmmu.hw.engine import EXIT_ALWAYS, Core
-from hvmmu.hw.tlb import Scope
-from hvmmu.hw.walk import Outcome, walk
+from hvmmu.fault import PageFault
 from hvmmu.memory import Memory
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.spec.walk import Outcome, walk
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 from hvmmu_vmx.backend import TRAP, VmxBackend, VmxParams, VmxVcpu
 from hvmmu_vmx.vmcs import ExitReason, Field
 
@@ -46,14 +46,14 @@ REASONS = {
 }
 
 
-def vmx(cpu: CpuFeatures = CPU, asked: tuple[str, ...] = (), **params: bool) -> VmxBackend:
+def vmx(cpu: CpuFeatures = CPU, explicit: tuple[str, ...] = (), **params: bool) -> VmxBackend:
     """Make a backend from parameters and the names of those that somebody set."""
-    return VmxBackend(VmxParams(**params), cpu, frozenset(asked))
+    return VmxBackend(VmxParams(**params), cpu, frozenset(explicit))
 
 
-def entered(backend: VmxBackend, control: VmxVcpu) -> Entry:
+def entered(backend: VmxBackend, control: VmxVcpu) -> VmEntry:
     """Enter the guest."""
-    return backend.enter(control, Core(CPU))
+    return backend.enter(control, HwThread(CPU))
 
 
 # What it is.
@@ -71,8 +71,8 @@ def test_what_it_says_of_itself() -> None:
     """If wrong, commands and comparisons offer what VMX has not, or hide what it has."""
     assert VmxBackend.caps.paging is Paging.SHADOW
     assert VmxBackend.caps.filters_page_faults
-    assert VmxBackend.compare_over == ("bypass_guest_pf",)
-    assert VmxBackend.refused == {}
+    assert VmxBackend.compare_params == ("bypass_guest_pf",)
+    assert VmxBackend.unsupported == {}
 
 
 def test_parameters_as_kvm_has_them() -> None:
@@ -129,13 +129,13 @@ def test_root_goes_to_guest_cr3() -> None:
 
 @given(EXITS, EXITS, GPRS, U64)
 def test_an_exit_is_read_as_it_was_written(
-    before: Exit, what: Exit, gprs: list[int], cr2: int
+    before: VmExit, what: VmExit, gprs: list[int], cr2: int
 ) -> None:
     """If wrong, the hypervisor acts on something that did not happen, or on the exit before."""
     backend = vmx()
     control = backend.create_vcpu(0)
-    backend.record_exit(control, Core(CPU), before)
-    core = Core(CPU, gprs=list(gprs), cr2=cr2)
+    backend.record_exit(control, HwThread(CPU), before)
+    core = HwThread(CPU, gprs=list(gprs), cr2=cr2)
     backend.record_exit(control, core, what)
     assert backend.exit_reason(control) == REASONS[type(what)]
     assert backend.decode_exit(control, core) == what
@@ -147,7 +147,7 @@ def test_a_page_fault_lies_where_the_manual_says() -> None:
     """If wrong, the halves agree with each other and with no CPU."""
     backend = vmx()
     control = backend.create_vcpu(0)
-    backend.record_exit(control, Core(CPU), PageFault(0x7F12_3456_7008, pf.P | pf.W | pf.U))
+    backend.record_exit(control, HwThread(CPU), PageFault(0x7F12_3456_7008, pf.P | pf.W | pf.U))
     assert control.vmcs.read(Field.VM_EXIT_REASON) == 0
     assert control.vmcs.read(Field.EXIT_QUALIFICATION) == 0x7F12_3456_7008
     assert control.vmcs.read(Field.VM_EXIT_INTR_ERROR_CODE) == 7
@@ -162,7 +162,7 @@ def test_a_cr_write_names_its_register(cr: int, register: int) -> None:
     control = backend.create_vcpu(0)
     control.vmcs.write(Field.VM_EXIT_REASON, ExitReason.CR_ACCESS)
     control.vmcs.write(Field.EXIT_QUALIFICATION, cr | register << 8)
-    core = Core(CPU, gprs=[n << 4 for n in range(16)])
+    core = HwThread(CPU, gprs=[n << 4 for n in range(16)])
     assert backend.decode_exit(control, core) == CrWrite(cr, register << 4)
 
 
@@ -172,7 +172,7 @@ def test_an_exit_that_nothing_causes_is_our_bug() -> None:
     control = backend.create_vcpu(0)
     control.vmcs.write(Field.VM_EXIT_REASON, 48)
     with pytest.raises(InvariantError, match="reason 48"):
-        backend.decode_exit(control, Core(CPU))
+        backend.decode_exit(control, HwThread(CPU))
 
 
 # Entries.
@@ -182,19 +182,19 @@ def test_an_exit_that_nothing_causes_is_our_bug() -> None:
 def test_injection_sets_cr2_and_happens_once(gva: int, pfec: int) -> None:
     """If wrong, the guest finds a stale CR2 (no entry loads it), or takes the fault twice."""
     backend = vmx()
-    control, core = backend.create_vcpu(0), Core(CPU, cr2=1)
+    control, core = backend.create_vcpu(0), HwThread(CPU, cr2=1)
     backend.inject_page_fault(control, core, gva, pfec)
     assert core.cr2 == gva
     assert control.vmcs.read(Field.VM_ENTRY_INTR_INFO) == 0x8000_0B0E
     assert control.vmcs.read(Field.VM_ENTRY_EXCEPTION_ERROR_CODE) == pfec
     core.cr2 = 2
-    assert backend.enter(control, core) == Entry(vector=14, error_code=pfec)
+    assert backend.enter(control, core) == VmEntry(vector=14, error_code=pfec)
     assert core.cr2 == 2
-    assert backend.enter(control, core) == Entry()
+    assert backend.enter(control, core) == VmEntry()
 
 
 @pytest.mark.parametrize(
-    ("asked", "scope", "gva"),
+    ("explicit", "scope", "gva"),
     [
         ([(Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000),
         ([(Scope.PAGE, 0x5000), (Scope.PAGE, 0x5000)], Scope.PAGE, 0x5000),
@@ -203,11 +203,13 @@ def test_injection_sets_cr2_and_happens_once(gva: int, pfec: int) -> None:
         ([(Scope.ALL, 0), (Scope.PAGE, 0x6000)], Scope.ALL, 0),
     ],
 )
-def test_flushes_wait_for_the_entry(asked: list[tuple[Scope, int]], scope: Scope, gva: int) -> None:
+def test_flushes_wait_for_the_entry(
+    explicit: list[tuple[Scope, int]], scope: Scope, gva: int
+) -> None:
     """If wrong, an entry drops less from the TLB than was asked for, or drops it again later."""
     backend = vmx()
     control = backend.create_vcpu(0)
-    for one in asked:
+    for one in explicit:
         backend.flush_tlb(control, *one)
     entry = entered(backend, control)
     assert entry.flush is scope
@@ -255,7 +257,7 @@ def test_trap_faults_with_rsvd_wherever_bypass_stays_on(maxphyaddr: int, mode: P
     """If wrong, bypass runs on a CPU where an unbuilt entry maps memory that is not the guest's."""
     for nx, gbpages in product((False, True), repeat=2):
         cpu = CpuFeatures(maxphyaddr=maxphyaddr, nx=nx, gbpages=gbpages)
-        on = vmx(cpu).in_force.bypass_guest_pf
+        on = vmx(cpu).effective.bypass_guest_pf
         assert on is (maxphyaddr < 52 or not nx)
         for nxe in (0, EFER_NXE) if nx else (0,):
             codes = codes_of_trap(cpu, mode, nxe)
@@ -269,7 +271,7 @@ def test_bypass_is_turned_off_where_no_bit_is_reserved() -> None:
     """If wrong, a default nobody chose stops the run, or its absence goes unsaid."""
     with capture_logs() as logs:
         backend = vmx(NO_RESERVED_BIT)
-    assert backend.in_force == VmxParams(bypass_guest_pf=False)
+    assert backend.effective == VmxParams(bypass_guest_pf=False)
     assert backend.nonpresent() == Nonpresent()
     assert backend.exit_filter(backend.create_vcpu(0)) == EXIT_ALWAYS
     [log] = logs
@@ -282,7 +284,7 @@ def test_bypass_is_turned_off_where_no_bit_is_reserved() -> None:
 def test_bypass_is_refused_where_it_was_asked_for() -> None:
     """If wrong, a user who asked for the technique gets numbers of a run without it."""
     with capture_logs() as logs, pytest.raises(BackendUnavailableError) as refused:
-        vmx(NO_RESERVED_BIT, asked=("bypass_guest_pf",))
+        vmx(NO_RESERVED_BIT, explicit=("bypass_guest_pf",))
     assert logs == []
     message = str(refused.value)
     assert "\n" not in message
@@ -294,14 +296,14 @@ def test_bypass_is_refused_where_it_was_asked_for() -> None:
 def test_bypass_stays_on_in_silence_where_it_is_sound(cpu: CpuFeatures) -> None:
     """If wrong, a sound setting is refused or complained of."""
     with capture_logs() as logs:
-        backend = vmx(cpu, asked=("bypass_guest_pf",))
-    assert backend.in_force.bypass_guest_pf
+        backend = vmx(cpu, explicit=("bypass_guest_pf",))
+    assert backend.effective.bypass_guest_pf
     assert logs == []
 
 
 def test_bypass_off_is_sound_everywhere() -> None:
     """If wrong, asking for bypass to be off is refused where it could not be on."""
     with capture_logs() as logs:
-        backend = vmx(NO_RESERVED_BIT, asked=("bypass_guest_pf",), bypass_guest_pf=False)
+        backend = vmx(NO_RESERVED_BIT, explicit=("bypass_guest_pf",), bypass_guest_pf=False)
     assert backend.nonpresent() == Nonpresent()
     assert logs == []

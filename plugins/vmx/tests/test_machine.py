@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from hvmmu._guest.policy import GuestParams
+from hvmmu._mmu_params import MmuParams
 from hvmmu.costs import cost_model
-from hvmmu.guest.params import GuestParams
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.mmu.params import MmuParams
-from hvmmu.workloads.synthetic import DemandZero
+from hvmmu.workloads._synthetic import DemandZero
 from hvmmu_vmx.backend import VmxBackend, VmxParams
 
 PAGES = 300

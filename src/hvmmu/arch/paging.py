@@ -6,6 +6,8 @@ mode's section. Levels count as KVM does, level 1 being the one that maps 4 KiB 
 
 from typing import NamedTuple
 
+from attrs import frozen
+
 from hvmmu.arch import pte
 from hvmmu.arch.regs import (
     CR0_PG,
@@ -17,7 +19,6 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.records import frozen
 
 
 @frozen

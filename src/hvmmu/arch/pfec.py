@@ -25,6 +25,8 @@ KIND = W | U | ID
 
 READ, WRITE, FETCH = 0, W, ID
 """Supervisor kinds; add U for user mode."""
+USER_READ, USER_WRITE, USER_FETCH = U | READ, U | WRITE, U | FETCH
+"""The kinds of a program's accesses."""
 
 _NAMES = (
     (P, "P"),

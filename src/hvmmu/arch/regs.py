@@ -1,6 +1,6 @@
 """Control-register and MSR bits, and what a CPU model offers."""
 
-from hvmmu.records import frozen
+from attrs import frozen
 
 CR0_PE = 1 << 0
 CR0_WP = 1 << 16
@@ -40,7 +40,7 @@ class CpuFeatures:
         return CR4_PSE | CR4_PAE | CR4_PGE | sum(bit for has, bit in offered if has)
 
 
-@frozen(eq=True)
+@frozen
 class Regs:
     """The registers a page walk reads, as plain integers."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvmmu.hooks import told as told_plainly
+from hvmmu._hooks import told as told_plainly
 
 
 def told(error: BaseException) -> str:

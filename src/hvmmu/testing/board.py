@@ -10,7 +10,7 @@ import itertools
 
 import attrs
 
-from hvmmu.testing.oracle import (
+from hvmmu.spec.oracle import (
     ACCESSED,
     ACCESSES,
     DIRTY,

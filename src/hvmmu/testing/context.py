@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from hvmmu._engines import DEFAULT
+from hvmmu._hooks import RunHooks
+from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.readable import ReadableEngine
 from hvmmu.machine import Platform, build
-from hvmmu.mmu.params import MmuParams
 from hvmmu.testing.program import RAM
 from hvmmu.testing.settings import Setting, settings
 
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from importlib.metadata import Distribution
 
+    from hvmmu._plugins import Plugin
     from hvmmu.backend import Backend
-    from hvmmu.plugins import Plugin
+    from hvmmu.engine import Engine
 
 T = TypeVar("T")
-
-ENGINE = ReadableEngine
-"""What plays the hardware: the engine that is always there, and whose TLB can be looked at."""
 
 EXAMPLES = 30
 """Random programs at level 5, and the measure of all else that is random."""
@@ -47,6 +45,8 @@ class Context:
     distribution: Distribution | None = None
     examples: int = EXAMPLES
     seed: int = 0
+    engine: type[Engine] = DEFAULT
+    """The hardware: the engine that users run unless they choose another."""
     _made: dict[object, Any] = attrs.field(factory=dict)
 
     @property
@@ -94,7 +94,7 @@ class Context:
 
     def compared(self) -> list[Setting]:
         """Return the settings that comparisons show, for what is too long for all of them."""
-        over = self.backend.compare_over
+        over = self.backend.compare_params
         chosen = self.settings()
         default = chosen[0]
         return [s for s in chosen if _differing(default, s) <= set(over)]
@@ -102,10 +102,13 @@ class Context:
     # Machines.
 
     def made(
-        self, setting: Setting, cpu: CpuFeatures | None = None, asked: frozenset[str] = frozenset()
+        self,
+        setting: Setting,
+        cpu: CpuFeatures | None = None,
+        explicit: frozenset[str] = frozenset(),
     ) -> Backend[Any]:
         """Return the backend with a setting; raise BackendUnavailableError as it does."""
-        return self.backend(setting, cpu or self.cpu(), asked)
+        return self.backend(setting, cpu or self.cpu(), explicit)
 
     def instances(self, cpu: CpuFeatures | None = None) -> Iterator[Backend[Any]]:
         """Yield the backend with each setting that this CPU model does not rule out."""
@@ -123,11 +126,25 @@ class Context:
         cpu: CpuFeatures | None = None,
         mmu: MmuParams | None = None,
         ram: int = RAM,
+        *,
+        simulate: bool = True,
     ) -> Iterator[Platform]:
-        """Yield a machine with no guest on it, and give its memory back."""
+        """Yield a machine with no guest on it, and give its memory back.
+
+        Its exits and entries go through the backend's two halves if *simulate* says so, else by the
+        switch profile.
+        """
         cpu = cpu or self.cpu()
         made = self.made(setting, cpu)
-        platform = build(made, cpu, mmu or MmuParams(), ram, self.hooks, engine=ENGINE)
+        platform = build(
+            made,
+            cpu,
+            mmu or MmuParams(),
+            ram,
+            self.hooks,
+            engine=self.engine,
+            simulate=simulate,
+        )
         try:
             yield platform
         finally:

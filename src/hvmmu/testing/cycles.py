@@ -12,16 +12,17 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
-from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, CrWrite, Entry, Exit, Invlpg, MsrWrite
-from hvmmu.hw.engine import Core
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
+from hvmmu.backend import PAGE_FAULT_VECTOR, Backend, CrWrite, Invlpg, MsrWrite, VmEntry, VmExit
+from hvmmu.engine import FILTER_BITS, HwThread
+from hvmmu.fault import PageFault
+from hvmmu.flush import Flush
+from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-EXITS, REASONS, VECTOR, CODE, ONCE, CR2, FLUSHES, ROOT, CONTROLS = (
+EXITS, REASONS, VECTOR, CODE, ONCE, CR2, FLUSHES, ROOT, CONTROLS, PROFILE = (
     "exits",
     "reasons",
     "vector",
@@ -31,6 +32,7 @@ EXITS, REASONS, VECTOR, CODE, ONCE, CR2, FLUSHES, ROOT, CONTROLS = (
     "flushes",
     "root",
     "controls",
+    "profile",
 )
 """The rules that a cycle can break."""
 
@@ -53,8 +55,9 @@ class Cycles:
     def __init__(self, backend: Backend[Any], draw: random.Random, vcpu_id: int = 0) -> None:
         self._backend, self._draw = backend, draw
         self._control = backend.create_vcpu(vcpu_id)
-        self._core = Core(CpuFeatures())
+        self._core = HwThread(CpuFeatures())
         self._controls = self._read_controls()
+        self._profile = backend.switch_profile(self._control)
         self._root: int | None = None
         self._switcher = switcher(backend)
         self._user = False
@@ -123,7 +126,7 @@ class Cycles:
     def _wide(self) -> int:
         return self._draw.choice((self._draw.getrandbits(64), self._draw.choice(EXTREMES)))
 
-    def _any_exit(self) -> Exit:
+    def _any_exit(self) -> VmExit:
         bits = self._draw.getrandbits
         return self._draw.choice(
             (
@@ -135,7 +138,7 @@ class Cycles:
             )
         )
 
-    def _exit(self, what: Exit) -> Iterator[Broken]:
+    def _exit(self, what: VmExit) -> Iterator[Broken]:
         recorded = what
         if isinstance(what, PageFault) and self._switcher is not None:
             recorded = attrs.evolve(what, pfec=what.pfec | pf.U)
@@ -144,9 +147,20 @@ class Cycles:
         reason = self._backend.exit_reason(self._control)
         if not isinstance(reason, str) or not reason.isprintable() or not reason:
             yield REASONS, f"{what} has the reason {reason!r}"
+        yield from self._named(recorded, reason)
         read = self._backend.decode_exit(self._control, self._core)
         if read != what:
             yield EXITS, f"recorded {recorded}, and read back {read}, not {what}"
+
+    def _named(self, what: VmExit, reason: str) -> Iterator[Broken]:
+        """Hold the reason of an exit against the switch profile."""
+        if self._profile is None or not isinstance(what, (PageFault, Invlpg)):
+            return
+        named = self._profile.invlpg
+        if isinstance(what, PageFault):
+            named = self._profile.page_faults[what.pfec & (FILTER_BITS - 1)]
+        if named != reason:
+            yield PROFILE, f"{what} exits with {reason!r}, and the profile says {named!r}"
 
     def _inject(self) -> None:
         gva, pfec = self._wide(), self._draw.choice((self._draw.getrandbits(6), 0x8007, 0x47))
@@ -175,18 +189,28 @@ class Cycles:
         self._was_injected, self._injected = self._injected is not None, None
         yield from self._flushed(entry)
 
-    def _delivered(self, entry: Entry, gva: int, pfec: int) -> Iterator[Broken]:
+    def _delivered(self, entry: VmEntry, gva: int, pfec: int) -> Iterator[Broken]:
         what = f"injected {pfec:#x} for {gva:#x}"
         if entry.vector != PAGE_FAULT_VECTOR:
             yield VECTOR, f"{what}, and the entry delivers vector {entry.vector}"
         elif entry.error_code != pfec:
             yield CODE, f"{what}, and the entry delivers {entry.error_code:#x}"
 
-    def _flushed(self, entry: Entry) -> Iterator[Broken]:
-        asked, self._flushes = self._flushes, []
-        for scope, gva in asked:
+    def _flushed(self, entry: VmEntry) -> Iterator[Broken]:
+        explicit, self._flushes = self._flushes, []
+        if self._profile is not None:
+            owed = Flush.nothing()
+            for scope, gva in explicit:
+                owed = owed.merge(Flush(scope, gva))
+            owed.forgo("it is compared with what the entry has flushed")
+            flushes = self._profile.flushes[owed.scope]
+            if entry.flush is not flushes:
+                done = "nothing" if entry.flush is None else entry.flush.value
+                said = "nothing" if flushes is None else flushes.value
+                yield PROFILE, f"an entry flushes {done}, and the profile says {said}"
+        for scope, gva in explicit:
             if not _covers(entry, scope, gva):
-                wanted = ", ".join(_shown(*one) for one in asked)
+                wanted = ", ".join(_shown(*one) for one in explicit)
                 done = "nothing" if entry.flush is None else _shown(entry.flush, entry.gva)
                 yield FLUSHES, f"asked to flush {wanted}, and the entry flushes {done}"
                 return
@@ -203,7 +227,7 @@ class Cycles:
             yield CONTROLS, f"{self._read_controls()} after an exit, and before {self._controls}"
 
 
-def _covers(entry: Entry, scope: Scope, gva: int) -> bool:
+def _covers(entry: VmEntry, scope: Scope, gva: int) -> bool:
     """Say whether the flush of an entry does what was asked for.
 
     Under shadow paging no translation is global, so that one scope is wider than another.
@@ -230,5 +254,5 @@ def found(backend: Backend[Any], draw: random.Random, count: int, vcpu_id: int =
     """Run cycles on a new control structure; return what was broken."""
     broken: dict[str, str] = {}
     for rule, values in Cycles(backend, draw, vcpu_id).run(count):
-        broken.setdefault(rule, f"{values}, with {backend.in_force}")
+        broken.setdefault(rule, f"{values}, with {backend.effective}")
     return Found(broken)

@@ -147,4 +147,16 @@ def paging_operations_exit(context: Context) -> None:
     for backend in context.instances():
         missing = wanted & ~backend.intercepts(backend.create_vcpu(0))
         if missing:
-            raise CheckFailure(f"{missing} does not exit, with {backend.in_force}")
+            raise CheckFailure(f"{missing} does not exit, with {backend.effective}")
+
+
+@check(
+    "architecture.switch-profile-holds",
+    rule="The switch profile says of every page fault, INVLPG and entry what the control structure"
+    " gives, whatever came before; a backend whose control structure decides more has none.",
+    reference="hvmmu.backend: Backend.switch_profile",
+    needs=(Need.HYPERVISOR,),
+)
+def switch_profile_holds(context: Context) -> None:
+    """Compare the reason of every exit and the flush of every entry with the profile."""
+    _fail_if_broken(context, cycles.PROFILE)

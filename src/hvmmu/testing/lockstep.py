@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from hvmmu._mmu_params import MmuParams
+from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.errors import InvariantError
 from hvmmu.machine import Platform, build
-from hvmmu.mmu.audit import audit
-from hvmmu.mmu.params import MmuParams
-from hvmmu.native import NativeBackend, NativeParams
-from hvmmu.testing.context import ENGINE
+from hvmmu.spec.audit import audit
 from hvmmu.testing.program import RAM, Guest, Operation
 from hvmmu.testing.stale import stale
 
@@ -56,19 +55,24 @@ class Setup:
     setting: Any
     cpu: CpuFeatures
     mmu: MmuParams = attrs.field(factory=MmuParams)
+    simulate: bool = True
+    """Exits and entries go through the backend's two halves, not by its switch profile."""
 
     def __str__(self) -> str:
         """Return it as one line."""
-        return f"{self.setting} {self.cpu} {self.mmu}"
+        how = "exits simulated" if self.simulate else "exits by the switch profile"
+        return f"{self.setting} {self.cpu} {self.mmu}, {how}"
 
 
 def differs(context: Context, setup: Setup, program: list[Operation]) -> Violation | None:
     """Run *program* on both machines; return what went wrong first, None if nothing did."""
     with ExitStack() as stack:
         native = NativeBackend(NativeParams(), setup.cpu, frozenset())
-        bare = build(native, setup.cpu, setup.mmu, RAM, engine=ENGINE)
+        bare = build(native, setup.cpu, setup.mmu, RAM, engine=context.engine)
         stack.callback(bare.memory.close)
-        platform = stack.enter_context(context.machine(setup.setting, setup.cpu, setup.mmu))
+        platform = stack.enter_context(
+            context.machine(setup.setting, setup.cpu, setup.mmu, simulate=setup.simulate)
+        )
         return in_step(bare, platform, program)
 
 
@@ -105,7 +109,7 @@ def broken(platform: Platform) -> tuple[Broken, str] | None:
 
 def left_to_the_guest(platform: Platform) -> str:
     """Say which shadow entry is notrap though the guest's entry is present; nothing if none is."""
-    if platform.shadow is None or not platform.shadow.pages.nonpresent.differ:
+    if platform.shadow is None or not platform.shadow.pages.nonpresent.distinguishable:
         return ""
     pages = platform.shadow.pages
     notrap = pages.nonpresent.notrap

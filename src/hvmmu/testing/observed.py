@@ -20,9 +20,9 @@ from hvmmu.arch.regs import (
     EFER_LME,
     EFER_NXE,
 )
-from hvmmu.hw.engine import NOT_LANDED
+from hvmmu.engine import NO_TRANSLATION
+from hvmmu.spec.oracle import ACCESSED, DIRTY, Expected, Mode
 from hvmmu.testing.board import ROOT, Board
-from hvmmu.testing.oracle import ACCESSED, DIRTY, Expected, Mode
 from hvmmu.vcpu import Resume, Vcpu
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class _Look:
         """Make the accesses, and note what the oracle does not say."""
         gva = array("Q", [case.gva for case in board.cases])
         kind = bytes(case.access.kind for case in board.cases)
-        landed = array("Q", [NOT_LANDED]) * len(gva)
+        translated = array("Q", [NO_TRANSLATION]) * len(gva)
         faults: list[tuple[int, int]] = []
         with self.context.machine(self.setting, self.cpu) as platform:
             vcpu = platform.vcpu
@@ -124,18 +124,24 @@ class _Look:
             for gpa, entry in board.entries.items():
                 vcpu.boot_store(gpa, entry)
             _turn_on(vcpu, self.mode)
-            vcpu.run(gva, kind, landed)
+            vcpu.run(gva, kind, translated)
             after = {gpa: vcpu.peek(gpa) for gpa in board.entries}
-        self._compare(board, landed, faults, after)
+        self._compare(board, translated, faults, after)
 
     def _compare(
-        self, board: Board, landed: array[int], faults: list[tuple[int, int]], after: dict[int, int]
+        self,
+        board: Board,
+        translated: array[int],
+        faults: list[tuple[int, int]],
+        after: dict[int, int],
     ) -> None:
         outcomes, landings, entries = board.play(self.mode)
         taken = iter(faults)
-        for case, outcome, right, at in zip(board.cases, outcomes, landings, landed, strict=True):
+        for case, outcome, right, at in zip(
+            board.cases, outcomes, landings, translated, strict=True
+        ):
             told = f"{pf.describe(case.access.kind)} at {case.gva:#x}"
-            cr2, code = next(taken, (0, None)) if at == NOT_LANDED else (0, None)
+            cr2, code = next(taken, (0, None)) if at == NO_TRANSLATION else (0, None)
             if (code is None) != (outcome.code is None):
                 self._note(
                     "outcome", f"{told} {_said(code)}; by the manual it {_said(outcome.code)}"

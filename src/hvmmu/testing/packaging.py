@@ -8,10 +8,10 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from hvmmu._plugins.contributions import BUILT_INS, check_backends
 from hvmmu.backend import API_VERSION, Caps
 from hvmmu.errors import PluginError
 from hvmmu.params import plain
-from hvmmu.plugins.offered import BUILT_INS, check_backends
 from hvmmu.testing.check import CheckFailure, Need, NotApplicable, check
 from hvmmu.testing.sources import is_public, package_of, private_imports
 

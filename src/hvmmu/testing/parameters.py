@@ -125,45 +125,45 @@ def _in_one_line(param: Param, given: object, error: ConfigError) -> None:
 
 @check(
     "parameters.in-force",
-    rule="in_force is an instance of params with the values that were given, unless the CPU model"
+    rule="effective is an instance of params with the values that were given, unless the CPU model"
     " cannot do one of them.",
-    reference="hvmmu.backend: Backend.in_force",
+    reference="hvmmu.backend: Backend.effective",
 )
-def in_force(context: Context) -> None:
+def effective(context: Context) -> None:
     """Make the backend with every setting, on a CPU that has all there is."""
     for setting in context.settings():
-        made = context.made(setting).in_force
+        made = context.made(setting).effective
         if type(made) is not context.backend.params:
-            raise CheckFailure(f"in_force is {type(made).__name__}, with {setting}")
+            raise CheckFailure(f"effective is {type(made).__name__}, with {setting}")
         if made != setting:
             raise CheckFailure(f"given {setting}, {made} is in force on {context.cpu()}")
 
 
 @check(
     "parameters.compare-over",
-    rule="compare_over names parameters that exist and are bools, each once.",
-    reference="hvmmu.backend: Backend.compare_over",
+    rule="compare_params names parameters that exist and are bools, each once.",
+    reference="hvmmu.backend: Backend.compare_params",
 )
-def compare_over(context: Context) -> None:
+def compare_params(context: Context) -> None:
     """Look each name up."""
-    over = context.backend.compare_over
+    over = context.backend.compare_params
     if isinstance(over, str) or len(set(over)) != len(over):
-        raise CheckFailure(f"compare_over is {over!r}")
+        raise CheckFailure(f"compare_params is {over!r}")
     bools = [p.name for p in declared(context.backend.params) if p.type is bool]
     for name in over:
         if name not in bools:
-            raise CheckFailure(f"compare_over names {name!r}; the bools are {bools}")
+            raise CheckFailure(f"compare_params names {name!r}; the bools are {bools}")
 
 
 @check(
-    "parameters.refused",
+    "parameters.unsupported",
     rule="What is refused is not also a parameter, and its reason is one line for people.",
-    reference="hvmmu.backend: Backend.refused",
+    reference="hvmmu.backend: Backend.unsupported",
 )
 def refused(context: Context) -> None:
     """Look at each name and reason."""
     names = {param.name for param in declared(context.backend.params)}
-    for name, reason in context.backend.refused.items():
+    for name, reason in context.backend.unsupported.items():
         if name in names:
             raise CheckFailure(f"{name!r} is a parameter and refused")
         if not isinstance(reason, str) or not reason.strip() or not reason.isprintable():
@@ -181,7 +181,7 @@ def never_silently_changed(context: Context) -> None:
     for cpu in context.cpus():
         for setting in context.settings():
             with _heard() as heard:
-                made = context.made(setting, cpu).in_force
+                made = context.made(setting, cpu).effective
             changed = _changed(setting, made)
             what = f"{', '.join(sorted(changed))} of {setting} on {cpu}"
             if changed and not heard:
@@ -201,7 +201,7 @@ def _asked(
     """Make the backend with one parameter set by somebody."""
     what = f"{name} of {setting}, set by somebody, on {cpu}"
     try:
-        made = context.made(setting, cpu, frozenset({name})).in_force  # type: ignore[arg-type]
+        made = context.made(setting, cpu, frozenset({name})).effective  # type: ignore[arg-type]
     except BackendUnavailableError as error:
         said = str(error)
         if name not in changed:

@@ -23,7 +23,7 @@ from hvmmu.arch.regs import (
     EFER_LME,
     EFER_NXE,
 )
-from hvmmu.hw.engine import NOT_LANDED
+from hvmmu.engine import NO_TRANSLATION
 from hvmmu.machine import Platform
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.vcpu import Resume
@@ -110,8 +110,8 @@ Operation = SetEntry | Access | Poke | Invlpg | LoadRoot | Toggle
 class Outcome:
     """What one operation showed the guest."""
 
-    landed: tuple[int, ...]
-    """Guest-physical address of each access, NOT_LANDED for one that faulted."""
+    translated: tuple[int, ...]
+    """Guest-physical address of each access, NO_TRANSLATION for one that faulted."""
     faults: tuple[tuple[int, int], ...]
     """CR2 and error code of each fault, in order."""
     tables: bytes
@@ -124,8 +124,8 @@ class Outcome:
         told = []
         if self.faults != other.faults:
             told.append(f"faults {_faults(other)} instead of {_faults(self)}")
-        if self.landed != other.landed:
-            told.append(f"landed at {_hex(other.landed)} instead of {_hex(self.landed)}")
+        if self.translated != other.translated:
+            told.append(f"landed at {_hex(other.translated)} instead of {_hex(self.translated)}")
         if self.registers != other.registers:
             values = f"{_hex(other.registers)} instead of {_hex(self.registers)}"
             told.append(f"CR0, CR3, CR4, EFER are {values}")
@@ -190,14 +190,14 @@ class Guest:
     def do(self, operation: Operation) -> Outcome:
         """Perform one operation; return what the guest sees of it."""
         self._faults = []
-        landed: tuple[int, ...] = ()
+        translated: tuple[int, ...] = ()
         match operation:
             case SetEntry():
                 self._set(operation)
             case Access():
-                landed = (self._access(operation.gva, operation.kind),)
+                translated = (self._access(operation.gva, operation.kind),)
             case Poke():
-                landed = (self._poke(operation),)
+                translated = (self._poke(operation),)
             case Invlpg():
                 self.vcpu.invlpg(operation.gva)
             case LoadRoot():
@@ -207,7 +207,7 @@ class Guest:
                 self._toggle(operation)
         vcpu = self.vcpu
         registers = vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer
-        return Outcome(landed, tuple(self._faults), self._tables(), registers)
+        return Outcome(translated, tuple(self._faults), self._tables(), registers)
 
     def _set(self, operation: SetEntry) -> None:
         gpa = (operation.table << PAGE_SHIFT) + 8 * operation.index
@@ -233,9 +233,9 @@ class Guest:
             self.vcpu.write_cr3(self.vcpu.cr3)
 
     def _access(self, gva: int, kind: int) -> int:
-        landed = array("Q", [NOT_LANDED])
-        self.vcpu.run(array("Q", [gva]), bytes([kind]), landed)
-        return landed[0]
+        translated = array("Q", [NO_TRANSLATION])
+        self.vcpu.run(array("Q", [gva]), bytes([kind]), translated)
+        return translated[0]
 
     def _poke(self, operation: Poke) -> int:
         """Find out where the store goes by a write first; make it if that is fair game."""

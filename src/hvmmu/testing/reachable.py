@@ -25,7 +25,7 @@ from hvmmu.arch.regs import (
     CpuFeatures,
     Regs,
 )
-from hvmmu.hw.walk import Outcome, walk
+from hvmmu.spec.walk import Outcome, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

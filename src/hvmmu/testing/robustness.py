@@ -7,23 +7,22 @@ from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from hvmmu._guest.policy import GuestParams
+from hvmmu._hooks import RunHooks
+from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.arch import pfec as pf
 from hvmmu.costs import cost_model
-from hvmmu.guest.params import GuestParams
-from hvmmu.hooks import RunHooks
-from hvmmu.hw.engine import NOT_LANDED, Core
+from hvmmu.engine import NO_TRANSLATION, HwThread
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.native import NativeBackend, NativeParams
 from hvmmu.testing import cycles
 from hvmmu.testing.blame import told
 from hvmmu.testing.check import CheckFailure, Need, check
-from hvmmu.testing.context import ENGINE
 from hvmmu.testing.lockstep import Setup, differs
 from hvmmu.testing.program import Access, Guest, LoadRoot, Operation
 from hvmmu.testing.programs import Programs
 from hvmmu.testing.scenarios import demand_paging
 from hvmmu.vcpu import Resume
-from hvmmu.workloads.synthetic import ContextSwitch, DemandZero, ForkCow, Synthetic
+from hvmmu.workloads._synthetic import ContextSwitch, DemandZero, ForkCow, Synthetic
 
 if TYPE_CHECKING:
     from hvmmu.results import RunResult
@@ -107,7 +106,7 @@ def exits_are_not_guessed(context: Context) -> None:
     """Read an exit from a control structure that is new."""
     for backend in context.instances():
         try:
-            read = backend.decode_exit(backend.create_vcpu(0), Core(context.cpu()))
+            read = backend.decode_exit(backend.create_vcpu(0), HwThread(context.cpu()))
         except Exception:  # noqa: BLE001, S112 - it refuses, in its own words
             continue
         raise CheckFailure(f"before any exit, decode_exit returned {read}")
@@ -142,7 +141,9 @@ def _run(
     params = NativeParams() if native else setting
     guest = GuestParams(memory=_RAM)
     hooks = RunHooks() if native else context.hooks
-    machine = Machine(MachineConfig(backend, params, guest=guest, hooks=hooks, engine=ENGINE))
+    machine = Machine(
+        MachineConfig(backend, params, guest=guest, hooks=hooks, engine=context.engine)
+    )
     try:
         for step in workload.steps():
             machine.step(step)
@@ -215,7 +216,7 @@ def extreme_addresses(context: Context) -> None:
 def thousands_of_faults(context: Context) -> None:
     """Fault thousands of times in a row on one machine."""
     gva = array("Q", [(nth % 4096) << 12 | nth % 8 << 3 | 1 << 39 for nth in range(_MANY)])
-    landed = array("Q", [0]) * _MANY
+    translated = array("Q", [0]) * _MANY
     for setting in context.settings()[:_SETTINGS]:
         with context.machine(setting) as platform:
             vcpu, seen = Guest(platform).vcpu, array("Q")
@@ -226,8 +227,8 @@ def thousands_of_faults(context: Context) -> None:
                 return Resume.SKIP
 
             vcpu.page_fault = page_fault
-            vcpu.run(gva, bytes([pf.U | pf.W]) * _MANY, landed)
-        if seen != gva or set(landed) != {NOT_LANDED}:
+            vcpu.run(gva, bytes([pf.U | pf.W]) * _MANY, translated)
+        if seen != gva or set(translated) != {NO_TRANSLATION}:
             raise CheckFailure(f"of {_MANY} faults {len(seen)} were delivered, with {setting}")
 
 

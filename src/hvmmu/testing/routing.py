@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hvmmu.arch import pfec as pf
-from hvmmu.hw.engine import EXIT_ALWAYS, FILTER_BITS
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.testing.check import CheckFailure, Need, check
 from hvmmu.testing.reachable import faults, narrower
 
@@ -34,7 +34,7 @@ def _filters(context: Context) -> dict[int, Any]:
     """Return the filters there are, each with the first setting that has it."""
     found: dict[int, Any] = {}
     for backend, exits, _ in _made(context):
-        found.setdefault(exits, backend.in_force)
+        found.setdefault(exits, backend.effective)
     return found
 
 
@@ -51,7 +51,7 @@ def filter_is_64_bits(context: Context) -> None:
     """Look at the filter of every setting."""
     for backend, exits, _ in _made(context):
         if type(exits) is not int or not 0 <= exits <= EXIT_ALWAYS:
-            raise CheckFailure(f"with {backend.in_force} the filter is {exits!r}")
+            raise CheckFailure(f"with {backend.effective} the filter is {exits!r}")
 
 
 @check(
@@ -103,13 +103,13 @@ def trap_faults(context: Context) -> None:
             where = f"{found.went_through[0]}, NX {'offered' if cpu.nx else 'not offered'}"
             raise CheckFailure(
                 f"trap is {trap:#x}, and an access ({where}) went through it"
-                f" with {backend.in_force}"
+                f" with {backend.effective}"
             )
         wrong = [one for one in found.codes if one[1] & pf.P and not one[1] & pf.RSVD]
         if wrong:
             raise CheckFailure(
                 f"trap is {trap:#x}, and an access ({wrong[0][0]}) was refused as by a mapping:"
-                f" {pf.describe(wrong[0][1])}; with {backend.in_force}"
+                f" {pf.describe(wrong[0][1])}; with {backend.effective}"
             )
 
 
@@ -132,7 +132,7 @@ def filter_lets_out_host_faults(context: Context) -> None:
             if not exits >> (code & 63) & 1:
                 raise CheckFailure(
                     f"an access ({how}) to {entry} raises {code:#x} ({pf.describe(code)}), which"
-                    f" is delivered to the guest with {backend.in_force}"
+                    f" is delivered to the guest with {backend.effective}"
                 )
 
 
@@ -156,7 +156,7 @@ def delivered_faults_are_the_guests(context: Context) -> None:
                 raise CheckFailure(
                     f"an access ({how}) to notrap, {notrap:#x}, is delivered as"
                     f" {pf.describe(code)}, and the guest's tables give {pf.describe(right)},"
-                    f" with {backend.in_force}"
+                    f" with {backend.effective}"
                 )
 
 
@@ -172,17 +172,17 @@ def trap_and_notrap_differ_where_it_matters(context: Context) -> None:
     hooked = context.hooks.handle_fault is not None or context.hooks.handle_exit is not None
     for backend, exits, cpu in _made(context):
         values = backend.nonpresent()
-        what = f"trap is {values.trap:#x}, notrap is {values.notrap:#x}, with {backend.in_force}"
+        what = f"trap is {values.trap:#x}, notrap is {values.notrap:#x}, with {backend.effective}"
         delivers = any(not exits >> (code & 63) & 1 for code in faults(0, cpu, context.kinds).all())
         both = (
             faults(values.trap, cpu, context.kinds).all()
             & faults(values.notrap, cpu, context.kinds).all()
         )
-        if delivers and not values.differ:
+        if delivers and not values.distinguishable:
             raise CheckFailure(f"the filter delivers not-present faults, and {what}")
         if delivers and both:
             raise CheckFailure(f"both raise {pf.describe(min(both))} on {cpu}: {what}")
-        if values.differ and not delivers and not hooked:
+        if values.distinguishable and not delivers and not hooked:
             raise CheckFailure(f"every fault exits, no hook looks at them, and {what}")
 
 

@@ -1,13 +1,17 @@
-"""Settings of a backend's parameters to try: enough of them, and never too many."""
+"""Settings of parameters to try, a backend's or the MMU's: enough of them, and never too many."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hvmmu.errors import ConfigError
 from hvmmu.params import Param, Value, declared
 
+if TYPE_CHECKING:
+    import random
+
+T = TypeVar("T")
 Setting = Any
 """An instance of a backend's attrs class of parameters."""
 
@@ -40,6 +44,28 @@ def settings(params: type) -> list[Setting]:
     mixed = [dict(zip(tried, one, strict=True)) for one in _spread(list(tried.values()))]
     chosen += [one for one in mixed if one not in chosen]
     return [made for one in chosen[:MOST] if (made := _accepted(params, one)) is not None]
+
+
+def drawn(params: type[T], draw: random.Random, **given: Value) -> T:
+    """Return an instance of *params* drawn from what is declared, but for values that are *given*.
+
+    A number is its default half of the time, else low: that is where limits and thresholds bite.
+    """
+    chosen: dict[str, Value] = {}
+    for param in declared(params):
+        tried = values(param)
+        if param.type is int:
+            low = param.least or 0
+            tried = [low + more for more in (0, 1, 4, 8) if low + more <= (param.most or low)]
+            tried += [param.default] * len(tried)
+        chosen[param.name] = draw.choice(tried)
+    return params(**{**chosen, **given})
+
+
+def otherwise(params: type[T]) -> T:
+    """Return an instance of *params* with nothing at its default; numbers are as low as can be."""
+    chosen: dict[str, Value] = {param.name: values(param)[1] for param in declared(params)}
+    return params(**chosen)
 
 
 def _spread(choices: list[list[Value]]) -> list[tuple[Value, ...]]:

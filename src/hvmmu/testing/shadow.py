@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from hvmmu.mmu.params import MmuParams
+from hvmmu._mmu_params import MmuParams
 from hvmmu.testing.check import CheckFailure, Need, check
 from hvmmu.testing.lockstep import Broken, Setup, differs
 from hvmmu.testing.scenarios import scenarios
+from hvmmu.testing.settings import otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _TWO_ROOTS = "two roots"
 _DROPPED = "dropped"
 _SETTINGS = 4  # level 5 tries them all
-_MMUS = (MmuParams(), MmuParams(update_on_write=False, large_pages=False, shadow_pages=8))
+_MMUS = (MmuParams(), otherwise(MmuParams))
 
 
 def _setups(context: Context) -> Iterator[Setup]:
@@ -75,7 +76,7 @@ def notrap_only_where_not_present(context: Context) -> None:
     "shadow.keeps-its-promises",
     rule="The shadow allows nothing that the guest's tables forbid, leads where they lead, lets no"
     " write through to a page table or past a clear D, and its books are right.",
-    reference="hvmmu.mmu.audit",
+    reference="hvmmu.spec.audit",
     needs=(Need.HYPERVISOR,),
 )
 def keeps_its_promises(context: Context) -> None:
@@ -98,7 +99,7 @@ def flushes_are_performed(context: Context) -> None:
 @check(
     "shadow.flushes-are-not-dropped",
     rule="A flush that the MMU hands over is performed, or forgone with a reason; none is dropped.",
-    reference="hvmmu.mmu.flush: Flush",
+    reference="hvmmu.flush: Flush",
     needs=(Need.HYPERVISOR,),
 )
 def flushes_are_not_dropped(context: Context) -> None:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
-from hvmmu.hw.tlb import SHIFTS
+from hvmmu.spec.tlb import SHIFTS
 
 if TYPE_CHECKING:
-    from hvmmu.hw.tlb import Entry
     from hvmmu.machine import Platform
+    from hvmmu.spec.tlb import TlbEntry
 
 _SHIFT = {4: 39, 3: 30, 2: 21, 1: 12}
 
@@ -33,7 +33,7 @@ def stale(platform: Platform) -> str:
     return ""
 
 
-def _why(platform: Platform, entry: Entry) -> str:
+def _why(platform: Platform, entry: TlbEntry) -> str:
     va = entry.tag >> 2 << SHIFTS[entry.tag & 3]
     found = _translated(platform, va)
     if found is None:

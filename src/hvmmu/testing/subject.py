@@ -10,11 +10,11 @@ import attrs
 import pluggy
 
 from hvmmu import hookspecs
+from hvmmu._hooks import RunHooks
+from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Registry, load
+from hvmmu._plugins.contributions import BUILT_INS, PARAMETERS, check_contributions
 from hvmmu.errors import InputError
-from hvmmu.hooks import RunHooks
 from hvmmu.params import nearest, shown
-from hvmmu.plugins import BUILT_IN, GROUP, Plugin, Registry, load
-from hvmmu.plugins.offered import BUILT_INS, PARAMETERS, check_offers
 
 if TYPE_CHECKING:
     from hvmmu.backend import Backend
@@ -52,7 +52,7 @@ def hooks_of(plugin: object) -> RunHooks:
     plugins.add_hookspecs(hookspecs)
     plugins.register(plugin)
     given = plugins.hook.hvmmu_parameters()
-    sections = check_offers(PARAMETERS, given[0]) if given else {}
+    sections = check_contributions(PARAMETERS, given[0]) if given else {}
     return RunHooks(plugins, {name: params() for name, params in sections.items()})
 
 

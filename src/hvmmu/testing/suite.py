@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from structlog.testing import capture_logs
 
+from hvmmu._engines import DEFAULT
+from hvmmu._plugins.capture_output import captured_output
 from hvmmu.errors import ConfigError
 from hvmmu.params import declared, plain
-from hvmmu.plugins.aside import aside
 from hvmmu.testing.blame import told
 from hvmmu.testing.check import HIGHEST, LEVELS, Check, CheckFailure, NotApplicable, registered
 from hvmmu.testing.context import EXAMPLES, Context
@@ -22,9 +23,10 @@ from hvmmu.testing.subject import Subject, subject
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hvmmu._hooks import RunHooks
+    from hvmmu._plugins import Registry
     from hvmmu.backend import Backend
-    from hvmmu.hooks import RunHooks
-    from hvmmu.plugins import Registry
+    from hvmmu.engine import Engine
 
 LOADS = "packaging.loads"
 """The check that a plugin which cannot be loaded fails; all others are skipped then."""
@@ -61,7 +63,13 @@ def run_check(check: Check, context: Context) -> Result:
     return Result(check.id, check.level, outcome, message, check.rule, check.reference)
 
 
-def context_of(tested: Subject, *, examples: int | None = None, seed: int = 0) -> Context:
+def context_of(
+    tested: Subject,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    engine: type[Engine] | None = None,
+) -> Context:
     """Return the context that the checks of a backend share; it must have been loaded."""
     if tested.backend is None:
         raise ConfigError([f"{tested.name} could not be loaded"])
@@ -73,6 +81,7 @@ def context_of(tested: Subject, *, examples: int | None = None, seed: int = 0) -
         tested.distribution,
         EXAMPLES if examples is None else examples,
         seed,
+        DEFAULT if engine is None else engine,
     )
 
 
@@ -87,19 +96,25 @@ def check_backend(
     registry: Registry | None = None,
     first_only: bool = False,
     progress: Callable[[int], None] | None = None,
+    engine: type[Engine] | None = None,
 ) -> Report:
     """Run the suite on a backend, given as its class or its name; return the report.
 
     *level* is the highest to run, 0 to 6. *examples* random programs are run, drawn from *seed*.
     A backend that relies on hooks of its plugin is given with *plugin* (any object that implements
     them) or with *hooks*; one of an installed plugin has that plugin's. *first_only* ends at the
-    first failure. Raise InputError for a name that nothing has.
+    first failure. *engine* is the hardware: the engine that users run, unless it is given. Raise
+    InputError for a name that nothing has.
     """
     tested = subject(given, plugin=plugin, hooks=hooks, registry=registry)
     count = EXAMPLES if examples is None else examples
     results = []
     chosen = checks(level)
-    context = None if tested.backend is None else context_of(tested, examples=count, seed=seed)
+    context = (
+        None
+        if tested.backend is None
+        else context_of(tested, examples=count, seed=seed, engine=engine)
+    )
     for nth, check in enumerate(chosen):
         if progress is not None:
             progress(nth)
@@ -122,7 +137,7 @@ def check_backend(
 
 def _quietly(check: Check, context: Context) -> Result:
     with ExitStack() as stack:
-        stack.enter_context(aside())
+        stack.enter_context(captured_output())
         return run_check(check, context)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hvmmu._mmu_params import MmuParams
 from hvmmu.errors import BackendUnavailableError
-from hvmmu.mmu.params import MmuParams
 from hvmmu.testing.check import CheckFailure, Need, check
 from hvmmu.testing.lockstep import Setup, differs
 from hvmmu.testing.programs import Programs, shortest
+from hvmmu.testing.settings import drawn
 
 if TYPE_CHECKING:
     import random
@@ -23,13 +24,9 @@ def _setups(context: Context, draw: random.Random) -> list[Setup]:
     made = []
     for nth in range(context.examples):
         cpu = context.cpu(choose((46, 40, 51, 52)), mbz_bit8=choose((False, True)))
-        mmu = MmuParams(
-            update_on_write=choose((False, True)),
-            large_pages=choose((False, True)),
-            flood_threshold=choose((3, 0, 1)),
-            shadow_pages=choose((65536, 8, 12)),
-        )
-        made.append(Setup(chosen[nth % len(chosen)], cpu, mmu))
+        mmu = drawn(MmuParams, draw)
+        simulate = choose((False, True))
+        made.append(Setup(chosen[nth % len(chosen)], cpu, mmu, simulate))
     return made
 
 

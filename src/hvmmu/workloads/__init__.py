@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from attrs import frozen
+
+from hvmmu._trace.trace_formats import Hvt, Lackey
 from hvmmu.errors import InputError
-from hvmmu.guest.steps import Accesses, Reduced, Step
 from hvmmu.params import nearest, plain, shown
-from hvmmu.records import frozen
-from hvmmu.workloads import named
-from hvmmu.workloads.formats import Hvt, Lackey
+from hvmmu.steps import Accesses, ReducedAccesses, Step
+from hvmmu.workloads import _builtin as named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -94,7 +95,7 @@ FORMATS: Mapping[str, TraceFormat] = {one.name: one for one in (ANY_OTHER, Hvt)}
 """The trace formats that are built in, by name."""
 
 
-@frozen
+@frozen(eq=False)
 class Limited:
     """A workload up to *limit* references."""
 
@@ -119,7 +120,7 @@ class Limited:
                     yield Accesses(step.gva[:left], step.kind[:left])
                 else:
                     yield step
-                if isinstance(step, Accesses | Reduced):
+                if isinstance(step, Accesses | ReducedAccesses):
                     left -= len(step)
                     if left <= 0:
                         return
@@ -127,7 +128,7 @@ class Limited:
 
 def _parts(step: Step, left: int) -> Iterable[Step]:
     """Return the step, in accesses that can be cut if it is reduced and of more than *left*."""
-    return step.whole() if isinstance(step, Reduced) and len(step) > left else (step,)
+    return step.whole() if isinstance(step, ReducedAccesses) and len(step) > left else (step,)
 
 
 def descriptions() -> dict[str, str]:
@@ -165,7 +166,7 @@ def _format_of(path: Path, formats: Mapping[str, TraceFormat]) -> TraceFormat:
     others = [one for one in formats.values() if one is not ANY_OTHER]
     text = b""
     if others:
-        from hvmmu.workloads.codec import head  # noqa: PLC0415 - not for a synthetic load
+        from hvmmu._trace.codec import head  # noqa: PLC0415 - not for a synthetic load
 
         text = head(path)
     found = [one for one in others if one.recognises(path, text)]

@@ -15,24 +15,26 @@ from hvmmu.arch.paging import reserved_pattern_works
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
     API_VERSION,
+    EACH_AS_ASKED,
     Caps,
     CrWrite,
-    Entry,
-    Exit,
     Intercept,
     Invlpg,
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
+    VmEntry,
+    VmExit,
 )
+from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.errors import InvariantError
+from hvmmu.fault import PageFault
+from hvmmu.flush import widest
 from hvmmu.generic import without
-from hvmmu.hw.engine import EXIT_ALWAYS, FILTER_BITS
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.flush import wider
-from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import param
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 from hvmmu_pvm.structures import (
     GP_VECTOR,
     LOAD_PGTBL_FLAGS_TLB,
@@ -73,26 +75,26 @@ class PvmBackend:
     summary: ClassVar[str] = "PVM: the guest's kernel in user mode, behind a switcher"
     caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True, deprivileged=True)
     params: ClassVar[type] = PvmParams
-    refused: ClassVar[Mapping[str, str]] = MappingProxyType(
+    unsupported: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "bypass_guest_pf": "PVM has no hardware that filters page faults; its switcher may:"
             " set pvm.switcher_filter"
         }
     )
-    compare_over: ClassVar[tuple[str, ...]] = ("switcher_filter",)
+    compare_params: ClassVar[tuple[str, ...]] = ("switcher_filter",)
 
-    def __init__(self, params: PvmParams, cpu: CpuFeatures, asked: frozenset[str]) -> None:
-        self.in_force = params
+    def __init__(self, params: PvmParams, cpu: CpuFeatures, explicit: frozenset[str]) -> None:
+        self.effective = params
         if not params.switcher_filter or reserved_pattern_works(TRAP, cpu):
             return
         reason = (
             f"with MAXPHYADDR {cpu.maxphyaddr} and NX no bit of an entry is reserved, so an unbuilt"
             " shadow entry cannot be told from a mapping"
         )
-        self.in_force = without(
+        self.effective = without(
             params,
             "switcher_filter",
-            asked,
+            explicit,
             reason,
             backend=self.name,
             remedy="cpu.maxphyaddr below 52",
@@ -102,13 +104,22 @@ class PvmBackend:
         """Return a vCPU that starts in its kernel."""
         del vcpu_id
         flags = SwitchFlags.SMOD
-        if self.in_force.switcher_filter:
+        if self.effective.switcher_filter:
             flags |= SwitchFlags.DS_GUEST_PF
         return PvmVcpu(TssExtra(flags))
 
+    def switch_profile(self, control: PvmVcpu) -> SwitchProfile:
+        """Return the vector of every page fault, and the hypercall that INVLPG is."""
+        del control
+        return SwitchProfile(
+            page_faults=(ExitReason.PF_VECTOR.name,) * FILTER_BITS,
+            invlpg=ExitReason.HC_TLB_INVLPG.name,
+            flushes=EACH_AS_ASKED,
+        )
+
     def nonpresent(self) -> Nonpresent:
         """Return trap and notrap, which differ only while the switcher can make use of it."""
-        return Nonpresent(trap=TRAP) if self.in_force.switcher_filter else Nonpresent()
+        return Nonpresent(trap=TRAP) if self.effective.switcher_filter else Nonpresent()
 
     # Hardware's half: the switcher.
 
@@ -126,7 +137,7 @@ class PvmBackend:
         """Return the root of the mode that the guest is in."""
         return control.tss.smod_cr3 if control.tss.is_smod else control.tss.umod_cr3
 
-    def record_exit(self, control: PvmVcpu, registers: Registers, what: Exit) -> None:
+    def record_exit(self, control: PvmVcpu, registers: Registers, what: VmExit) -> None:
         """Go to the hypervisor with the exception, or with the kernel's hypercall."""
         gprs = registers.gprs
         match what:
@@ -147,14 +158,14 @@ class PvmBackend:
                 control.exit_vector = SYSCALL_VECTOR
         control.pt_regs[:] = gprs
 
-    def enter(self, control: PvmVcpu, registers: Registers) -> Entry:
+    def enter(self, control: PvmVcpu, registers: Registers) -> VmEntry:
         """Enter the guest, with the event that PVCS holds, if any."""
         scope, gva = control.flush, control.gva
         control.flush = None
         if not control.pvcs.event_vector:
-            return Entry(scope, gva)
+            return VmEntry(scope, gva)
         vector, code = control.take_event(registers)
-        return Entry(scope, gva, vector, code)
+        return VmEntry(scope, gva, vector, code)
 
     def switch_privilege(self, control: PvmVcpu, registers: Registers, *, user: bool) -> None:
         """Switch directly, as for SYSCALL in user mode and EVENT_RETURN_USER in the kernel."""
@@ -176,7 +187,7 @@ class PvmBackend:
         """Return what PVM calls the exit."""
         return control.reason.name
 
-    def decode_exit(self, control: PvmVcpu, registers: Registers) -> Exit:
+    def decode_exit(self, control: PvmVcpu, registers: Registers) -> VmExit:
         """Read exception or hypercall, a page fault's error code as the guest's mode has it."""
         del registers  # the switcher has saved them
         regs = control.pt_regs
@@ -209,4 +220,4 @@ class PvmBackend:
 
     def flush_tlb(self, control: PvmVcpu, scope: Scope, gva: int) -> None:
         """Flush before the next entry."""
-        control.flush, control.gva = wider((control.flush, control.gva), (scope, gva))
+        control.flush, control.gva = widest((control.flush, control.gva), (scope, gva))

@@ -10,7 +10,7 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.backend import Registers
-from hvmmu.hw.tlb import Scope
+from hvmmu.tlb import Scope
 
 PF_VECTOR, GP_VECTOR = 14, 13
 SYSCALL_VECTOR = 1024

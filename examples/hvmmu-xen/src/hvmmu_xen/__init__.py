@@ -5,9 +5,9 @@ from typing import Any
 
 from hvmmu.arch import pfec as pf
 from hvmmu.backend import Backend
+from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
+from hvmmu.flush import Flush
 from hvmmu.hookspecs import hookimpl
-from hvmmu.mmu.fault import Cause, Handled, PageFault, Route
-from hvmmu.mmu.flush import Flush
 from hvmmu.results import RunResult
 from hvmmu.vcpu import Vcpu
 from hvmmu_xen.backend import XenBackend
@@ -23,7 +23,7 @@ def hvmmu_backends() -> Iterable[type[Backend[Any]]]:
 
 
 @hookimpl
-def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[Handled, Flush] | None:
+def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[FaultOutcome, Flush] | None:
     """Take the fast path at a magic entry, and leave every other fault to the core.
 
     RSVD can only come from a magic entry of ours. The shadow has no other entry with a reserved
@@ -33,7 +33,7 @@ def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[Handled, Flush] | 
     if not isinstance(vcpu.backend, XenBackend) or not fault.pfec & pf.RSVD:
         return None
     pfec = fault.pfec & ~(pf.P | pf.RSVD)
-    return Handled(Route.INJECT, Cause.NOT_PRESENT, pfec, NO_LEVEL), Flush.nothing()
+    return FaultOutcome(Route.INJECT, Cause.NOT_PRESENT, pfec, NO_LEVEL), Flush.nothing()
 
 
 @hookimpl

@@ -15,20 +15,21 @@ from hvmmu.backend import (
     API_VERSION,
     Caps,
     CrWrite,
-    Entry,
-    Exit,
     Intercept,
     Invlpg,
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
+    VmEntry,
+    VmExit,
 )
+from hvmmu.engine import EXIT_ALWAYS, EXIT_NEVER, FILTER_BITS
 from hvmmu.errors import InvariantError
-from hvmmu.hw.engine import EXIT_ALWAYS, EXIT_NEVER
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.flush import wider
-from hvmmu.mmu.spte import Nonpresent
+from hvmmu.fault import PageFault
+from hvmmu.flush import widest
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 from hvmmu_svm.vmcb import ExitCode, Field, Vmcb
 
 PAGE_FAULT_BIT = 1 << 14
@@ -68,19 +69,19 @@ class SvmBackend:
     name: ClassVar[str] = "svm"
     api_version: ClassVar[int] = API_VERSION
     summary: ClassVar[str] = "AMD SVM: no filter by error code, every page fault exits"
-    caps: ClassVar[Caps] = Caps(Paging.SHADOW, plain_switch=True)
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW)
     params: ClassVar[type] = SvmParams
-    refused: ClassVar[Mapping[str, str]] = MappingProxyType(
+    unsupported: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "bypass_guest_pf": "AMD SVM cannot select page faults by error code: an exception"
             " intercept is one bit per vector, so every page fault exits; use it with vmx"
         }
     )
-    compare_over: ClassVar[tuple[str, ...]] = ()
+    compare_params: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, params: SvmParams, cpu: CpuFeatures, asked: frozenset[str]) -> None:
-        del cpu, asked
-        self.in_force = params
+    def __init__(self, params: SvmParams, cpu: CpuFeatures, explicit: frozenset[str]) -> None:
+        del cpu, explicit
+        self.effective = params
 
     def create_vcpu(self, vcpu_id: int) -> SvmVcpu:
         """Return a VMCB whose intercepts make shadow paging work."""
@@ -90,6 +91,18 @@ class SvmBackend:
         vmcb.write(Field.INTERCEPT_CR_WRITE, CR_WRITES)
         vmcb.write(Field.INTERCEPT_MISC1, INVLPG_BIT | MSR_BIT)
         return SvmVcpu(vmcb)
+
+    def switch_profile(self, control: SvmVcpu) -> SwitchProfile:
+        """Return one exit code for every page fault; TLB_CONTROL flushes the whole guest."""
+        del control
+        whole: dict[Scope | None, Scope | None] = dict.fromkeys(
+            (Scope.NON_GLOBAL, Scope.ALL), Scope.ALL
+        )
+        return SwitchProfile(
+            page_faults=(ExitCode.VMEXIT_EXCP14.name,) * FILTER_BITS,
+            invlpg=ExitCode.VMEXIT_INVLPG.name,
+            flushes={None: None, Scope.PAGE: Scope.PAGE, **whole},
+        )
 
     def nonpresent(self) -> Nonpresent:
         """Return one value for both: nothing could tell them apart."""
@@ -123,7 +136,7 @@ class SvmBackend:
         """Return the guest's real CR3."""
         return control.vmcb.read(Field.CR3)
 
-    def record_exit(self, control: SvmVcpu, registers: Registers, what: Exit) -> None:
+    def record_exit(self, control: SvmVcpu, registers: Registers, what: VmExit) -> None:
         """Fill the exit code and EXITINFO, with decode assists, and save RAX and CR2."""
         write = control.vmcb.write
         match what:
@@ -146,7 +159,7 @@ class SvmBackend:
         write(Field.RAX, registers.gprs[RAX])
         write(Field.CR2, registers.cr2)
 
-    def enter(self, control: SvmVcpu, registers: Registers) -> Entry:
+    def enter(self, control: SvmVcpu, registers: Registers) -> VmEntry:
         """Load RAX and CR2, flush as TLB_CONTROL says, and take the injected event."""
         vmcb = control.vmcb
         registers.gprs[RAX] = vmcb.read(Field.RAX)
@@ -158,9 +171,9 @@ class SvmBackend:
             vmcb.write(Field.TLB_CONTROL, FLUSH_NOTHING)
         event = vmcb.read(Field.EVENTINJ)
         if not event:
-            return Entry(scope, gva)
+            return VmEntry(scope, gva)
         vmcb.write(Field.EVENTINJ, 0)
-        return Entry(scope, gva, event & 0xFF, event >> 32)
+        return VmEntry(scope, gva, event & 0xFF, event >> 32)
 
     # The hypervisor's half.
 
@@ -168,7 +181,7 @@ class SvmBackend:
         """Return the name of the exit code."""
         return ExitCode(control.vmcb.read(Field.EXITCODE)).name
 
-    def decode_exit(self, control: SvmVcpu, registers: Registers) -> Exit:
+    def decode_exit(self, control: SvmVcpu, registers: Registers) -> VmExit:
         """Read the exit code and EXITINFO."""
         read = control.vmcb.read
         rax, first = read(Field.RAX), read(Field.EXITINFO1)
@@ -202,7 +215,7 @@ class SvmBackend:
 
     def flush_tlb(self, control: SvmVcpu, scope: Scope, gva: int) -> None:
         """Drop one address by INVLPGA, or the whole guest by TLB_CONTROL at the next entry."""
-        control.flush, control.gva = wider((control.flush, control.gva), (scope, gva))
+        control.flush, control.gva = widest((control.flush, control.gva), (scope, gva))
         if control.flush is not Scope.PAGE:
             control.flush = None
             control.vmcb.write(Field.TLB_CONTROL, FLUSH_GUEST)

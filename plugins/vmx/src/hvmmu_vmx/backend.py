@@ -15,23 +15,26 @@ from hvmmu.arch.paging import reserved_pattern_works
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.backend import (
     API_VERSION,
+    EACH_AS_ASKED,
     Caps,
     CrWrite,
-    Entry,
-    Exit,
     Intercept,
     Invlpg,
     MsrWrite,
     Paging,
     Registers,
+    SwitchProfile,
+    VmEntry,
+    VmExit,
 )
+from hvmmu.engine import FILTER_BITS
 from hvmmu.errors import InvariantError
+from hvmmu.fault import PageFault
+from hvmmu.flush import widest
 from hvmmu.generic import without
-from hvmmu.hw.tlb import Scope
-from hvmmu.mmu.fault import PageFault
-from hvmmu.mmu.flush import wider
-from hvmmu.mmu.spte import Nonpresent
 from hvmmu.params import param
+from hvmmu.spte import Nonpresent
+from hvmmu.tlb import Scope
 from hvmmu_vmx.filter import PAGE_FAULT_BIT, compile_filter
 from hvmmu_vmx.vmcs import ExitReason, Field, Vmcs
 
@@ -72,23 +75,23 @@ class VmxBackend:
     name: ClassVar[str] = "vmx"
     api_version: ClassVar[int] = API_VERSION
     summary: ClassVar[str] = "Intel VMX: page faults filtered by error code"
-    caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True, plain_switch=True)
+    caps: ClassVar[Caps] = Caps(Paging.SHADOW, filters_page_faults=True)
     params: ClassVar[type] = VmxParams
-    refused: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    compare_over: ClassVar[tuple[str, ...]] = ("bypass_guest_pf",)
+    unsupported: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    compare_params: ClassVar[tuple[str, ...]] = ("bypass_guest_pf",)
 
-    def __init__(self, params: VmxParams, cpu: CpuFeatures, asked: frozenset[str]) -> None:
-        self.in_force = params
+    def __init__(self, params: VmxParams, cpu: CpuFeatures, explicit: frozenset[str]) -> None:
+        self.effective = params
         if not params.bypass_guest_pf or reserved_pattern_works(TRAP, cpu):
             return
         reason = (
             f"with MAXPHYADDR {cpu.maxphyaddr} and NX no bit of an entry is reserved, so an unbuilt"
             " shadow entry cannot be told from a mapping"
         )
-        self.in_force = without(
+        self.effective = without(
             params,
             "bypass_guest_pf",
-            asked,
+            explicit,
             reason,
             backend=self.name,
             remedy="cpu.maxphyaddr below 52",
@@ -97,17 +100,26 @@ class VmxBackend:
     def create_vcpu(self, vcpu_id: int) -> VmxVcpu:
         """Return a VMCS whose controls make shadow paging work, and bypass if it is on."""
         vmcs = Vmcs()
-        present_only = pf.P if self.in_force.bypass_guest_pf else 0
-        vmcs.write(Field.VIRTUAL_PROCESSOR_ID, vcpu_id + 1 if self.in_force.vpid else 0)
+        present_only = pf.P if self.effective.bypass_guest_pf else 0
+        vmcs.write(Field.VIRTUAL_PROCESSOR_ID, vcpu_id + 1 if self.effective.vpid else 0)
         vmcs.write(Field.EXCEPTION_BITMAP, PAGE_FAULT_BIT)
         vmcs.write(Field.PAGE_FAULT_ERROR_CODE_MASK, present_only)
         vmcs.write(Field.PAGE_FAULT_ERROR_CODE_MATCH, present_only)
         vmcs.write(Field.CR3_TARGET_COUNT, 0)
         return VmxVcpu(vmcs)
 
+    def switch_profile(self, control: VmxVcpu) -> SwitchProfile:
+        """Return one reason for every page fault; an entry without VPID flushes everything."""
+        tagged = control.vmcs.read(Field.VIRTUAL_PROCESSOR_ID) != 0
+        return SwitchProfile(
+            page_faults=(ExitReason.EXCEPTION_NMI.name,) * FILTER_BITS,
+            invlpg=ExitReason.INVLPG.name,
+            flushes=EACH_AS_ASKED if tagged else dict.fromkeys((None, *Scope), Scope.ALL),
+        )
+
     def nonpresent(self) -> Nonpresent:
         """Return trap and notrap, which differ only while bypass is on."""
-        return Nonpresent(trap=TRAP, notrap=0) if self.in_force.bypass_guest_pf else Nonpresent()
+        return Nonpresent(trap=TRAP, notrap=0) if self.effective.bypass_guest_pf else Nonpresent()
 
     # Hardware's half.
 
@@ -128,7 +140,7 @@ class VmxBackend:
         """Return the guest's real CR3."""
         return control.vmcs.read(Field.GUEST_CR3)
 
-    def record_exit(self, control: VmxVcpu, registers: Registers, what: Exit) -> None:
+    def record_exit(self, control: VmxVcpu, registers: Registers, what: VmExit) -> None:
         """Fill the exit-information fields: SDM "VM-Exit Information Fields"."""
         write = control.vmcs.write
         match what:
@@ -149,7 +161,7 @@ class VmxBackend:
                 write(Field.VM_EXIT_REASON, ExitReason.INVLPG)
                 write(Field.EXIT_QUALIFICATION, what.gva)
 
-    def enter(self, control: VmxVcpu, registers: Registers) -> Entry:
+    def enter(self, control: VmxVcpu, registers: Registers) -> VmEntry:
         """Invalidate what was asked for, everything without VPID, and take the injected event."""
         del registers  # what they hold is in the CPU already
         scope, gva = control.flush, control.gva
@@ -158,10 +170,10 @@ class VmxBackend:
             scope = Scope.ALL
         event = control.vmcs.read(Field.VM_ENTRY_INTR_INFO)
         if not event:
-            return Entry(scope, gva)
+            return VmEntry(scope, gva)
         control.vmcs.write(Field.VM_ENTRY_INTR_INFO, 0)
         code = control.vmcs.read(Field.VM_ENTRY_EXCEPTION_ERROR_CODE)
-        return Entry(scope, gva, event & 0xFF, code)
+        return VmEntry(scope, gva, event & 0xFF, code)
 
     # The hypervisor's half.
 
@@ -169,7 +181,7 @@ class VmxBackend:
         """Return the name of the basic exit reason."""
         return ExitReason(control.vmcs.read(Field.VM_EXIT_REASON)).name
 
-    def decode_exit(self, control: VmxVcpu, registers: Registers) -> Exit:
+    def decode_exit(self, control: VmxVcpu, registers: Registers) -> VmExit:
         """Read the exit-information fields."""
         read = control.vmcs.read
         qualification = read(Field.EXIT_QUALIFICATION)
@@ -200,4 +212,4 @@ class VmxBackend:
 
     def flush_tlb(self, control: VmxVcpu, scope: Scope, gva: int) -> None:
         """Invalidate by INVVPID, before the next entry."""
-        control.flush, control.gva = wider((control.flush, control.gva), (scope, gva))
+        control.flush, control.gva = widest((control.flush, control.gva), (scope, gva))

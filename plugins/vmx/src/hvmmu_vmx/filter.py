@@ -1,6 +1,6 @@
 """The page-fault filter: which error codes exit, SDM "Other Causes of VM Exits"."""
 
-from hvmmu.hw.engine import FILTER_BITS
+from hvmmu.engine import FILTER_BITS
 
 PAGE_FAULT_BIT = 1 << 14
 """The page fault's bit in the exception bitmap."""

@@ -1,0 +1,1 @@
+"""Traces of programs: read, reduced, stored and replayed."""

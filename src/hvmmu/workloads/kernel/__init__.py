@@ -1,1 +1,0 @@
-"""The C behind the compiled reduction, and how it is built."""
