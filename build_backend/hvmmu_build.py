@@ -171,7 +171,7 @@ def reason(log: Path, error: BaseException) -> str:
         return f"the build failed: {type(error).__name__}: {error}"
     found = re.search(r"^.*\berror: .*$", log.read_text("utf-8", "replace"), re.MULTILINE)
     first = found[0].strip() if found else str(error)
-    if "Python.h" in first:
+    if re.search(r"\b(Python|pyconfig)\.h\b", first):
         return f"Python's headers are missing ({first}): install python3-dev or python3-devel"
     return f"the C does not compile ({first}): install a recent gcc or clang, or set CC to one"
 

@@ -186,8 +186,9 @@ def test_a_failed_compilation_is_one_line(programs: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "error",
     [
-        "k.c:50:14: fatal error: Python.h: No such file or directory",  # gcc
-        "k.c:50:14: fatal error: 'Python.h' file not found",  # clang
+        "k.c:55:14: fatal error: pyconfig.h: No such file or directory",  # gcc
+        "k.c:55:14: fatal error: 'pyconfig.h' file not found",  # clang
+        "k.c:60:14: fatal error: 'Python.h' file not found",
     ],
 )
 def test_missing_headers_are_named(error: str, backend: ModuleType) -> None:
