@@ -91,8 +91,8 @@ def cost_model(name: str) -> CostModel:
 def _model(name: str, cpu: str, exit_cycles: int, source: str) -> CostModel:
     return CostModel(
         name,
-        f"{cpu}: world switches, exception delivery and page walks; the hypervisor's "
-        "handlers are not costed",
+        f"{cpu}: world switches, exception delivery and page walks; what the hypervisor's "
+        "handlers execute is not costed",
         (Cost("exits", exit_cycles, source), GUEST_FAULT, WALK),
     )
 
