@@ -73,7 +73,7 @@ def estimate(model: CostModel, counters: Mapping[str, Any]) -> dict[str, int]:
             for reason, count in by_reason.items()
         ),
         "guest_faults": counters["guest_faults"] * prices.get("guest_faults", 0),
-        "walks": counters["walk_refs"] * prices.get("walks", 0),
+        "walks": counters["page_walk_refs"] * prices.get("walks", 0),
     }
     for name, cycles in prices.items():
         if name not in parts and not name.startswith(_EXIT):
@@ -91,8 +91,8 @@ def cost_model(name: str) -> CostModel:
 def _model(name: str, cpu: str, exit_cycles: int, source: str) -> CostModel:
     return CostModel(
         name,
-        f"{cpu}: world switches, exception delivery and page walks; what the hypervisor's "
-        "handlers execute is not costed",
+        f"{cpu}: world switches, exception delivery and page walks; the hypervisor's "
+        "handlers are not costed",
         (Cost("exits", exit_cycles, source), GUEST_FAULT, WALK),
     )
 

@@ -78,14 +78,16 @@ def counters(
             "total": sum(ledger.exits.values()),
             "by_reason": dict(sorted(ledger.exits.items())),
         },
-        "tlb_misses": tlb.misses,
-        "tlb_misses_instruction": tlb.instruction_misses,
-        "tlb_misses_data": tlb.data_misses,
-        "walk_refs": walk_refs,
-        "guest_walk_refs": ledger.guest_walk_refs,
+        "itlb_misses": tlb.instruction_misses,
+        "dtlb_misses": tlb.data_misses,
+        "stlb_misses": tlb.misses,
+        "page_walk_refs": walk_refs,
+        "guest_pte_reads": ledger.guest_walk_refs,
         "shadow_pages": shadow_pages,
         "shadow_pages_zapped": shadow_zapped,
-        "routes": [
-            {**row._asdict(), "count": count} for row, count in sorted(ledger.faults.items())
+        "fault_outcomes": [
+            {"outcome": row.route, "cause": row.cause, "pfec": row.pfec, "level": row.level}
+            | {"count": count}
+            for row, count in sorted(ledger.faults.items())
         ],
     }

@@ -10,7 +10,7 @@ from hvmmu.costs import CostModel
 from hvmmu.params import values
 from hvmmu.results import RunFailure, RunResult
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the schema: raised when a reader of the old could misread a new document."""
 
 Document = dict[str, Any]

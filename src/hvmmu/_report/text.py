@@ -29,7 +29,7 @@ def single(document: Document, *, baseline: str, width: int | None) -> str:
     if set_to:
         parts.append(_prose(f"{run['backend']}: {set_to}", width))
     parts.append("")
-    for table in (*tables.comparison(document, baseline, width), tables.routes(run)):
+    for table in (*tables.comparison(document, baseline, width), tables.fault_outcomes(run)):
         parts += [table, ""]
     parts += [_prose(conclusions.verdict(document), width), "", *_sources(document, width)]
     return render(parts, width)
