@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hvmmu.testing.sources import is_public, private_imports
+from hvmmu.testing.import_scan import is_public, private_imports
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"

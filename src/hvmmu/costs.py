@@ -1,13 +1,11 @@
-"""Named cost models: cycles = counts x costs, every cost with the text it was read in.
+"""Named cost models: cycles = counts x costs, every cost with its source.
 
-A model prices world switches, exception delivery and walks. What the hypervisor's own handler
-executes beyond the world switch is left out: no sourced figure per route exists.
+A model prices world switches, exception delivery and page walks. The instructions of the
+hypervisor's own handlers are left out: no published figure per outcome exists.
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-from attrs import frozen
+from typing import Any, NamedTuple
 
 from hvmmu.errors import InputError
 
@@ -23,22 +21,20 @@ _PVM_MHZ = 2500
 _EXIT = "exits."
 
 
-@frozen(eq=False)
-class Cost:
-    """One number of a model: cycles for one event of this name, and where it was read."""
+class Cost(NamedTuple):
+    """One number of a model: the cycles of one event of this name, and its source."""
 
     name: str
     cycles: int
     source: str
 
 
-@frozen(eq=False)
-class CostModel:
-    """A named set of costs, each under the name of what it prices.
+class CostModel(NamedTuple):
+    """A named set of costs, each under the name of its event.
 
-    `exits`: an exit of any reason; `exits.REASON`: an exit of this one, in place of that price.
-    `guest_faults`: a fault that the guest handles. `walks`: an entry that a page walk of hardware's
-    reads. Any other name: one of the counter of that name, as a plugin reports it.
+    `exits`: a VM exit of any reason; `exits.REASON`: one of this reason, in place of that price.
+    `guest_faults`: a fault that the guest handles. `walks`: a memory reference of a hardware page
+    walk. Any other name: one unit of the counter of that name, reported by a plugin.
     """
 
     name: str
@@ -65,9 +61,9 @@ WALK = Cost(
 def estimate(model: CostModel, counters: Mapping[str, Any]) -> dict[str, int]:
     """Return estimated cycles by part, and their `total`, from a run's counters.
 
-    `exits`: exits x a round trip. `guest_faults`: faults the guest handled, whoever delivered them,
-    x exception delivery and return. `walks`: page-table references of hardware walks x one figure
-    for where they hit. Then a part for each counter of a plugin's that the model prices.
+    `exits`: exits x a round trip. `guest_faults`: faults that the guest handled, bypassed or
+    injected, x exception delivery and return. `walks`: page-walk memory references x the latency
+    of one cache level. Then a part for each plugin counter that the model prices.
     """
     prices = {cost.name: cost.cycles for cost in model.costs}
     by_reason = counters["exits"]["by_reason"]
@@ -77,7 +73,7 @@ def estimate(model: CostModel, counters: Mapping[str, Any]) -> dict[str, int]:
             for reason, count in by_reason.items()
         ),
         "guest_faults": counters["guest_faults"] * prices.get("guest_faults", 0),
-        "walks": counters["walk_refs"] * prices.get("walks", 0),
+        "walks": counters["page_walk_refs"] * prices.get("walks", 0),
     }
     for name, cycles in prices.items():
         if name not in parts and not name.startswith(_EXIT):
@@ -86,7 +82,7 @@ def estimate(model: CostModel, counters: Mapping[str, Any]) -> dict[str, int]:
 
 
 def cost_model(name: str) -> CostModel:
-    """Return the model of this name; raise InputError listing those there are."""
+    """Return the model of this name; raise InputError with the names of all models."""
     if name not in MODELS:
         raise InputError(f"no cost model {name!r}; there are {', '.join(MODELS)}")
     return MODELS[name]
@@ -95,8 +91,8 @@ def cost_model(name: str) -> CostModel:
 def _model(name: str, cpu: str, exit_cycles: int, source: str) -> CostModel:
     return CostModel(
         name,
-        f"{cpu}: world switches, exception delivery and page walks; what the hypervisor's "
-        "handlers execute is not costed",
+        f"{cpu}: world switches, exception delivery and page walks; the hypervisor's "
+        "handlers are not costed",
         (Cost("exits", exit_cycles, source), GUEST_FAULT, WALK),
     )
 

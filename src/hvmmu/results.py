@@ -1,7 +1,7 @@
-"""What a run comes to: counters, estimated cycles, and what the guest saw."""
+"""The results of runs: counters, estimated cycles, and digests of the guest's view."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import frozen
 
@@ -16,14 +16,14 @@ class RunResult:
 
     backend: str
     params: Mapping[str, bool | int | str]
-    """Module parameters as they were in force."""
+    """The effective module parameters."""
     engine: str
     counters: Mapping[str, Any]
     cycles: Mapping[str, int | str]
     guest: Mapping[str, int | str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the result document has it."""
+        """Return its part of the result document."""
         return {
             "backend": self.backend,
             "params": dict(self.params),
@@ -34,20 +34,19 @@ class RunResult:
         }
 
 
-@frozen
-class Failure:
-    """One backend with one setting of its parameters, whose run a plugin ended."""
+class RunFailure(NamedTuple):
+    """One backend with one setting of its parameters, whose run ended with an exception."""
 
     backend: str
     params: Mapping[str, bool | int | str]
     plugin: str
     """The plugin's name, empty if it is not known."""
     hook: str
-    """The hook that failed; empty if it was none."""
+    """The hook that failed; empty if none did."""
     error: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the result document has it: null for what is not known."""
+        """Return its part of the result document: null for an unknown plugin or hook."""
         return {
             "backend": self.backend,
             "params": dict(self.params),
@@ -60,7 +59,7 @@ class Failure:
 def counters(
     ledger: Ledger, tlb: TlbCounts, *, walk_refs: int, shadow_pages: int, shadow_zapped: int
 ) -> dict[str, Any]:
-    """Return the counters of a run; the glossary of the docs says what each counts."""
+    """Return the counters of a run; the docs' glossary describes each."""
     bypassed, injected = ledger.total(Route.BYPASS), ledger.total(Route.INJECT)
     return {
         "accesses": ledger.accesses,
@@ -79,14 +78,16 @@ def counters(
             "total": sum(ledger.exits.values()),
             "by_reason": dict(sorted(ledger.exits.items())),
         },
-        "tlb_misses": tlb.misses,
-        "tlb_misses_instruction": tlb.instruction_misses,
-        "tlb_misses_data": tlb.data_misses,
-        "walk_refs": walk_refs,
-        "guest_walk_refs": ledger.guest_walk_refs,
+        "itlb_misses": tlb.instruction_misses,
+        "dtlb_misses": tlb.data_misses,
+        "stlb_misses": tlb.misses,
+        "page_walk_refs": walk_refs,
+        "guest_pte_reads": ledger.guest_walk_refs,
         "shadow_pages": shadow_pages,
         "shadow_pages_zapped": shadow_zapped,
-        "routes": [
-            {**row._asdict(), "count": count} for row, count in sorted(ledger.faults.items())
+        "fault_outcomes": [
+            {"outcome": row.route, "cause": row.cause, "pfec": row.pfec, "level": row.level}
+            | {"count": count}
+            for row, count in sorted(ledger.faults.items())
         ],
     }

@@ -28,9 +28,9 @@ def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, in
         "invlpg": 12,
         "cr3_loads": 1,
         "exits": {"total": sum(exits.values()), "by_reason": exits},
-        "tlb_misses": 23_456,
-        "walk_refs": 93_824,
-        "guest_walk_refs": 3_248 if exits else 0,
+        "stlb_misses": 23_456,
+        "page_walk_refs": 93_824,
+        "guest_pte_reads": 3_248 if exits else 0,
         "shadow_pages": 23 if exits else 0,
         **dict.fromkeys(
             (
@@ -39,14 +39,14 @@ def run(backend: str, params: dict[str, Any], bypassed: int, exits: dict[str, in
                 "spurious_faults",
                 "tlb_flushes",
                 "shadow_pages_zapped",
-                "tlb_misses_instruction",
-                "tlb_misses_data",
+                "itlb_misses",
+                "dtlb_misses",
             ),
             0,
         ),
-        "routes": [
-            {"route": "INJECT", "cause": "not present", "pfec": 6, "level": 1, "count": 161},
-            {"route": "SPURIOUS", "cause": "none", "pfec": None, "level": None, "count": 1},
+        "fault_outcomes": [
+            {"outcome": "INJECT", "cause": "not present", "pfec": 6, "level": 1, "count": 161},
+            {"outcome": "SPURIOUS", "cause": "none", "pfec": None, "level": None, "count": 1},
         ],
     }
     cycles = {"model": "nehalem", **estimate(MODELS["nehalem"], counters)}

@@ -82,7 +82,7 @@ def test_a_failed_run_is_a_line(failing: Run) -> None:
     assert line == (
         "native FAILED: plugin 'failing_plugin', in hvmmu_report: ZeroDivisionError: as planned"
     )
-    assert "The guest saw " in ended.out
+    assert "The guest took " in ended.out
 
 
 @pytest.mark.parametrize("hook", HOOKS)

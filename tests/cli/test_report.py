@@ -15,43 +15,42 @@ from hvmmu._report.document import Document
 TABLE = """\
 some (synthetic, pages 12) · engine reference · mmu.flood=4 (hvmmu.toml)
 
-                             bare       left       left
-                                     filter_    filter_
-                                    faults=0   faults=1
+                              bare       left       left
+                                      filter_    filter_
+                                     faults=0   faults=1
 guest
-  accesses              2,345,678  2,345,678  2,345,678
-  page faults                 161        161        161
-    bypassed                  161          0        143
-    injected                    0        161         18
-  invlpg                       12         12         12
-  CR3 loads                     1          1          1
+  accesses               2,345,678  2,345,678  2,345,678
+  page faults                  161        161        161
+    bypassed                   161          0        143
+    injected                     0        161         18
+  invlpg                        12         12         12
+  CR3 loads                      1          1          1
 hypervisor
-  host faults                   0        321        321
-  page-table writes             0        330        330
-  guest entries read            0      3,248      3,248
-  shadow pages                  0         23         23
-  exits                         0        812        669
-    FAULT                       ·        799        656
-    INVLPG                      ·         13         13
-  exits per page fault       0.00       5.04       4.16
+  host faults                    0        321        321
+  page-table writes              0        330        330
+  guest PTE reads                0      3,248      3,248
+  shadow pages                   0         23         23
+  exits                          0        812        669
+    FAULT                        ·        799        656
+    INVLPG                       ·         13         13
+  exits per page fault        0.00       5.04       4.16
 hardware
-  walk references          93,824     93,824     93,824
-  TLB misses               23,456     23,456     23,456
+  page-walk memory refs     93,824     93,824     93,824
+  STLB misses               23,456     23,456     23,456
 cycles (nehalem)
-  exits                         0    819,308    675,021
-  guest faults            175,973    175,973    175,973
-  walks                 1,313,536  1,313,536  1,313,536
-  total                 1,489,509  2,308,817  2,164,530
-  of bare                   1.00x      1.55x      1.45x
+  exits                          0    819,308    675,021
+  guest faults             175,973    175,973    175,973
+  walks                  1,313,536  1,313,536  1,313,536
+  total                  1,489,509  2,308,817  2,164,530
+  of bare                    1.00x      1.55x      1.45x
 
-All 3 runs are identical to the guest: 161 faults since boot, fault log
-abababababab, page tables cdcdcdcdcdcd.
+All 3 runs are identical to the guest (161 faults since boot; fault-log and
+page-table hashes agree).
 filter_faults=1 kept 143 of 161 guest faults from exiting: 812 → 669 exits
 (-17.6%); estimated cycles -6.2%.
 
 Cycles are estimates of the cost model nehalem (Intel Nehalem: world switches,
-exception delivery and page walks; what the hypervisor's handlers execute is not
-costed):
+exception delivery and page walks; the hypervisor's handlers are not costed):
   exits 1,009: Agesen et al., USENIX ATC 2012, exit round trip on Nehalem
     [approx]
   guest_faults 1,093: Adams & Agesen, ASPLOS 2006, a native page fault, delivery
@@ -92,7 +91,7 @@ def test_a_single_run_shows_its_routes(compared: Document) -> None:
     assert "left: filter_faults=1\n" in made
     assert "INJECT    not present  W|U             1    161\n" in made
     assert "SPURIOUS  none         ·               ·      1\n" in made
-    assert "The guest saw 161 faults" in made
+    assert "The guest took 161 faults" in made
 
 
 def test_a_difference_is_told(compared: Document) -> None:
@@ -102,7 +101,7 @@ def test_a_difference_is_told(compared: Document) -> None:
     assert conclusions.differences(compared) == [
         "left filter_faults=1 differs from bare in the number of its faults and its page tables"
     ]
-    assert conclusions.verdict(compared).startswith("To the guest the runs DIFFER: left filter")
+    assert conclusions.verdict(compared).startswith("The runs DIFFER to the guest: left filter")
 
 
 def test_an_effect_that_is_none(compared: Document) -> None:

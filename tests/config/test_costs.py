@@ -20,7 +20,7 @@ EXITS = {
 COUNTERS = {
     "exits": {"total": 10, "by_reason": {"CHEAP": 6, "DEAR": 4}},
     "guest_faults": 3,
-    "walk_refs": 100,
+    "page_walk_refs": 100,
 }
 
 

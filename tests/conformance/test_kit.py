@@ -24,7 +24,7 @@ Capsys = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
 ALL_ACCESSES = {
     f"architecture.{of}"
-    for of in ("access-rights", "error-codes", "cr2", "landings", "accessed-bits", "dirty-bits")
+    for of in ("access-rights", "error-codes", "cr2", "translations", "accessed-bits", "dirty-bits")
 }
 SCHEMA = json.loads((Path(testing.__file__).parent / "schema.json").read_text(encoding="utf-8"))
 

@@ -20,8 +20,8 @@ from hvmmu.spte import Nonpresent
 from hvmmu.testing import check_backend
 from hvmmu.testing.context import Context
 from hvmmu.testing.report import FAILED
-from hvmmu.testing.subject import hooks_of
 from hvmmu.testing.suite import checks, run_check
+from hvmmu.testing.target import hooks_of
 from hvmmu.tlb import Scope
 
 if TYPE_CHECKING:

@@ -152,7 +152,7 @@ def test_a_listener_hears_everything_and_changes_nothing(
     touch(plain)
     costs = next(iter(MODELS.values()))
     result, expected = heard.result(costs), plain.result(costs)
-    faults = sum(row["count"] for row in expected.counters["routes"])
+    faults = sum(row["count"] for row in expected.counters["fault_outcomes"])
     added = {f"listener.{hypervised.name}": faults}
     assert result == attrs.evolve(expected, counters={**expected.counters, **added})
     assert (listener.heard["vm_created"], listener.heard["memslot_changed"]) == (1, 1)

@@ -64,7 +64,7 @@ def test_counters_of_a_run() -> None:
     """If wrong, a result document says something else than the ledger."""
     tlb = TlbCounts(instruction_misses=4, data_misses=6, misses=8)
     made = counters(ledger(), tlb, walk_refs=32, shadow_pages=7, shadow_zapped=1)
-    routes = made.pop("routes")
+    routes = made.pop("fault_outcomes")
     assert made == {
         "accesses": 100,
         "guest_faults": 4,
@@ -79,23 +79,23 @@ def test_counters_of_a_run() -> None:
         "cr3_loads": 2,
         "tlb_flushes": 5,
         "exits": {"total": 11, "by_reason": {"ALPHA": 9, "ZETA": 2}},
-        "tlb_misses": 8,
-        "tlb_misses_instruction": 4,
-        "tlb_misses_data": 6,
-        "walk_refs": 32,
-        "guest_walk_refs": 12,
+        "stlb_misses": 8,
+        "itlb_misses": 4,
+        "dtlb_misses": 6,
+        "page_walk_refs": 32,
+        "guest_pte_reads": 12,
         "shadow_pages": 7,
         "shadow_pages_zapped": 1,
     }
     assert list(made["exits"]["by_reason"]) == ["ALPHA", "ZETA"]
     assert routes[0] == {
-        "route": "accessed/dirty",
+        "outcome": "accessed/dirty",
         "cause": "dirty bit clear",
         "pfec": 3,
         "level": 1,
         "count": 1,
     }
-    keys = [(row["route"], row["cause"], row["pfec"], row["level"]) for row in routes]
+    keys = [(row["outcome"], row["cause"], row["pfec"], row["level"]) for row in routes]
     assert keys == sorted(keys)
     assert sum(row["count"] for row in routes) == len(FAULTS)
 

@@ -140,7 +140,7 @@ def test_what_a_result_says(run: Run, variant: Variant) -> None:
     assert result.cycles["guest_faults"] == 50 * COSTS.cycles("guest_faults")
     assert result.cycles["exits"] == counted["exits"]["total"] * COSTS.cycles("exits")
     assert (counted["exits"]["total"] > 0) is variant.hypervised
-    assert sum(row["count"] for row in counted["routes"]) >= 50
+    assert sum(row["count"] for row in counted["fault_outcomes"]) >= 50
 
 
 def test_the_same_input_gives_the_same_output(run: Run, variant: Variant) -> None:
@@ -161,7 +161,7 @@ def test_a_phase_starts_the_ledger_again(make: Callable[..., Machine], variant: 
     numbers = [value for value in counted.values() if isinstance(value, int)]
     assert set(numbers) == {0}
     assert counted["exits"] == {"total": 0, "by_reason": {}}
-    assert counted["routes"] == []
+    assert counted["fault_outcomes"] == []
 
 
 def test_a_closed_machine_has_no_memory(variant: Variant) -> None:

@@ -21,6 +21,22 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 FENCE = re.compile(r"^```(console|toml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 FILE = re.compile(r"# (\S+\.(?:toml|py))\n")
+SHOWN = ("hvmmu-vmx", "hvmmu-svm")
+"""The plugins that are installed on every page."""
+LAUNCHER = """#!{python}
+import sys
+from hvmmu._cli import main
+from hvmmu._plugins import loading
+
+def shown(discover=loading.discover):
+    points, damaged = discover()
+    return [point for point in points if point.distribution in {shown}], damaged
+
+loading.discover = shown
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+"""The command `hvmmu` as it is where no other plugins are installed."""
 
 
 def need(*modules: str) -> None:
@@ -34,10 +50,15 @@ def snippets(page: Path) -> list[tuple[str, str]]:
     return FENCE.findall(page.read_text(encoding="utf-8"))
 
 
-def run(command: str, cwd: Path) -> str:
+def run(command: str, cwd: Path, *plugins: str) -> str:
     """Run a shell command with this environment's hvmmu; return stdout and stderr as one text."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE", "HVMMU_"))}
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    launcher = cwd / ".bin" / "hvmmu"
+    launcher.parent.mkdir(exist_ok=True)
+    launcher.write_text(LAUNCHER.format(python=sys.executable, shown=(*SHOWN, *plugins)))
+    launcher.chmod(0o755)
+    parts = (str(launcher.parent), str(Path(sys.executable).parent), os.environ["PATH"])
+    path = os.pathsep.join(parts)
     ended = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=cwd,
@@ -75,10 +96,10 @@ def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
 def test_an_example_says_what_is_so(page: Path, tmp_path: Path) -> None:
     """An example's page claims figures that nobody would get."""
     need(page.parent.name.replace("-", "_"))
-    run_page(page, tmp_path)
+    run_page(page, tmp_path, page.parent.name)
 
 
-def run_page(page: Path, tmp_path: Path) -> None:
+def run_page(page: Path, tmp_path: Path, *plugins: str) -> None:
     """Run a page's commands in order; fail at the first that prints something else."""
     for language, text in snippets(page):
         if language != "console":
@@ -90,7 +111,7 @@ def run_page(page: Path, tmp_path: Path) -> None:
         for command, shown in commands:
             if "hvmmu record" in command and not shutil.which("valgrind"):
                 pytest.skip("valgrind is not installed: the rest of the page is not run")
-            printed = run(command, tmp_path)
+            printed = run(command, tmp_path, *plugins)
             assert not shown or re.fullmatch(pattern(shown), printed), f"{command}\n{printed}"
 
 

@@ -327,7 +327,7 @@ def test_the_documents_tell_much(backend: str) -> None:
         if told.startswith("{"):
             counted = json.loads(told)["runs"][0]["counters"]
             seen |= {name: value for name, value in counted.items() if value}
-    expected = {"accesses", "guest_faults", "tlb_misses", "invlpg", "cr3_loads", "walk_refs"}
+    expected = {"accesses", "guest_faults", "stlb_misses", "invlpg", "cr3_loads", "page_walk_refs"}
     if backend != "native":
         expected |= {"host_faults", "pt_writes_emulated", "guest_faults_injected"}
     assert expected <= set(seen)

@@ -14,8 +14,8 @@ from hypothesis import settings
 from hvmmu._plugins import load
 from hvmmu.testing.context import Context
 from hvmmu.testing.report import FAILED
-from hvmmu.testing.subject import subject
 from hvmmu.testing.suite import checks, run_check
+from hvmmu.testing.target import find_target
 
 PROGRAMS = {check.id: check for check in checks()}["transparency.random-programs"]
 BACKENDS = [name for name in load().backends if name != "native"] or [
@@ -30,7 +30,7 @@ def test_the_guest_cannot_tell(name: str) -> None:
     few = profile.derandomize  # the backends' own tests run the kit's default ones
     seed = 1 if few else secrets.randbits(32)
     examples = max(1, profile.max_examples // 6) if few else profile.max_examples
-    tested = subject(name)
+    tested = find_target(name)
     context = Context(tested.backend, tested.hooks, examples=examples, seed=seed)
     result = run_check(PROGRAMS, context)
     if result.outcome == FAILED:

@@ -64,10 +64,10 @@ def test_a_row_says_what_the_cell_says(swept: Path) -> None:
             (run,) = cell["result"]["runs"]
             assert row["failure.kind"] == row["failure.reason"] == ""
             assert row["counters.exits.total"] == str(run["counters"]["exits"]["total"])
-            for one in run["counters"]["routes"]:
-                at = [one[key] for key in ("route", "cause", "pfec", "level")]
+            for one in run["counters"]["fault_outcomes"]:
+                at = [one[key] for key in ("outcome", "cause", "pfec", "level")]
                 name = ".".join("-" if part is None else str(part) for part in at)
-                assert row[f"counters.routes.{name}"] == str(one["count"])
+                assert row[f"counters.fault_outcomes.{name}"] == str(one["count"])
             assert row["cycles.total"] == str(run["cycles"]["total"])
             assert row["guest.page_tables_sha256"] == run["guest"]["page_tables_sha256"]
 

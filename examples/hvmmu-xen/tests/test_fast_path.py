@@ -36,7 +36,7 @@ def compared(*arguments: str) -> list[dict[str, Any]]:
 def injected(counters: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of not-present faults that the hypervisor injected."""
     wanted = (Route.INJECT.value, Cause.NOT_PRESENT.value)
-    return [row for row in counters["routes"] if (row["route"], row["cause"]) == wanted]
+    return [row for row in counters["fault_outcomes"] if (row["outcome"], row["cause"]) == wanted]
 
 
 def test_the_handler_is_shorter_by_a_walk() -> None:
@@ -45,7 +45,7 @@ def test_the_handler_is_shorter_by_a_walk() -> None:
     slow, fast = compared(f"demand-zero:pages={pages}")
     assert slow["exits"] == fast["exits"]
     assert (slow["xen.fault_fast_gnp"], fast["xen.fault_fast_gnp"]) == (0, pages)
-    assert slow["guest_walk_refs"] - fast["guest_walk_refs"] == LEVELS * pages
+    assert slow["guest_pte_reads"] - fast["guest_pte_reads"] == LEVELS * pages
 
 
 @pytest.mark.parametrize("setting", ["mmu.update_on_write=0", "mmu.large_pages=0"])
@@ -61,7 +61,7 @@ def test_each_fault_saves_its_own_walk(setting: str) -> None:
             by_level[row["level"]] -= row["count"]
     assert sum(by_level.values()) == fast["xen.fault_fast_gnp"] > 0
     saved = sum((LEVELS + 1 - level) * count for level, count in by_level.items())
-    assert slow["guest_walk_refs"] - fast["guest_walk_refs"] == saved
+    assert slow["guest_pte_reads"] - fast["guest_pte_reads"] == saved
 
 
 def answer(pfec: int, backend: GenericBackend) -> Any:  # noqa: ANN401 - a pair, or None

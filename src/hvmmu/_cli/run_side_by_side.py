@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
-import attrs
-
 from hvmmu._cli.progress import Counter
 from hvmmu._cli.session import Session
 from hvmmu._hooks import told
@@ -16,13 +14,13 @@ from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.log import get_logger
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.params import values
-from hvmmu.results import Failure, RunResult
+from hvmmu.results import RunFailure, RunResult
 from hvmmu.steps import Accesses, ReducedAccesses
 from hvmmu.workloads import Workload
 
 T = TypeVar("T")
 Params = dict[str, bool | int | str]
-RunOrFailure = TypeVar("RunOrFailure", RunResult, Failure)
+RunOrFailure = TypeVar("RunOrFailure", RunResult, RunFailure)
 
 
 def run_machines(session: Session, workload: Workload, runs: Sequence[MachineConfig]) -> Document:
@@ -59,13 +57,13 @@ def run_machines(session: Session, workload: Workload, runs: Sequence[MachineCon
     )
 
 
-@attrs.define(eq=False)
 class _MachineGroup:
-    """The machines that still run, and why the others do not."""
+    """The machines that still run, and the causes of the others' failures."""
 
-    registry: Registry
-    machines: list[tuple[MachineConfig, Machine]] = attrs.field(factory=list)
-    failures: list[Failure] = attrs.field(factory=list)
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.machines: list[tuple[MachineConfig, Machine]] = []
+        self.failures: list[RunFailure] = []
 
     def start(self, runs: Sequence[MachineConfig]) -> None:
         for run in runs:
@@ -94,7 +92,7 @@ class _MachineGroup:
             error = self._named_after_plugin(run, error)
         get_logger().debug("run_failed", backend=run.backend.name, where=where[-1])
         self.failures.append(
-            Failure(run.backend.name, params, error.plugin, error.hook, str(error))
+            RunFailure(run.backend.name, params, error.plugin, error.hook, str(error))
         )
 
     def _named_after_plugin(self, run: MachineConfig, error: Exception) -> PluginError:
@@ -128,7 +126,7 @@ def _places(error: BaseException) -> list[str]:
     return found or [""]
 
 
-def _all_failed(failures: Sequence[Failure]) -> PluginError:
+def _all_failed(failures: Sequence[RunFailure]) -> PluginError:
     """Return the error to raise if no run is left: a line for each."""
     if len(failures) == 1:
         (only,) = failures

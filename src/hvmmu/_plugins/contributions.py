@@ -23,7 +23,7 @@ RESERVED_NAMES = frozenset({"backend", "costs", "engine", *CORE})
 """Keys and sections of the configuration: a backend's name is a section too."""
 
 _NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
-_PARTS = frozenset({"model", "routes", "total"})
+_PARTS = frozenset({"fault_outcomes", "model", "total"})
 """Names that no cost can have: keys beside the parts of an estimate, and a counter of rows."""
 _CLASS: Any = ClassVar
 

@@ -145,6 +145,8 @@ def _by_the_library() -> Iterator[_Distribution]:
 
 def _points(distribution: _Distribution) -> Iterator[PluginEntryPoint]:
     """Yield the entry points of our group; raise ValueError for a line of it that is none."""
+    if f"[{GROUP}]" not in distribution.entry_points:
+        return
     group = None
     for line in map(str.strip, distribution.entry_points.splitlines()):
         if line.startswith("[") and line.endswith("]"):

@@ -59,13 +59,14 @@ def verdict(document: Document) -> str:
     """Return one sentence on whether all runs are identical to the guest."""
     runs = document["runs"]
     if different := differences(document):
-        return f"To the guest the runs DIFFER: {'; '.join(different)}."
+        return f"The runs DIFFER to the guest: {'; '.join(different)}."
     guest = runs[0]["guest"]
+    faults = f"{_count(guest['faults'], 'fault')} since boot"
+    if len(runs) > 1:
+        agree = f"{faults}; fault-log and page-table hashes agree"
+        return f"All {len(runs)} runs are identical to the guest ({agree})."
     log, tables = guest["fault_log_sha256"][:12], guest["page_tables_sha256"][:12]
-    seen = f"{_count(guest['faults'], 'fault')} since boot, fault log {log}, page tables {tables}"
-    if len(runs) == 1:
-        return f"The guest saw {seen}."
-    return f"All {len(runs)} runs are identical to the guest: {seen}."
+    return f"The guest took {faults}; fault log {log}, page tables {tables}."
 
 
 def effects(document: Document) -> Iterator[str]:

@@ -6,13 +6,11 @@ Its schema is `schema.json` beside this module. Same runs, same bytes.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from hvmmu.costs import CostModel
 from hvmmu.params import values
-from hvmmu.results import Failure, RunResult
+from hvmmu.results import RunFailure, RunResult
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the schema: raised when a reader of the old could misread a new document."""
 
 Document = dict[str, Any]
@@ -25,7 +23,7 @@ def document(
     overrides: Mapping[str, Mapping[str, Any]],
     runs: Sequence[RunResult],
     model: CostModel,
-    failures: Sequence[Failure] = (),
+    failures: Sequence[RunFailure] = (),
 ) -> Document:
     """Return the result document of *runs* of one workload.
 
@@ -39,7 +37,7 @@ def document(
         "overrides": dict(overrides),
         "runs": [run.to_json() for run in runs],
         "failures": [failure.to_json() for failure in failures],
-        "cost_model": attrs.asdict(model, value_serializer=_listed),
+        "cost_model": {**model._asdict(), "costs": [cost._asdict() for cost in model.costs]},
     }
 
 
@@ -58,7 +56,3 @@ def schema() -> dict[str, Any]:
     text = files("hvmmu._report").joinpath("schema.json").read_text(encoding="utf-8")
     made: dict[str, Any] = json.loads(text)
     return made
-
-
-def _listed(_: object, __: object, value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value

@@ -22,10 +22,10 @@ GUEST = {
 HYPERVISOR = {
     "host faults": "host_faults",
     "page-table writes": "pt_writes_emulated",
-    "guest entries read": "guest_walk_refs",
+    "guest PTE reads": "guest_pte_reads",
     "shadow pages": "shadow_pages",
 }
-HARDWARE = {"walk references": "walk_refs", "TLB misses": "tlb_misses"}
+HARDWARE = {"page-walk memory refs": "page_walk_refs", "STLB misses": "stlb_misses"}
 IN_DEPTH = {
     "  zapped": "shadow_pages_zapped",
     "other writes emulated": "other_writes_emulated",
@@ -34,8 +34,8 @@ IN_DEPTH = {
     "TLB flushes": "tlb_flushes",
 }
 MISSES = {
-    "  first level, fetches": "tlb_misses_instruction",
-    "  first level, others": "tlb_misses_data",
+    "ITLB misses": "itlb_misses",
+    "DTLB misses": "dtlb_misses",
 }
 PARTS = {"exits": "exits", "guest faults": "guest_faults", "walks": "walks", "total": "total"}
 
@@ -162,12 +162,12 @@ def _bottom_aligned(heads: Sequence[str]) -> list[str]:
     return [head + "\n" * (most - head.count("\n")) for head in heads]
 
 
-def routes(run: Run) -> TextTable:
+def fault_outcomes(run: Run) -> TextTable:
     """Return the run's fault statistics: a row for each outcome, cause, error code and level."""
     rows = []
-    for row in run["counters"]["routes"]:
+    for row in run["counters"]["fault_outcomes"]:
         pfec = _NONE if row["pfec"] is None else pf.describe(row["pfec"])
         level = str(row["level"]) if row["level"] else _NONE
-        texts = (row["route"], row["cause"], pfec, level, f"{row['count']:,}")
+        texts = (row["outcome"], row["cause"], pfec, level, f"{row['count']:,}")
         rows.append([(text, PLAIN) for text in texts])
-    return TextTable(("route", "cause", "error code", "level", "count"), "<<<>>", rows)
+    return TextTable(("outcome", "cause", "error code", "level", "count"), "<<<>>", rows)

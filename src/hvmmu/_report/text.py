@@ -1,10 +1,8 @@
 """A result document as text: the runs, the table, conclusions, and the sources of costs."""
 
-import textwrap
-
 from hvmmu._report import conclusions, tables
 from hvmmu._report.document import Document
-from hvmmu._report.text_table import TextTable, render
+from hvmmu._report.text_table import TextTable, render, wrap
 from hvmmu.params import plain
 
 WIDTH = 80  # of prose if there is no terminal
@@ -31,7 +29,7 @@ def single(document: Document, *, baseline: str, width: int | None) -> str:
     if set_to:
         parts.append(_prose(f"{run['backend']}: {set_to}", width))
     parts.append("")
-    for table in (*tables.comparison(document, baseline, width), tables.routes(run)):
+    for table in (*tables.comparison(document, baseline, width), tables.fault_outcomes(run)):
         parts += [table, ""]
     parts += [_prose(conclusions.verdict(document), width), "", *_sources(document, width)]
     return render(parts, width)
@@ -61,14 +59,7 @@ def _sources(document: Document, width: int | None) -> list[str]:
 
 
 def _prose(text: str, width: int | None) -> str:
-    indent = " " * (len(text) - len(text.lstrip())) * 2
-    return textwrap.fill(
-        text,
-        width or WIDTH,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    return wrap(text, width or WIDTH)
 
 
 def _text(value: bool | int | str) -> str:

@@ -4,7 +4,6 @@ rich renders tables too; importing it takes longer than a small run.
 """
 
 import os
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -107,4 +106,22 @@ def _fold(text: str, width: int) -> list[str]:
     if columns(text) <= width:
         return [text]
     room = width if len(text) == columns(text) else max(width // 2, 1)  # wide characters take two
-    return textwrap.wrap(text, room, break_on_hyphens=False)
+    lines = wrap(text, room).split("\n")
+    return [line[at : at + room] for line in lines for at in range(0, len(line), room)]
+
+
+def wrap(text: str, width: int) -> str:
+    """Return a text in lines of at most *width* characters, unless a word is longer.
+
+    Lines after the first are indented twice as far as it.
+    """
+    indent = " " * (len(text) - len(text.lstrip()))
+    first, *words = text.split() or [""]
+    lines = [indent + first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(2 * indent + word)
+    return "\n".join(lines)

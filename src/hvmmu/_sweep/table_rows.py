@@ -11,7 +11,7 @@ FlatRow = dict[str, Scalar]
 LEAD = ("cell", "hvmmu", "workload", "trace_sha256", "backend", "engine", "costs", "failure")
 """The first columns, in this order; then come params, counters, cycles and guest."""
 _LAST = ("params", "counters", "cycles", "guest")
-_ROUTE = ("route", "cause", "pfec", "level")
+_OUTCOME = ("outcome", "cause", "pfec", "level")
 
 
 def flat_row(cell: Mapping[str, Any]) -> FlatRow:
@@ -29,7 +29,7 @@ def flat_row(cell: Mapping[str, Any]) -> FlatRow:
     if result is not None:
         run = dict(result["runs"][0])
         counters = dict(run["counters"])
-        row |= _flat("counters.routes", _routes(counters.pop("routes")))
+        row |= _flat("counters.fault_outcomes", _outcomes(counters.pop("fault_outcomes")))
         row |= _flat("counters", counters)
         row |= _flat("cycles", {k: v for k, v in run["cycles"].items() if k != "model"})
         row |= _flat("guest", run["guest"])
@@ -78,9 +78,9 @@ def _flat(prefix: str, nested: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]
             yield f"{prefix}.{key}", value
 
 
-def _routes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def _outcomes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return fault statistics as columns: `BYPASS.not present.4.1`, by outcome, cause and so on."""
     return {
-        ".".join("-" if row[k] is None else str(row[k]) for k in _ROUTE): row["count"]
+        ".".join("-" if row[k] is None else str(row[k]) for k in _OUTCOME): row["count"]
         for row in rows
     }

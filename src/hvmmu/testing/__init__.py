@@ -1,7 +1,7 @@
-"""The conformance kit: checks that a backend is right, without asking us.
+"""The conformance kit: tests a backend against rules of the manuals and of hvmmu.
 
-`check_backend` in a notebook, `hvmmu check` on the command line, `BackendConformance` under pytest,
-which is the only part that needs pytest.
+Use `check_backend` in a notebook, `hvmmu check` on the command line, and `BackendConformance` under
+pytest, the only part that needs pytest.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module may have
-    """Import what needs pytest when it is asked for."""
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever a module has
+    """Import the part that needs pytest on demand."""
     if name == "BackendConformance":
         from hvmmu.testing.conformance import BackendConformance  # noqa: PLC0415 - needs pytest
 

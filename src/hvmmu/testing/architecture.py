@@ -1,44 +1,44 @@
-"""Level 2: what the guest sees of an access is what the manual says, held against an oracle."""
+"""Level 2: the guest-visible effects of each access, compared with an oracle of the manual."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from hvmmu.testing.check import CheckFailure, check
-from hvmmu.testing.observed import Mistakes, observe
+from hvmmu.testing.run_matrix import Mismatches, run_matrix
 
 if TYPE_CHECKING:
     from hvmmu.testing.context import Context
 
 
-def _mistakes(context: Context) -> Mistakes:
-    return context.once("architecture", lambda: observe(context))
+def _mismatches(context: Context) -> Mismatches:
+    return context.once("architecture", lambda: run_matrix(context))
 
 
-def _fail_if(told: str) -> None:
-    if told:
-        raise CheckFailure(told)
+def _fail_if(mismatch: str) -> None:
+    if mismatch:
+        raise CheckFailure(mismatch)
 
 
 @check(
     "architecture.access-rights",
-    rule="An access goes through exactly if the guest's tables and control registers allow it.",
+    rule="An access succeeds exactly if the guest's tables and control registers allow it.",
     reference='SDM "Access Rights"',
 )
 def access_rights(context: Context) -> None:
-    """Make every kind of access through every combination of rights, in every mode."""
-    _fail_if(_mistakes(context).outcome)
+    """Make an access of every type through every combination of permissions, in every mode."""
+    _fail_if(_mismatches(context).outcome)
 
 
 @check(
     "architecture.error-codes",
-    rule="The guest's error code says of a fault what the guest's own tables say: P, W, U, RSVD,"
-    " I/D and PK, and nothing of the shadow's.",
+    rule="The error code that the guest gets follows from its own tables (P, W, U, RSVD, I/D and"
+    " PK), never from the shadow tables.",
     reference='SDM "Page-Fault Exceptions"',
 )
 def error_codes(context: Context) -> None:
     """Compare the code of every fault with the oracle's."""
-    _fail_if(_mistakes(context).code)
+    _fail_if(_mismatches(context).code)
 
 
 @check(
@@ -48,45 +48,44 @@ def error_codes(context: Context) -> None:
 )
 def cr2(context: Context) -> None:
     """Compare CR2 at every fault with the address accessed."""
-    _fail_if(_mistakes(context).cr2)
+    _fail_if(_mismatches(context).cr2)
 
 
 @check(
-    "architecture.landings",
-    rule="An access lands where the guest's tables lead.",
+    "architecture.translations",
+    rule="An access reaches the physical address to which the guest's tables map it.",
     reference='SDM "4-Level Paging and 5-Level Paging"',
 )
-def landings(context: Context) -> None:
-    """Compare the guest-physical address of every access that went through."""
-    _fail_if(_mistakes(context).landing)
+def translations(context: Context) -> None:
+    """Compare the guest-physical address of every access that succeeded."""
+    _fail_if(_mismatches(context).translation)
 
 
 @check(
     "architecture.accessed-bits",
-    rule="A is set in every entry on the way of an access that goes through, and by no access that"
-    " is denied.",
+    rule="An access that succeeds sets A in every entry of its walk; one that is denied sets none.",
     reference='SDM "Accessed and Dirty Flags"',
 )
 def accessed_bits(context: Context) -> None:
     """Compare the A bits of all tables at the end."""
-    _fail_if(_mistakes(context).accessed)
+    _fail_if(_mismatches(context).accessed)
 
 
 @check(
     "architecture.dirty-bits",
-    rule="D is set in the leaf by a write that goes through, and by nothing before it.",
+    rule="A write that succeeds sets D in the leaf; nothing else sets D.",
     reference='SDM "Accessed and Dirty Flags"',
 )
 def dirty_bits(context: Context) -> None:
     """Compare the D bits of all tables at the end."""
-    _fail_if(_mistakes(context).dirty)
+    _fail_if(_mismatches(context).dirty)
 
 
 @check(
     "architecture.entries-stay",
-    rule="Nothing but A and D changes in the guest's tables, unless the guest writes them.",
+    rule="Only A and D change in the guest's tables, unless the guest writes them.",
     reference='SDM "Accessed and Dirty Flags"',
 )
 def entries_stay(context: Context) -> None:
     """Compare all other bits of all tables at the end."""
-    _fail_if(_mistakes(context).other)
+    _fail_if(_mismatches(context).other)

@@ -1,6 +1,6 @@
-"""A check: one rule that a backend must keep, and a function that finds out whether it does.
+"""A check: one rule for backends, and a function that tests it.
 
-Checks ask for capabilities, never for a backend's name.
+Checks depend on capabilities, never on a backend's name.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ LEVELS = (
     "transparency",
     "robustness",
 )
-"""What each level is about; a check's id begins with its level's name."""
+"""The levels; a check's id begins with the name of its level."""
 
 HIGHEST = len(LEVELS) - 1
 
 
-class CheckFailure(Exception):  # noqa: N818 - what has failed is the backend
+class CheckFailure(Exception):  # noqa: N818 - the backend has failed
     """The rule of a check is broken; the message gives the values that show it."""
 
 
 class NotApplicable(Exception):  # noqa: N818 - nothing is wrong
-    """The check says nothing about this backend; the message says why."""
+    """The check does not apply to this backend; the message gives the reason."""
 
 
 class Need(enum.Enum):
-    """What a check needs of its backend; the value is what a skipped one lacks."""
+    """A requirement of a check; the value is the reason for skipping it."""
 
     HYPERVISOR = "no hypervisor stands between this backend's guest and hardware"
     FILTER = "its hardware cannot choose by error code which page faults exit"
     DISTRIBUTION = "it does not come from an installed distribution"
 
     def is_met(self, context: Context) -> bool:
-        """Say whether the backend has it."""
+        """Return whether the backend meets it."""
         caps = context.backend.caps
         if self is Need.DISTRIBUTION:
             return context.distribution is not None
@@ -58,14 +58,14 @@ class Need(enum.Enum):
 
 @attrs.frozen
 class Check:
-    """One rule, and how to find out whether a backend keeps it."""
+    """One rule, and the function that tests a backend against it."""
 
     id: str
     level: int
     rule: str
-    """One sentence; it stands in every message of a failure."""
+    """One sentence, repeated in the message of a failure."""
     reference: str
-    """The manual's section, or the page of ours, that the rule is from."""
+    """The source of the rule: a section of a manual, or a page of the docs."""
     needs: tuple[Need, ...]
     run: Callable[[Context], None] = attrs.field(repr=False, eq=False)
 
@@ -76,7 +76,7 @@ _CHECKS: dict[str, Check] = {}
 def check(
     name: str, *, rule: str, reference: str, needs: tuple[Need, ...] = ()
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
-    """Register a function as a check; *name* is ``level.what-holds``."""
+    """Register a function as a check; *name* is ``level.rule``."""
     level = LEVELS.index(name.partition(".")[0])
 
     def register(run: Callable[[Context], None]) -> Callable[[Context], None]:

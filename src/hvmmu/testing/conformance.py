@@ -1,4 +1,4 @@
-"""The suite under pytest: a class to inherit from, each check an item of its own."""
+"""The kit under pytest: a class to inherit from, with a test for each check."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hvmmu.errors import ConfigError
 from hvmmu.params import nearest, shown
 from hvmmu.testing.check import HIGHEST
 from hvmmu.testing.report import FAILED, SKIPPED
-from hvmmu.testing.subject import subject
 from hvmmu.testing.suite import LOADS, checks, context_of, run_check
+from hvmmu.testing.target import find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 try:
     import pytest
-except ImportError as error:  # pragma: no cover - the rest of the kit does without
+except ImportError as error:  # pragma: no cover - the rest of the kit needs no pytest
     raise ImportError("BackendConformance needs pytest: pip install pytest") from error
 
 
@@ -38,18 +38,18 @@ class BackendConformance:
 
     backend: ClassVar[str | type[Backend[Any]]]
     plugin: ClassVar[object] = None
-    """The object whose hooks the backend relies on, if it is not an installed plugin's."""
+    """The object whose hooks the backend relies on, unless an installed plugin has them."""
     level: ClassVar[int] = HIGHEST
     examples: ClassVar[int | None] = None
     seed: ClassVar[int] = 0
     expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Ids of checks, each with the reason why it fails."""
+    """Ids of checks, each with the reason for its failure."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Give the subclass its tests."""
         super().__init_subclass__(**kwargs)
         if not hasattr(cls, "backend"):
-            return  # a base of somebody's own
+            return  # an intermediate base class
         known = [check.id for check in checks()]
         for name in cls.expected_failures:
             if name not in known:
@@ -59,18 +59,18 @@ class BackendConformance:
 
 
 def _tests(cls: type[BackendConformance]) -> Callable[..., None]:
-    """Return the one test function of a class, with a parameter for each check."""
+    """Return the test function of a class, parametrised with the checks."""
     chosen = {check.id: check for check in checks(cls.level)}
-    made: list[Context] = []
+    shared: list[Context] = []
 
     def context() -> Context:
-        """Return the context that all checks of the class share, made by the first."""
-        if not made:
-            tested = subject(cls.backend, plugin=cls.plugin)
+        """Return the context that all checks of the class share, created by the first."""
+        if not shared:
+            tested = find_target(cls.backend, plugin=cls.plugin)
             if tested.backend is None:
                 pytest.fail(f"{LOADS}: {tested.plugin}", pytrace=False)
-            made.append(context_of(tested, examples=cls.examples, seed=cls.seed))
-        return made[0]
+            shared.append(context_of(tested, examples=cls.examples, seed=cls.seed))
+        return shared[0]
 
     @pytest.mark.parametrize("check_id", list(chosen))
     def test_conformance(self: BackendConformance, check_id: str) -> None:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""What a check is given: the backend, and machines, CPU models and randomness to try it with."""
+"""The context of a check: the backend, and machines, CPU models and randomness to test it with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.machine import Platform, build
-from hvmmu.testing.program import RAM
+from hvmmu.testing.guest_program import RAM
 from hvmmu.testing.settings import Setting, settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EXAMPLES = 30
-"""Random programs at level 5, and the measure of all else that is random."""
+"""The number of random programs at level 5; it scales everything else that is random."""
 
 
 @attrs.frozen(eq=False)
@@ -38,10 +38,10 @@ class Context:
 
     backend: type[Backend[Any]]
     hooks: RunHooks = attrs.field(factory=RunHooks)
-    """Those of the backend's own plugin, and of nobody else."""
+    """The hooks of the backend's own plugin only."""
     plugin: Plugin | None = None
     module: str = ""
-    """The plugin's module, if it is known."""
+    """The plugin's module, if known."""
     distribution: Distribution | None = None
     examples: int = EXAMPLES
     seed: int = 0
@@ -51,49 +51,49 @@ class Context:
 
     @property
     def name(self) -> str:
-        """The backend's name, whatever it is."""
+        """Return the backend's name, of whatever type it is."""
         return str(getattr(self.backend, "name", self.backend.__name__))
 
-    def random(self, what: str) -> random.Random:
-        """Return random numbers for *what*: the same for the same seed, on every Python."""
-        return random.Random(f"{self.seed} {what}")  # noqa: S311 - not for secrets
+    def random(self, purpose: str) -> random.Random:
+        """Return random numbers for a purpose: the same for the same seed, on every Python."""
+        return random.Random(f"{self.seed} {purpose}")  # noqa: S311 - not for secrets
 
     def once(self, key: object, make: Callable[[], T]) -> T:
-        """Return what *make* returned the first time: several checks may look at one run."""
+        """Return the first result of *make* for this key: several checks may share one run."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]
         return made
 
-    # The one place that says what guests may ask of a CPU under this backend.
+    # The CPU features that guests may use under this backend.
 
     @property
     def privileged(self) -> bool:
-        """Say whether the guest's kernel runs in supervisor mode, as on a bare machine."""
+        """Return whether the guest's kernel runs in supervisor mode, as on a bare machine."""
         return not self.backend.caps.deprivileged
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """Return the kinds of access that hardware sees: all are the user's if none is not."""
+        """Return the access types that hardware sees: user accesses only, if deprivileged."""
         users = (pf.U,) if not self.privileged else (0, pf.U)
         return tuple(user | how for user in users for how in (pf.READ, pf.WRITE, pf.FETCH))
 
     def cpu(self, maxphyaddr: int = 46, **features: bool) -> CpuFeatures:
-        """Return a CPU model, with what the backend's guests may use of it."""
+        """Return a CPU model with the features that the backend's guests may use."""
         guarded = self.privileged and features.get("nx", True)
         usable = {"smep": guarded, "smap": guarded, "pku": guarded}
         return CpuFeatures(maxphyaddr=maxphyaddr, **(usable | features))
 
     def cpus(self) -> list[CpuFeatures]:
-        """Return the CPU models there can be: every width of an address, with NX and without."""
+        """Return all CPU models: every width of an address, with NX and without."""
         return [self.cpu(width, nx=nx) for width in range(36, 53) for nx in (True, False)]
 
     def settings(self) -> list[Setting]:
-        """Return settings of the backend's parameters to try: defaults first, boundedly many."""
+        """Return settings of the backend's parameters to test: defaults first, boundedly many."""
         return self.once("settings", lambda: settings(self.backend.params))
 
     def compared(self) -> list[Setting]:
-        """Return the settings that comparisons show, for what is too long for all of them."""
+        """Return the settings that comparisons run, for checks too slow for all settings."""
         over = self.backend.compare_params
         chosen = self.settings()
         default = chosen[0]
@@ -111,7 +111,7 @@ class Context:
         return self.backend(setting, cpu or self.cpu(), explicit)
 
     def instances(self, cpu: CpuFeatures | None = None) -> Iterator[Backend[Any]]:
-        """Yield the backend with each setting that this CPU model does not rule out."""
+        """Yield the backend with each setting that this CPU model supports."""
         for setting in self.settings():
             try:
                 made = self.made(setting, cpu)
@@ -129,7 +129,7 @@ class Context:
         *,
         simulate: bool = True,
     ) -> Iterator[Platform]:
-        """Yield a machine with no guest on it, and give its memory back.
+        """Yield a machine without a guest, and release its memory.
 
         Its exits and entries go through the backend's two halves if *simulate* says so, else by the
         switch profile.

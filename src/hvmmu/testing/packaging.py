@@ -1,4 +1,4 @@
-"""Level 0: the package that a backend comes in, and what the backend says of itself."""
+"""Level 0: the package of a backend, and the members of its class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hvmmu.backend import API_VERSION, Caps
 from hvmmu.errors import PluginError
 from hvmmu.params import plain
 from hvmmu.testing.check import CheckFailure, Need, NotApplicable, check
-from hvmmu.testing.sources import is_public, package_of, private_imports
+from hvmmu.testing.import_scan import is_public, package_of, private_imports
 
 if TYPE_CHECKING:
     from hvmmu.testing.context import Context
@@ -31,19 +31,19 @@ _PATIENCE = 60  # seconds that an import may take
     reference=_PAGE,
 )
 def loads(context: Context) -> None:
-    """Look at what the registry says; a plugin that does not load never comes so far."""
+    """Skip a backend without a plugin; one whose plugin is broken fails before its checks run."""
     if context.plugin is None:
-        raise NotApplicable("the backend is not an installed plugin's")
+        raise NotApplicable("the backend is from no installed plugin")
 
 
 @check(
     "packaging.members",
-    rule="The backend class has every member of hvmmu.backend.Backend, a name that can be used,"
-    " and the api_version of this hvmmu.",
+    rule="The backend class has every member of hvmmu.backend.Backend, a usable name, and the"
+    " api_version of this hvmmu.",
     reference="hvmmu.backend: Backend",
 )
 def members(context: Context) -> None:
-    """Look it over as the registry does, and at what the registry leaves to us."""
+    """Check it as the registry does, then api_version, caps and summary."""
     backend = context.backend
     if backend not in BUILT_INS.values():
         try:
@@ -56,7 +56,7 @@ def members(context: Context) -> None:
         raise CheckFailure(f"caps is {type(backend.caps).__name__}, not hvmmu.backend.Caps")
     summary = backend.summary
     if not isinstance(summary, str) or not summary.isprintable() or not summary.strip():
-        raise CheckFailure(f"summary is {summary!r}, which is no line for people")
+        raise CheckFailure(f"summary is {summary!r}, which is not one line of text")
 
 
 @check(
@@ -66,12 +66,12 @@ def members(context: Context) -> None:
     needs=(Need.DISTRIBUTION,),
 )
 def requires_hvmmu(context: Context) -> None:
-    """Read what the distribution requires."""
+    """Read the requirements of the distribution."""
     assert context.distribution is not None
     required = [_REQUIREMENT.match(one) for one in context.distribution.requires or ()]
     ours = [one[2].strip() for one in required if one and one[1].lower() == "hvmmu"]
     if not ours:
-        raise CheckFailure("hvmmu is not among what it requires")
+        raise CheckFailure("it does not require hvmmu")
     bounded = _BOTH.search(ours[0]) or (_LOWER.search(ours[0]) and _UPPER.search(ours[0]))
     if not bounded:
         wanted = f'"hvmmu>={version("hvmmu")},<..."'
@@ -85,7 +85,7 @@ def requires_hvmmu(context: Context) -> None:
     needs=(Need.DISTRIBUTION,),
 )
 def imports_in_silence(context: Context) -> None:
-    """Import it in a process of its own."""
+    """Import it in a separate process."""
     ended = subprocess.run(  # noqa: S603 - the Python that runs this, on a module that it runs
         [sys.executable, "-c", f"import {context.module}"],
         stdin=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ def imports_in_silence(context: Context) -> None:
 
 @check(
     "packaging.public-imports",
-    rule="The package imports only the public modules of hvmmu, which are the ones that stay.",
+    rule="The package imports only the public modules of hvmmu.",
     reference="plugins: What a plugin may import",
     needs=(Need.DISTRIBUTION,),
 )

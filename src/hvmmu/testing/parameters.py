@@ -1,4 +1,4 @@
-"""Level 1: module parameters: documented, strictly read, and honest about the CPU."""
+"""Level 1: module parameters: documented, strictly parsed, and never changed silently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from hvmmu.errors import BackendUnavailableError, ConfigError
 from hvmmu.params import Param, declared, parse, written
 from hvmmu.testing.check import CheckFailure, check
-from hvmmu.testing.loose import loose_text, wrong_values
+from hvmmu.testing.invalid_values import invalid_texts, invalid_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ _TYPES = (bool, int, str)
 
 @check(
     "parameters.declared",
-    rule="Parameters are a frozen attrs class, each field of it declared with hvmmu.params.param.",
+    rule="The parameters are a frozen attrs class with every field declared by hvmmu.params.param.",
     reference=_PAGE,
 )
 def are_declared(context: Context) -> None:
@@ -46,11 +46,11 @@ def are_declared(context: Context) -> None:
 
 @check(
     "parameters.documented",
-    rule="Every parameter says in one line what it is for, and is a bool, an int or a str.",
+    rule="Every parameter has a description of one line, and is a bool, an int or a str.",
     reference=_PAGE,
 )
 def are_documented(context: Context) -> None:
-    """Look at what is declared."""
+    """Look at the declarations."""
     for param in declared(context.backend.params):
         if not isinstance(param.doc, str) or not param.doc.strip() or not param.doc.isprintable():
             raise CheckFailure(f"{param.name} has the doc {param.doc!r}")
@@ -60,11 +60,11 @@ def are_documented(context: Context) -> None:
 
 @check(
     "parameters.defaults-are-accepted",
-    rule="Every default is a value that the parameter itself accepts, typed or as text.",
+    rule="Every default is a valid value of its parameter, as a value and as text.",
     reference=_PAGE,
 )
 def defaults_are_accepted(context: Context) -> None:
-    """Give each default back, as a value and as the text that stands for it."""
+    """Pass each default, as a value and as text."""
     params = context.backend.params
     for param in declared(params):
         shown = f"{param.name}={param.default!r}"
@@ -72,7 +72,7 @@ def defaults_are_accepted(context: Context) -> None:
             made = getattr(params(**{param.name: param.default}), param.name)
             read = parse(param, written(param, param.default), key=param.name, source="check")
         except ConfigError as error:
-            raise CheckFailure(f"the default {shown} is refused: {error}") from None
+            raise CheckFailure(f"the default {shown} is rejected: {error}") from None
         for value in (getattr(params(), param.name), made, read):
             if value != param.default or type(value) is not param.type:
                 raise CheckFailure(f"the default {shown} is read as {value!r}")
@@ -80,14 +80,14 @@ def defaults_are_accepted(context: Context) -> None:
 
 @check(
     "parameters.text-is-read-strictly",
-    rule="Text that is not exactly a value of the parameter is refused in one line: no loose"
+    rule="Text that is not exactly a value of the parameter is rejected in one line: no lenient"
     " spelling, no wrong type, nothing out of bounds.",
     reference=_PAGE,
 )
 def text_is_read_strictly(context: Context) -> None:
-    """Hand every parameter what a loose parser would take."""
+    """Pass every parameter values that a lenient parser would accept."""
     for param in declared(context.backend.params):
-        for given in loose_text(param):
+        for given in invalid_texts(param):
             try:
                 value = parse(param, given, key=param.name, source="check")
             except ConfigError as error:
@@ -98,7 +98,7 @@ def text_is_read_strictly(context: Context) -> None:
 
 @check(
     "parameters.values-are-taken-strictly",
-    rule="The class of the parameters refuses every value of another type or out of bounds, in one"
+    rule="The class of the parameters rejects every value of another type or out of bounds, in one"
     " line: it converts nothing.",
     reference=_PAGE,
 )
@@ -106,41 +106,41 @@ def values_are_taken_strictly(context: Context) -> None:
     """Make the class with wrong values, one at a time."""
     params = context.backend.params
     for param in declared(params):
-        for given in wrong_values(param):
+        for given in invalid_values(param):
             try:
                 made = params(**{param.name: given})
             except ConfigError as error:
                 _in_one_line(param, given, error)
                 continue
             taken = getattr(made, param.name)
-            raise CheckFailure(f"{params.__name__}({param.name}={given!r}) is taken as {taken!r}")
+            raise CheckFailure(f"{params.__name__}({param.name}={given!r}) becomes {taken!r}")
 
 
 def _in_one_line(param: Param, given: object, error: ConfigError) -> None:
-    """Fail unless the error says in one line of plain text which parameter it is about."""
-    said = str(error)
-    if not said.isprintable() or param.name not in said or len(error.problems) != 1:
-        raise CheckFailure(f"{param.name}={given!r} is refused with {said!r}")
+    """Fail unless the error names the parameter in one line of plain text."""
+    message = str(error)
+    if not message.isprintable() or param.name not in message or len(error.problems) != 1:
+        raise CheckFailure(f"{param.name}={given!r} is rejected with {message!r}")
 
 
 @check(
-    "parameters.in-force",
-    rule="effective is an instance of params with the values that were given, unless the CPU model"
-    " cannot do one of them.",
+    "parameters.effective",
+    rule="effective is an instance of params with the given values, unless the CPU model does not"
+    " support one of them.",
     reference="hvmmu.backend: Backend.effective",
 )
 def effective(context: Context) -> None:
-    """Make the backend with every setting, on a CPU that has all there is."""
+    """Create the backend with every setting, on a CPU with all features."""
     for setting in context.settings():
         made = context.made(setting).effective
         if type(made) is not context.backend.params:
             raise CheckFailure(f"effective is {type(made).__name__}, with {setting}")
         if made != setting:
-            raise CheckFailure(f"given {setting}, {made} is in force on {context.cpu()}")
+            raise CheckFailure(f"given {setting}, {made} is effective on {context.cpu()}")
 
 
 @check(
-    "parameters.compare-over",
+    "parameters.compare-params",
     rule="compare_params names parameters that exist and are bools, each once.",
     reference="hvmmu.backend: Backend.compare_params",
 )
@@ -157,37 +157,37 @@ def compare_params(context: Context) -> None:
 
 @check(
     "parameters.unsupported",
-    rule="What is refused is not also a parameter, and its reason is one line for people.",
+    rule="An unsupported parameter is not declared, and its reason is one line of text.",
     reference="hvmmu.backend: Backend.unsupported",
 )
-def refused(context: Context) -> None:
+def unsupported(context: Context) -> None:
     """Look at each name and reason."""
     names = {param.name for param in declared(context.backend.params)}
     for name, reason in context.backend.unsupported.items():
         if name in names:
-            raise CheckFailure(f"{name!r} is a parameter and refused")
+            raise CheckFailure(f"{name!r} is both declared and unsupported")
         if not isinstance(reason, str) or not reason.strip() or not reason.isprintable():
-            raise CheckFailure(f"{name!r} is refused because of {reason!r}")
+            raise CheckFailure(f"the reason of {name!r} is {reason!r}")
 
 
 @check(
     "parameters.never-silently-changed",
-    rule="What the CPU model cannot do is refused if somebody set it, naming the parameter, and"
-    " turned off with a warning if nobody did; nothing else is changed or refused.",
+    rule="A parameter that the CPU model does not support is an error naming it if it is explicit,"
+    " and is turned off with a warning otherwise; no other parameter is changed or rejected.",
     reference="hvmmu.backend: Backend",
 )
 def never_silently_changed(context: Context) -> None:
-    """Make the backend on every CPU model, its parameters set by somebody and by nobody."""
+    """Create the backend on every CPU model, with explicit and with default parameters."""
     for cpu in context.cpus():
         for setting in context.settings():
-            with _heard() as heard:
+            with _warnings() as warned:
                 made = context.made(setting, cpu).effective
             changed = _changed(setting, made)
             what = f"{', '.join(sorted(changed))} of {setting} on {cpu}"
-            if changed and not heard:
+            if changed and not warned:
                 raise CheckFailure(f"{what} was changed to {made} without a warning")
             for name in attrs.asdict(setting):
-                _asked(context, setting, name, frozenset(changed), cpu)
+                _check_explicit(context, setting, name, frozenset(changed), cpu)
 
 
 def _changed(setting: Setting, made: Setting) -> set[str]:
@@ -195,46 +195,46 @@ def _changed(setting: Setting, made: Setting) -> set[str]:
     return {name for name, value in before.items() if after.get(name) != value}
 
 
-def _asked(
+def _check_explicit(
     context: Context, setting: Setting, name: str, changed: frozenset[str], cpu: object
 ) -> None:
-    """Make the backend with one parameter set by somebody."""
-    what = f"{name} of {setting}, set by somebody, on {cpu}"
+    """Create the backend with one explicit parameter."""
+    what = f"explicit {name} of {setting} on {cpu}"
     try:
         made = context.made(setting, cpu, frozenset({name})).effective  # type: ignore[arg-type]
     except BackendUnavailableError as error:
-        said = str(error)
+        message = str(error)
         if name not in changed:
-            raise CheckFailure(f"{what}: {said}; set by nobody, it is left as it is") from None
-        if not said.isprintable() or name not in said:
-            raise CheckFailure(f"{what}: refused with {said!r}") from None
+            raise CheckFailure(f"{what}: {message}; as a default it is not changed") from None
+        if not message.isprintable() or name not in message:
+            raise CheckFailure(f"{what}: rejected with {message!r}") from None
         return
     if name in changed or name in _changed(setting, made):
-        raise CheckFailure(f"{what} is turned to {getattr(made, name)!r} and not refused")
+        raise CheckFailure(f"{what} is changed to {getattr(made, name)!r} and not rejected")
 
 
-class _Listener(logging.Handler):
-    """Notes the warnings that go through the standard library's logging."""
+class _Handler(logging.Handler):
+    """Collects the warnings of the standard library's logging."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.heard: list[object] = []
+        self.warned: list[object] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note it."""
-        self.heard.append(record.msg)
+        """Collect it."""
+        self.warned.append(record.msg)
 
 
 @contextmanager
-def _heard() -> Iterator[list[object]]:
-    """Yield a list that will have whatever was warned of, by structlog or by logging."""
-    listener = _Listener()
-    said: list[object] = []
-    logging.getLogger().addHandler(listener)
+def _warnings() -> Iterator[list[object]]:
+    """Yield a list that will hold every warning of structlog and of logging."""
+    handler = _Handler()
+    found: list[object] = []
+    logging.getLogger().addHandler(handler)
     try:
         with capture_logs() as logs:
-            yield said
-        said += [log for log in logs if log["log_level"] in ("warning", "error", "critical")]
-        said += listener.heard
+            yield found
+        found += [log for log in logs if log["log_level"] in ("warning", "error", "critical")]
+        found += handler.warned
     finally:
-        logging.getLogger().removeHandler(listener)
+        logging.getLogger().removeHandler(handler)

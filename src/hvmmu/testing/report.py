@@ -1,4 +1,4 @@
-"""What came of a suite: each check with its outcome, for people, for notebooks, for machines."""
+"""The report of a suite: each check with its outcome, as text, HTML and JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hvmmu.testing.check import LEVELS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SUITE_VERSION = 1
-"""Rises whenever a check is added, dropped, or finds what it did not find before."""
+SUITE_VERSION = 2
+"""Rises whenever a check is added, dropped, renamed, or finds more than before."""
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 OUTCOMES = (PASSED, FAILED, SKIPPED)
@@ -28,12 +28,12 @@ class Result:
     level: int
     outcome: str
     message: str = ""
-    """What shows the failure, or why the check was skipped."""
+    """The values that show the failure, or the reason for skipping the check."""
     rule: str = ""
     reference: str = ""
 
     def __str__(self) -> str:
-        """Return a failure as a message with everything in it, another result as one line."""
+        """Return a failure with its rule and reference, another result as one line."""
         if self.outcome != FAILED:
             return f"{self.id} {self.outcome}{self.message and ': '}{self.message}"
         found = self.message.replace("\n", "\n    ")
@@ -48,7 +48,7 @@ class Report:
 
     backend: str
     distribution: str
-    """Name and version, or where else the backend is from."""
+    """Name and version, or another origin of the backend."""
     api_version: Any
     parameters: Mapping[str, bool | int | str]
     """The backend's parameters with their defaults."""
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Say whether no check failed."""
+        """Return whether no check failed."""
         return not self.failures
 
     @property
@@ -69,12 +69,12 @@ class Report:
         return tuple(result for result in self.results if result.outcome == FAILED)
 
     def counts(self, level: int | None = None) -> dict[str, int]:
-        """Return how many checks, of one level if given, had each outcome."""
+        """Return the number of checks with each outcome, of one level if given."""
         of = [one.outcome for one in self.results if level is None or one.level == level]
         return {outcome: of.count(outcome) for outcome in OUTCOMES}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as its JSON document has it: testing/schema.json."""
+        """Return the report as data, described by testing/schema.json."""
         return {
             "suite_version": SUITE_VERSION,
             "hvmmu_version": self.hvmmu_version,
@@ -94,7 +94,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=True) + "\n"
 
     def __str__(self) -> str:
-        """Return the report for people: a line for each level, and what failed or was skipped."""
+        """Return the report as text: a line for each level, and each check that did not pass."""
         which = f"conformance suite {SUITE_VERSION}, hvmmu {self.hvmmu_version}"
         drawn = f"seed {self.seed}, {_many(self.examples, 'example')}"
         lines = [f"{self.backend} (from {self.distribution}): {which}, {drawn}", ""]
@@ -118,15 +118,15 @@ class Report:
 
 
 def _cell(result: Result) -> str:
-    told = f"{result.rule}\n{result.message}" if result.outcome == FAILED else result.message
-    return html.escape(told).replace("\n", "<br>")
+    text = f"{result.rule}\n{result.message}" if result.outcome == FAILED else result.message
+    return html.escape(text).replace("\n", "<br>")
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    """Return counts as words: those that are not zero, but always how many passed."""
+    """Return counts as words: those that are not zero, and always the passed ones."""
     shown = [f"{n} {outcome}" for outcome, n in counts.items() if n or outcome == PASSED]
     return ", ".join(shown)
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Level 6: the same every time, nothing shared, nothing guessed, workloads as on native."""
+"""Level 6: determinism, isolation of machines, errors, and workloads compared with native."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hvmmu.costs import cost_model
 from hvmmu.engine import NO_TRANSLATION, HwThread
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.testing import cycles
-from hvmmu.testing.blame import told
 from hvmmu.testing.check import CheckFailure, Need, check
-from hvmmu.testing.lockstep import Setup, differs
-from hvmmu.testing.program import Access, Guest, LoadRoot, Operation
-from hvmmu.testing.programs import Programs
+from hvmmu.testing.differential import Setup, first_violation
+from hvmmu.testing.error_text import error_text
+from hvmmu.testing.guest_program import Access, Guest, LoadRoot, Operation
+from hvmmu.testing.program_generator import ProgramGenerator
 from hvmmu.testing.scenarios import demand_paging
 from hvmmu.vcpu import Resume
 from hvmmu.workloads._synthetic import ContextSwitch, DemandZero, ForkCow, Synthetic
@@ -27,7 +27,7 @@ from hvmmu.workloads._synthetic import ContextSwitch, DemandZero, ForkCow, Synth
 if TYPE_CHECKING:
     from hvmmu.results import RunResult
     from hvmmu.testing.context import Context
-    from hvmmu.testing.program import Outcome
+    from hvmmu.testing.guest_program import Observation
     from hvmmu.testing.settings import Setting
 
 _COSTS = "nehalem"
@@ -43,12 +43,12 @@ _WORKLOADS: tuple[Synthetic, ...] = (
 
 
 def _program(context: Context, nth: int) -> list[Operation]:
-    return Programs(context.random(f"robustness {nth}"), context.cpu()).program(40)
+    return ProgramGenerator(context.random(f"robustness {nth}"), context.cpu()).program(40)
 
 
 @check(
     "robustness.machines-share-nothing",
-    rule="Two machines of one backend share no state: what runs on one does not show on the other.",
+    rule="Two machines of one backend share no state.",
     reference="hvmmu.backend: Backend.create_vcpu",
     needs=(Need.HYPERVISOR,),
 )
@@ -69,7 +69,7 @@ def machines_share_nothing(context: Context) -> None:
                     )
 
 
-def _outcomes(context: Context, setting: Setting, program: list[Operation]) -> list[Outcome]:
+def _outcomes(context: Context, setting: Setting, program: list[Operation]) -> list[Observation]:
     with context.machine(setting) as platform:
         guest = Guest(platform)
         return [guest.do(operation) for operation in program]
@@ -77,19 +77,19 @@ def _outcomes(context: Context, setting: Setting, program: list[Operation]) -> l
 
 @check(
     "robustness.vcpus-share-nothing",
-    rule="Every vCPU id has a control structure of its own, with the same controls.",
+    rule="Every vCPU id has its own control structure, with the same controls.",
     reference="hvmmu.backend: Backend.create_vcpu",
     needs=(Need.HYPERVISOR,),
 )
 def vcpus_share_nothing(context: Context) -> None:
-    """Make vCPUs with odd ids on one backend; drive each while the others look on."""
+    """Create vCPUs with unusual ids on one backend; run cycles on each in turn."""
     for backend in context.instances():
         made = {}
         for vcpu_id in _IDS:
             try:
                 made[vcpu_id] = cycles.Cycles(backend, context.random(str(vcpu_id)), vcpu_id)
-            except Exception as error:  # noqa: BLE001 - whatever it says
-                raise CheckFailure(f"create_vcpu({vcpu_id}): {told(error)}") from None
+            except Exception as error:  # noqa: BLE001 - any error
+                raise CheckFailure(f"create_vcpu({vcpu_id}): {error_text(error)}") from None
         for _ in range(20):
             for vcpu_id, driven in made.items():
                 for rule, values in driven.run(1):
@@ -98,7 +98,7 @@ def vcpus_share_nothing(context: Context) -> None:
 
 @check(
     "robustness.exits-are-not-guessed",
-    rule="Asked about an exit before there was one, the backend refuses, and does not make one up.",
+    rule="Before the first exit decode_exit raises, and returns no exit.",
     reference="hvmmu.backend: Backend.decode_exit",
     needs=(Need.HYPERVISOR,),
 )
@@ -107,7 +107,7 @@ def exits_are_not_guessed(context: Context) -> None:
     for backend in context.instances():
         try:
             read = backend.decode_exit(backend.create_vcpu(0), HwThread(context.cpu()))
-        except Exception:  # noqa: BLE001, S112 - it refuses, in its own words
+        except Exception:  # noqa: BLE001, S112 - any error will do
             continue
         raise CheckFailure(f"before any exit, decode_exit returned {read}")
 
@@ -154,8 +154,8 @@ def _run(
 
 @check(
     "robustness.workloads-as-on-native",
-    rule="A workload's guest takes the same faults and ends with the same page tables as on the"
-    " bare machine.",
+    rule="The guest of a workload takes the same faults and ends with the same page tables as on"
+    " native.",
     reference="workloads",
     needs=(Need.HYPERVISOR,),
 )
@@ -176,7 +176,7 @@ def workloads_as_on_native(context: Context) -> None:
 
 @check(
     "robustness.faults-are-counted-once",
-    rule="Every page fault of the guest is counted once, as injected or as delivered by hardware.",
+    rule="Every page fault of the guest is counted once, as injected or as bypassed.",
     reference="glossary",
     needs=(Need.HYPERVISOR,),
 )
@@ -191,7 +191,7 @@ def faults_are_counted_once(context: Context) -> None:
 
 @check(
     "robustness.extreme-addresses",
-    rule="The lowest and highest addresses of each half behave as any other: CR2 holds them whole.",
+    rule="The lowest and highest addresses of each half behave as any other: CR2 holds all bits.",
     reference='SDM "Canonical Addressing"',
     needs=(Need.HYPERVISOR,),
 )
@@ -202,15 +202,14 @@ def extreme_addresses(context: Context) -> None:
     program: list[Operation] = [Access(gva, kind) for gva in ends for kind in (0, pf.W, pf.U)]
     program += demand_paging()[:12]
     for setting in context.settings()[:_SETTINGS]:
-        violation = differs(context, Setup(setting, context.cpu()), program)
+        violation = first_violation(context, Setup(setting, context.cpu()), program)
         if violation is not None:
             raise CheckFailure(f"{violation}; with {setting}")
 
 
 @check(
     "robustness.thousands-of-faults",
-    rule="A guest may fault as often as it likes: each fault is delivered, the last like the"
-    " first.",
+    rule="Thousands of faults in a row are all delivered, each with its address in CR2.",
     reference="how-it-works",
 )
 def thousands_of_faults(context: Context) -> None:
@@ -228,8 +227,12 @@ def thousands_of_faults(context: Context) -> None:
 
             vcpu.page_fault = page_fault
             vcpu.run(gva, bytes([pf.U | pf.W]) * _MANY, translated)
-        if seen != gva or set(translated) != {NO_TRANSLATION}:
+        if len(seen) != _MANY or set(translated) != {NO_TRANSLATION}:
             raise CheckFailure(f"of {_MANY} faults {len(seen)} were delivered, with {setting}")
+        for nth, (cr2, right) in enumerate(zip(seen, gva, strict=True)):
+            if cr2 != right:
+                where = f"at fault {nth} CR2 is {cr2:#x}, and should be {right:#x}"
+                raise CheckFailure(f"{where}, with {setting}")
 
 
 class _GuestDiedError(Exception):
@@ -238,7 +241,7 @@ class _GuestDiedError(Exception):
 
 @check(
     "robustness.a-failed-machine-leaves-nothing",
-    rule="After a machine that ended in the middle of a fault, a new one is as the first was.",
+    rule="After a machine that ended in the middle of a fault, a new one behaves as the first did.",
     reference="hvmmu.backend: Backend",
     needs=(Need.HYPERVISOR,),
 )

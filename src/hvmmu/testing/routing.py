@@ -1,7 +1,7 @@
-"""Level 4: which page faults exit, and whether what hardware delivers is the guest's own.
+"""Level 4: the page faults that exit, and those that hardware delivers to the guest.
 
-A page fault tells its origin by nothing but its error code and the values of entries that map
-nothing. The codes that each entry can raise are found by walking to it.
+Only the error code and the values of non-present entries show the origin of a page fault. The codes
+that each entry can raise are found by walks to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hvmmu.arch import pfec as pf
 from hvmmu.engine import EXIT_ALWAYS, FILTER_BITS
 from hvmmu.testing.check import CheckFailure, Need, check
-from hvmmu.testing.reachable import faults, narrower
+from hvmmu.testing.error_codes import faults, narrower
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 _PAGE = "how-it-works"
 
 
-def _made(context: Context) -> Iterator[tuple[Backend[Any], int, CpuFeatures]]:
-    """Yield the backend with each setting on each CPU model, and the exit filter it has there."""
+def _filtered(context: Context) -> Iterator[tuple[Backend[Any], int, CpuFeatures]]:
+    """Yield the backend with each setting on each CPU model, with its exit filter."""
     for cpu in context.cpus():
         for backend in context.instances(cpu):
             yield backend, backend.exit_filter(backend.create_vcpu(0)), cpu
 
 
 def _filters(context: Context) -> dict[int, Any]:
-    """Return the filters there are, each with the first setting that has it."""
+    """Return the filters, each with the first setting that has it."""
     found: dict[int, Any] = {}
-    for backend, exits, _ in _made(context):
+    for backend, exits, _ in _filtered(context):
         found.setdefault(exits, backend.effective)
     return found
 
@@ -49,15 +49,15 @@ def _goes(exits: int, code: int) -> str:
 )
 def filter_is_64_bits(context: Context) -> None:
     """Look at the filter of every setting."""
-    for backend, exits, _ in _made(context):
+    for backend, exits, _ in _filtered(context):
         if type(exits) is not int or not 0 <= exits <= EXIT_ALWAYS:
             raise CheckFailure(f"with {backend.effective} the filter is {exits!r}")
 
 
 @check(
     "routing.present-codes-exit",
-    rule="Every page fault on a present entry (P=1) exits: the same code may be the hypervisor's"
-    " own fault, as where the guest's D is clear or the frame is a page table.",
+    rule="Every page fault on a present entry (P=1) exits: it may be the hypervisor's, as if the"
+    " guest's D is clear or the frame is a page table.",
     reference='SDM "Page-Fault Exceptions"',
     needs=(Need.HYPERVISOR,),
 )
@@ -72,8 +72,8 @@ def present_codes_exit(context: Context) -> None:
 
 @check(
     "routing.not-present-codes-go-one-way",
-    rule="Codes with P=0 that differ only in W and I/D go the same way: whose fault it is does not"
-    " depend on what kind of access made it.",
+    rule="Codes with P=0 that differ only in W and I/D are filtered alike: the origin of a fault"
+    " does not depend on the access type.",
     reference='SDM "Page-Fault Exceptions"',
     needs=(Need.HYPERVISOR,),
 )
@@ -95,20 +95,19 @@ def not_present_codes_go_one_way(context: Context) -> None:
     needs=(Need.HYPERVISOR,),
 )
 def trap_faults(context: Context) -> None:
-    """Walk to trap at every level, with every kind of access, on every CPU model."""
-    for backend, _, cpu in _made(context):
+    """Walk to trap at every level, with every access type, on every CPU model."""
+    for backend, _, cpu in _filtered(context):
         trap = backend.nonpresent().trap
         found = faults(trap, cpu, context.kinds)
-        if found.went_through:
-            where = f"{found.went_through[0]}, NX {'offered' if cpu.nx else 'not offered'}"
+        if found.succeeded:
+            where = f"{found.succeeded[0]}, NX {'offered' if cpu.nx else 'not offered'}"
             raise CheckFailure(
-                f"trap is {trap:#x}, and an access ({where}) went through it"
-                f" with {backend.effective}"
+                f"trap is {trap:#x}, and an access ({where}) succeeded with {backend.effective}"
             )
         wrong = [one for one in found.codes if one[1] & pf.P and not one[1] & pf.RSVD]
         if wrong:
             raise CheckFailure(
-                f"trap is {trap:#x}, and an access ({wrong[0][0]}) was refused as by a mapping:"
+                f"trap is {trap:#x}, and an access ({wrong[0][0]}) was denied as by a mapping:"
                 f" {pf.describe(wrong[0][1])}; with {backend.effective}"
             )
 
@@ -116,13 +115,13 @@ def trap_faults(context: Context) -> None:
 @check(
     "routing.filter-lets-out-host-faults",
     rule="Every fault that the hypervisor must handle exits: on a trap entry, and on a present"
-    " entry that allows less than the guest's own.",
+    " entry that allows less than the guest's.",
     reference=_PAGE,
     needs=(Need.HYPERVISOR,),
 )
 def filter_lets_out_host_faults(context: Context) -> None:
-    """Walk to trap and to entries with fewer rights; look each code up in the filter."""
-    for backend, exits, cpu in _made(context):
+    """Walk to trap and to entries with fewer permissions; look each code up in the filter."""
+    for backend, exits, cpu in _filtered(context):
         trap = backend.nonpresent().trap
         raised = [(f"trap, {trap:#x}", one) for one in faults(trap, cpu, context.kinds).codes]
         raised += [
@@ -138,19 +137,19 @@ def filter_lets_out_host_faults(context: Context) -> None:
 
 @check(
     "routing.delivered-faults-are-the-guests",
-    rule="A fault that hardware delivers to the guest is the guest's own, with the guest's own"
-    " error code: notrap raises what the guest's not-present entry raises.",
+    rule="A fault that hardware delivers is the guest's, with the right error code: notrap raises"
+    " the same code as the guest's not-present entry.",
     reference=_PAGE,
     needs=(Need.HYPERVISOR,),
 )
 def delivered_faults_are_the_guests(context: Context) -> None:
-    """Walk to notrap and to an entry of zero: where notrap's fault is delivered both are equal."""
-    for backend, exits, cpu in _made(context):
+    """Walk to notrap and to an entry of zero; compare the codes that are delivered."""
+    for backend, exits, cpu in _filtered(context):
         notrap = backend.nonpresent().notrap
         mine, guests = faults(notrap, cpu, context.kinds), faults(0, cpu, context.kinds)
-        if mine.went_through:
-            how = mine.went_through[0]
-            raise CheckFailure(f"notrap is {notrap:#x}, and an access ({how}) went through it")
+        if mine.succeeded:
+            how = mine.succeeded[0]
+            raise CheckFailure(f"notrap is {notrap:#x}, and an access ({how}) succeeded")
         for (how, code), (_, right) in zip(mine.codes, guests.codes, strict=True):
             if code != right and not exits >> (code & 63) & 1:
                 raise CheckFailure(
@@ -162,15 +161,15 @@ def delivered_faults_are_the_guests(context: Context) -> None:
 
 @check(
     "routing.trap-and-notrap-differ-where-it-matters",
-    rule="Trap and notrap are told apart exactly where the filter or a hook of the plugin relies"
-    " on it: by the error codes they raise if hardware is to deliver one of them.",
+    rule="Trap and notrap are distinguishable exactly if the filter or a hook of the plugin relies"
+    " on it: by their error codes, if hardware delivers one of them.",
     reference=_PAGE,
     needs=(Need.HYPERVISOR,),
 )
 def trap_and_notrap_differ_where_it_matters(context: Context) -> None:
-    """Compare the codes of both with the filter, and the values where nobody looks."""
+    """Compare the codes of both with the filter; compare the values if nothing relies on them."""
     hooked = context.hooks.handle_fault is not None or context.hooks.handle_exit is not None
-    for backend, exits, cpu in _made(context):
+    for backend, exits, cpu in _filtered(context):
         values = backend.nonpresent()
         what = f"trap is {values.trap:#x}, notrap is {values.notrap:#x}, with {backend.effective}"
         delivers = any(not exits >> (code & 63) & 1 for code in faults(0, cpu, context.kinds).all())
@@ -183,20 +182,20 @@ def trap_and_notrap_differ_where_it_matters(context: Context) -> None:
         if delivers and both:
             raise CheckFailure(f"both raise {pf.describe(min(both))} on {cpu}: {what}")
         if values.distinguishable and not delivers and not hooked:
-            raise CheckFailure(f"every fault exits, no hook looks at them, and {what}")
+            raise CheckFailure(f"every fault exits, no hook handles them, and {what}")
 
 
 @check(
     "routing.caps-say-whether-it-filters",
-    rule="caps.filters_page_faults says whether some setting of the parameters lets hardware"
+    rule="caps.filters_page_faults is true exactly if some setting of the parameters lets hardware"
     " deliver page faults to the guest without an exit.",
     reference="hvmmu.backend: Caps.filters_page_faults",
     needs=(Need.HYPERVISOR,),
 )
 def caps_say_whether_it_filters(context: Context) -> None:
     """Compare the flag with the filters of all settings on all CPU models."""
-    said = context.backend.caps.filters_page_faults
+    declared = context.backend.caps.filters_page_faults
     found = _filters(context)
-    if said != any(exits != EXIT_ALWAYS for exits in found):
+    if declared != any(exits != EXIT_ALWAYS for exits in found):
         filters = ", ".join(f"{exits:#x}" for exits in sorted(found))
-        raise CheckFailure(f"filters_page_faults is {said}, and the filters are {filters}")
+        raise CheckFailure(f"filters_page_faults is {declared}, and the filters are {filters}")

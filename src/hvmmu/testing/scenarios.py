@@ -1,4 +1,4 @@
-"""Programs written by hand, each for one thing that shadow tables must follow."""
+"""Hand-written programs, each for one duty of shadow paging."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE
-from hvmmu.testing.program import (
+from hvmmu.testing.guest_program import (
     DATA,
     KERNEL,
     Access,
-    Invlpg,
+    InvalidatePage,
     LoadRoot,
     Operation,
-    Poke,
     SetEntry,
+    StoreThrough,
     Toggle,
 )
-from hvmmu.testing.programs import KINDS
+from hvmmu.testing.program_generator import KINDS
 
 if TYPE_CHECKING:
     from hvmmu.arch.regs import CpuFeatures
@@ -32,7 +32,7 @@ DIRTY = USED | pte.D
 ROOT, OTHER = 3, 4
 PDPT, OTHER_PDPT, PD, OTHER_PD, PT, PT2, FAR_PT, FAR_PT2 = 16, 17, 18, 19, 20, 21, 513, 514
 PAGES = 0, 0x1000
-"""What PT maps, under either root that leads to it; PT2 maps the same 2 MiB higher."""
+"""The pages that PT maps, under either root; PT2 maps the same 2 MiB higher."""
 NEXT = 1 << 21
 
 READ, WRITE = pf.U, pf.U | pf.W
@@ -43,7 +43,7 @@ def _set(table: int, index: int, frame: int, flags: int) -> SetEntry:
 
 
 def _way(*, pdpt: int = PDPT, root: int = ROOT) -> list[Operation]:
-    """Return the writes that lead from a root to PT and PT2."""
+    """Return the writes that link a root to PT and PT2."""
     return [
         _set(root, 0, pdpt, LINK),
         _set(pdpt, 0, PD, LINK),
@@ -57,7 +57,7 @@ def _all_kinds(*gvas: int) -> list[Operation]:
 
 
 def demand_paging() -> list[Operation]:
-    """Touch pages that are absent, map them, touch them again: no flush is owed, none is made."""
+    """Access absent pages, map them, access them again: no flush is required, none is made."""
     made = _way()
     for index, flags in ((0, DIRTY), (1, FRESH)):
         gva = PAGES[index]
@@ -68,7 +68,7 @@ def demand_paging() -> list[Operation]:
 
 
 def mapped_from_above() -> list[Operation]:
-    """Fault where a whole table is missing, at each level, and put it there."""
+    """Fault on a missing table at each level, and link it."""
     made: list[Operation] = [Access(0, WRITE), _set(PT, 0, DATA[0], USED), Access(0, WRITE)]
     for step in reversed(_way()[:3]):
         made += [step, Access(0, WRITE), Access(8, READ)]
@@ -86,7 +86,7 @@ def accessed_and_dirty() -> list[Operation]:
 
 
 def table_writes() -> list[Operation]:
-    """Take rights away and give them back, lead elsewhere, at the leaf and above it."""
+    """Remove and restore permissions, and remap, at the leaf and above it."""
     made = _way()
     for table, frames in ((PT, DATA[:2]), (PD, (PT, PT2)), (PDPT, (PD, OTHER_PD))):
         made += [_set(PT, 0, DATA[0], DIRTY), _set(OTHER_PD, 0, FAR_PT, LINK)]
@@ -99,13 +99,18 @@ def table_writes() -> list[Operation]:
 
 
 def write_protected_tables() -> list[Operation]:
-    """Map tables as data, write to them both ways, make a data page a table under use."""
+    """Map tables as data, write them through either mapping, turn a data page into a table."""
     made = [*_way(), _set(PT, 0, PT, DIRTY), _set(PT, 1, FAR_PT, DIRTY), Access(PAGES[1], WRITE)]
-    made += [Poke(PAGES[1] + 8, DATA[1] << 12 | DIRTY), Access(PAGES[1], WRITE)]
+    made += [StoreThrough(PAGES[1] + 8, DATA[1] << 12 | DIRTY), Access(PAGES[1], WRITE)]
     # FAR_PT is written as data, then used as a table while that translation is cached
     made += [_set(PD, 1, FAR_PT, LINK), Access(NEXT + 0x1000, WRITE), Access(PAGES[1], WRITE)]
-    made += [Poke(PAGES[1], DATA[2] << 12 | DIRTY), Access(NEXT, WRITE)]
-    made += [Poke(8, DATA[0] << 12 | DIRTY), Access(PAGES[1], WRITE), Poke(0, 0), Access(0, READ)]
+    made += [StoreThrough(PAGES[1], DATA[2] << 12 | DIRTY), Access(NEXT, WRITE)]
+    made += [
+        StoreThrough(8, DATA[0] << 12 | DIRTY),
+        Access(PAGES[1], WRITE),
+        StoreThrough(0, 0),
+        Access(0, READ),
+    ]
     return made
 
 
@@ -135,7 +140,7 @@ def large_pages() -> list[Operation]:
 
 
 def two_roots() -> list[Operation]:
-    """Load CR3 to and fro between roots that lead elsewhere."""
+    """Load CR3 with one of two roots in turn, whose tables differ."""
     made = [*_way(), *_way(root=OTHER, pdpt=OTHER_PDPT)[:1], _set(OTHER_PDPT, 0, OTHER_PD, LINK)]
     made += [_set(OTHER_PD, 0, FAR_PT, LINK), _set(FAR_PT, 0, DATA[2], DIRTY)]
     made += [_set(PT, 0, DATA[0], DIRTY), Access(0, WRITE)]
@@ -165,7 +170,7 @@ def many_tables() -> list[Operation]:
     made += [_set(table, 0, DATA[table % 4], DIRTY) for table in (PT, PT2, FAR_PT, FAR_PT2)]
     for _ in range(2):
         for gva in (0, NEXT, 1 << 39, (1 << 39) + NEXT):
-            made += [Access(gva, WRITE), Invlpg(gva), Access(gva, READ)]
+            made += [Access(gva, WRITE), InvalidatePage(gva), Access(gva, READ)]
         made += [LoadRoot(1), Access(0, WRITE), Access(NEXT, WRITE), LoadRoot(0)]
     return made
 

@@ -1,4 +1,4 @@
-"""Settings of parameters to try, a backend's or the MMU's: enough of them, and never too many."""
+"""Settings of parameters to test, a backend's or the MMU's, boundedly many."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Setting = Any
 """An instance of a backend's attrs class of parameters."""
 
 MOST = 16
-"""Settings tried at most."""
+"""The largest number of settings."""
 
 
 def values(param: Param) -> list[Value]:
-    """Return the values of a parameter to try, its default first."""
+    """Return the values of a parameter to test, its default first."""
     found: list[Value] = [param.default]
     if param.type is bool:
         found.append(not param.default)
@@ -32,10 +32,10 @@ def values(param: Param) -> list[Value]:
 
 
 def settings(params: type) -> list[Setting]:
-    """Return instances of *params*: the defaults, each parameter changed alone, and mixtures.
+    """Return instances of *params*: the defaults, each parameter changed alone, and combinations.
 
-    All combinations if they are few; else those at even distances. A combination that the class
-    itself refuses is left out.
+    These are all of them if they are few, else some at even distances. A combination that the class
+    itself rejects is left out.
     """
     tried = {param.name: values(param) for param in declared(params)}
     default = {name: some[0] for name, some in tried.items()}
@@ -47,9 +47,9 @@ def settings(params: type) -> list[Setting]:
 
 
 def drawn(params: type[T], draw: random.Random, **given: Value) -> T:
-    """Return an instance of *params* drawn from what is declared, but for values that are *given*.
+    """Return an instance of *params* drawn from the declarations; *given* values are fixed.
 
-    A number is its default half of the time, else low: that is where limits and thresholds bite.
+    A number is its default half of the time, else low, where limits and thresholds take effect.
     """
     chosen: dict[str, Value] = {}
     for param in declared(params):
@@ -63,7 +63,7 @@ def drawn(params: type[T], draw: random.Random, **given: Value) -> T:
 
 
 def otherwise(params: type[T]) -> T:
-    """Return an instance of *params* with nothing at its default; numbers are as low as can be."""
+    """Return an instance of *params* without defaults; numbers have their lower bounds."""
     chosen: dict[str, Value] = {param.name: values(param)[1] for param in declared(params)}
     return params(**chosen)
 

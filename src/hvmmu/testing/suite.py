@@ -1,4 +1,4 @@
-"""The suite: every check of the levels asked for, run one by one, whatever the backend does."""
+"""The suite: runs the checks up to a level, one by one, whatever a backend raises."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hvmmu._engines import DEFAULT
 from hvmmu._plugins.capture_output import captured_output
 from hvmmu.errors import ConfigError
 from hvmmu.params import declared, plain
-from hvmmu.testing.blame import told
-from hvmmu.testing.check import HIGHEST, LEVELS, Check, CheckFailure, NotApplicable, registered
+from hvmmu.testing.check import HIGHEST, Check, CheckFailure, NotApplicable, registered
 from hvmmu.testing.context import EXAMPLES, Context
+from hvmmu.testing.error_text import error_text
 from hvmmu.testing.report import FAILED, PASSED, SKIPPED, Report, Result
-from hvmmu.testing.subject import Subject, subject
+from hvmmu.testing.target import Target, find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,21 +29,30 @@ if TYPE_CHECKING:
     from hvmmu.engine import Engine
 
 LOADS = "packaging.loads"
-"""The check that a plugin which cannot be loaded fails; all others are skipped then."""
+"""The check that fails if the plugin cannot be loaded; all others are skipped then."""
 
 
-_MODULES = (*LEVELS[:3], "handover", *LEVELS[3:])
+_MODULES = (
+    "packaging",
+    "parameters",
+    "architecture",
+    "handover",
+    "shadow_checks",
+    "routing",
+    "transparency",
+    "robustness",
+)
 
 
 def checks(level: int = HIGHEST) -> tuple[Check, ...]:
-    """Return the checks up to a level, in the order in which they are run."""
+    """Return the checks up to a level, in the order of a run."""
     for name in _MODULES:
         import_module(f"hvmmu.testing.{name}")
     return tuple(check for check in registered() if check.level <= level)
 
 
 def run_check(check: Check, context: Context) -> Result:
-    """Run one check; whatever it raises is a result, an interrupt excepted."""
+    """Run one check; any exception but an interrupt becomes its result."""
     outcome, message = PASSED, ""
     lacking = [need.value for need in check.needs if not need.is_met(context)]
     if lacking:
@@ -59,18 +68,18 @@ def run_check(check: Check, context: Context) -> Result:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a backend may raise anything
-        outcome, message = FAILED, told(error)
+        outcome, message = FAILED, error_text(error)
     return Result(check.id, check.level, outcome, message, check.rule, check.reference)
 
 
 def context_of(
-    tested: Subject,
+    tested: Target,
     *,
     examples: int | None = None,
     seed: int = 0,
     engine: type[Engine] | None = None,
 ) -> Context:
-    """Return the context that the checks of a backend share; it must have been loaded."""
+    """Return the context that the checks of a loaded backend share."""
     if tested.backend is None:
         raise ConfigError([f"{tested.name} could not be loaded"])
     return Context(
@@ -101,12 +110,12 @@ def check_backend(
     """Run the suite on a backend, given as its class or its name; return the report.
 
     *level* is the highest to run, 0 to 6. *examples* random programs are run, drawn from *seed*.
-    A backend that relies on hooks of its plugin is given with *plugin* (any object that implements
-    them) or with *hooks*; one of an installed plugin has that plugin's. *first_only* ends at the
-    first failure. *engine* is the hardware: the engine that users run, unless it is given. Raise
-    InputError for a name that nothing has.
+    *plugin* (any object that implements them) or *hooks* give the hooks that a backend relies on; a
+    backend of an installed plugin has that plugin's. *first_only* ends at the first failure.
+    *engine* is the MMU model, by default the one that users run. Raise InputError for an unknown
+    name.
     """
-    tested = subject(given, plugin=plugin, hooks=hooks, registry=registry)
+    tested = find_target(given, plugin=plugin, hooks=hooks, registry=registry)
     count = EXAMPLES if examples is None else examples
     results = []
     chosen = checks(level)
@@ -141,7 +150,7 @@ def _quietly(check: Check, context: Context) -> Result:
         return run_check(check, context)
 
 
-def _unloaded(check: Check, tested: Subject) -> Result:
+def _unloaded(check: Check, tested: Target) -> Result:
     failed = check.id == LOADS
     cause = "" if tested.plugin is None else str(tested.plugin)
     message = cause if failed else "the backend could not be loaded"
@@ -149,8 +158,8 @@ def _unloaded(check: Check, tested: Subject) -> Result:
     return Result(check.id, check.level, outcome, message, check.rule, check.reference)
 
 
-def _defaults(params: Any) -> dict[str, bool | int | str]:  # noqa: ANN401 - whatever it has
+def _defaults(params: Any) -> dict[str, bool | int | str]:  # noqa: ANN401 - of any type
     try:
         return {param.name: param.default for param in declared(params)}
-    except Exception:  # noqa: BLE001 - no attrs class at all: a check says so
+    except Exception:  # noqa: BLE001 - no attrs class: a check reports it
         return {}

@@ -1,4 +1,4 @@
-"""Level 5: the guest cannot tell the machine under the backend from a bare one."""
+"""Level 5: the guest cannot distinguish the machine under the backend from a bare one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from hvmmu._mmu_params import MmuParams
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.testing.check import CheckFailure, Need, check
-from hvmmu.testing.lockstep import Setup, differs
-from hvmmu.testing.programs import Programs, shortest
+from hvmmu.testing.differential import Setup, first_violation
+from hvmmu.testing.program_generator import ProgramGenerator, shortest
 from hvmmu.testing.settings import drawn
 
 if TYPE_CHECKING:
     import random
 
     from hvmmu.testing.context import Context
-    from hvmmu.testing.program import Operation
+    from hvmmu.testing.guest_program import Operation
 
 
 def _setups(context: Context, draw: random.Random) -> list[Setup]:
-    """Return what the programs run on: each setting of the backend in turn, the rest drawn."""
+    """Return the programs' machines: each setting of the backend in turn, the rest drawn."""
     choose, chosen = draw.choice, context.settings()
     made = []
     for nth in range(context.examples):
@@ -32,18 +32,18 @@ def _setups(context: Context, draw: random.Random) -> list[Setup]:
 
 def _run(context: Context, setup: Setup, program: list[Operation]) -> None:
     """Run one program; fail with the shortest that fails as well."""
-    if differs(context, setup, program) is None:
+    if first_violation(context, setup, program) is None:
         return
-    short = shortest(program, lambda less: differs(context, setup, less) is not None)
-    violation = differs(context, setup, short) or differs(context, setup, program)
+    short = shortest(program, lambda less: first_violation(context, setup, less) is not None)
+    violation = first_violation(context, setup, short) or first_violation(context, setup, program)
     steps = "\n".join(f"  {step}: {operation}" for step, operation in enumerate(short))
     raise CheckFailure(f"{violation}\non {setup}\nthe shortest program that shows it:\n{steps}")
 
 
 @check(
     "transparency.random-programs",
-    rule="The guest sees of every operation what it would see on a bare machine: where an access"
-    " lands, CR2 and error code of each fault, and its own tables with their A and D bits.",
+    rule="Every operation has the same guest-visible effects as on a bare machine: the address that"
+    " an access reaches, CR2 and error code of each fault, the tables with their A and D bits.",
     reference="how-it-works: The guest cannot tell",
     needs=(Need.HYPERVISOR,),
 )
@@ -51,8 +51,8 @@ def random_programs(context: Context) -> None:
     """Run random programs on the bare machine and under every setting of the parameters."""
     draw = context.random("machines")
     for nth, setup in enumerate(_setups(context, draw)):
-        program = Programs(context.random(f"program {nth}"), setup.cpu).program()
+        program = ProgramGenerator(context.random(f"program {nth}"), setup.cpu).program()
         try:
             _run(context, setup, program)
         except BackendUnavailableError:
-            continue  # this CPU model is not for this setting; level 1 asks whether it says so
+            continue  # this CPU model does not support this setting; level 1 checks the error

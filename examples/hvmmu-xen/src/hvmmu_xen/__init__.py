@@ -43,7 +43,7 @@ def hvmmu_report(vcpu: Vcpu, result: RunResult) -> dict[str, int] | None:
         return None
     fast = (
         row["count"]
-        for row in result.counters["routes"]
-        if row["route"] == Route.INJECT.value and row["level"] == NO_LEVEL
+        for row in result.counters["fault_outcomes"]
+        if row["outcome"] == Route.INJECT.value and row["level"] == NO_LEVEL
     )
     return {"xen.fault_fast_gnp": sum(fast)}

@@ -1,4 +1,4 @@
-"""Which error codes hardware can raise on an entry: found by walking to it."""
+"""The error codes that hardware can raise on an entry, found by walks to it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _KEY = 1
 
 @attrs.frozen
 class Faults:
-    """What became of every access that led to one entry."""
+    """The results of every access through one entry."""
 
     codes: tuple[tuple[str, int], ...]
-    """For each access that faulted: where and how it was made, and the error code."""
-    went_through: tuple[str, ...]
+    """For each access that faulted: its description and the error code."""
+    succeeded: tuple[str, ...]
     """The accesses that did not fault."""
 
     def all(self) -> set[int]:
@@ -50,7 +50,7 @@ class Faults:
 
 
 class _Tables:
-    """Four tables with one entry each: a space with nothing else in it."""
+    """Memory with four tables of one entry each."""
 
     def __init__(self, level: int, entry: int) -> None:
         self._entries = {(5 - at) << 12 | 8: (6 - at) << 12 | _LINK for at in (4, 3, 2, 1)}
@@ -61,13 +61,13 @@ class _Tables:
         return self._entries.get(pa, 0)
 
     def store(self, pa: int, value: int, size: int) -> None:
-        """Forget it: no A or D bit is of interest."""
+        """Ignore the store: A and D do not matter."""
 
 
 def registers(cpu: CpuFeatures) -> Iterator[Regs]:
-    """Yield what hardware's registers may hold under a hypervisor that shadows 4-level tables.
+    """Yield the possible register values of hardware under shadow paging with 4-level tables.
 
-    CR0.WP is set whatever the guest says; the rest is as the guest has it.
+    CR0.WP is always set; the rest is the guest's.
     """
     guards = [bits for has, bits in ((cpu.smep, CR4_SMEP), (cpu.smap, CR4_SMAP)) if has]
     keys = [0, CR4_PKE] if cpu.pku else [0]
@@ -85,7 +85,7 @@ def registers(cpu: CpuFeatures) -> Iterator[Regs]:
 def faults(
     entry: int, cpu: CpuFeatures, kinds: tuple[int, ...], levels: tuple[int, ...] = (4, 3, 2, 1)
 ) -> Faults:
-    """Walk to *entry* at each level, in every way; *entry* must not lead on to another table."""
+    """Walk to *entry* at each level with every access type; it must not link another table."""
     codes, through = [], []
     for level, regs, kind in itertools.product(levels, registers(cpu), kinds):
         found = walk(_Tables(level, entry), regs, formats(LONG4, regs, cpu), GVA, kind)
@@ -100,10 +100,10 @@ def faults(
 
 @cache
 def narrower(cpu: CpuFeatures, kinds: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
-    """Return the faults on entries that are present and allow less than was asked.
+    """Return the faults on present entries that deny the access.
 
-    These are a hypervisor's own where the guest's dirty bit is clear, where the frame is a page
-    table, or where CR0.WP is; and nobody can tell them from the guest's by their code.
+    They are the hypervisor's if the guest's dirty bit is clear, if the frame is a page table, or if
+    the guest's CR0.WP is clear; their codes are the same as those of the guest's own faults.
     """
     rights = itertools.product((0, pte.W), (0, pte.U), (0, pte.NX), (0, _KEY << pte.PKEY_SHIFT))
     found = []

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _SHIFT = {4: 39, 3: 30, 2: 21, 1: 12}
 
 
-def stale(platform: Platform) -> str:
-    """Say which cached translation allows what the shadow tables do not; nothing if none does.
+def stale_entry(platform: Platform) -> str:
+    """Return a TLB entry that allows more than the shadow tables; empty if there is none.
 
-    Only a machine with a hypervisor is looked at: there every update of a table owes its flush at
-    once, while a guest on a bare machine may put it off.
+    Only a machine with a hypervisor is audited: there every table update flushes at once, while a
+    guest on a bare machine may defer the flush.
     """
     tlb = getattr(platform.engine, "tlb", None)
     if tlb is None or platform.shadow is None or platform.shadow.root is None:
@@ -40,19 +40,19 @@ def _why(platform: Platform, entry: TlbEntry) -> str:
         return "and the tables map nothing there"
     base, access = found
     if base & ~entry.mask != entry.base:
-        return f"and the tables lead to {base & ~entry.mask:#x}"
+        return f"and the tables map {base & ~entry.mask:#x}"
     beyond = entry.access & ~access
     return f"and the tables forbid {_allowed(beyond)}" if beyond else ""
 
 
 def _allowed(access: int) -> str:
-    """Spell what an entry allows."""
+    """Return the permissions of an entry in words."""
     words = [(pf.W, "writes"), (pf.U, "user mode"), (pf.ID, "fetches")]
     return " and ".join(word for bit, word in words if access & bit) or "reads"
 
 
 def _translated(platform: Platform, va: int) -> tuple[int, int] | None:
-    """Walk the shadow tables without a trace; return where *va* lies and what is allowed there."""
+    """Walk the shadow tables without side effects; return address and permissions of *va*."""
     memory, table = platform.memory, platform.vcpu.core.regs.cr3
     nonpresent = platform.backend.nonpresent()
     access = pf.W | pf.U | pf.ID

@@ -1,4 +1,4 @@
-"""The machine's word on the accesses of the board, set beside the oracle's."""
+"""Run the permission matrix on a machine, and compare the results with the oracle's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hvmmu.arch.regs import (
 )
 from hvmmu.engine import NO_TRANSLATION
 from hvmmu.spec.oracle import ACCESSED, DIRTY, Expected, Mode
-from hvmmu.testing.board import ROOT, Board
+from hvmmu.testing.permission_matrix import ROOT, PermissionMatrix
 from hvmmu.vcpu import Resume, Vcpu
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ MODES = (
 
 
 def modes(cpu: CpuFeatures) -> list[Mode]:
-    """Return the modes that this CPU can be in."""
+    """Return the modes that this CPU supports."""
     return [
         mode
         for mode in MODES
@@ -62,55 +62,55 @@ def modes(cpu: CpuFeatures) -> list[Mode]:
 
 
 @attrs.define
-class Mistakes:
-    """The first mistake of each kind, as a line; nothing where there is none."""
+class Mismatches:
+    """The first mismatch of each kind, in one line; empty if there is none."""
 
     outcome: str = ""
     code: str = ""
     cr2: str = ""
-    landing: str = ""
+    translation: str = ""
     accessed: str = ""
     dirty: str = ""
     other: str = ""
 
-    def note(self, kind: str, told: str) -> None:
-        """Note a mistake, if it is the first of its kind."""
+    def note(self, kind: str, line: str) -> None:
+        """Note a mismatch, if it is the first of its kind."""
         if not getattr(self, kind):
-            setattr(self, kind, told)
+            setattr(self, kind, line)
 
 
-def observe(context: Context) -> Mistakes:
-    """Make all accesses of the board in every mode.
+def run_matrix(context: Context) -> Mismatches:
+    """Make all accesses of the matrix in every mode.
 
     The default setting is tried in all modes, the others take turns in half of them.
     """
-    mistakes = Mistakes()
+    mismatches = Mismatches()
     cpu = context.cpu()
-    whole, less = (Board(cpu.maxphyaddr, whole=whole) for whole in (True, False))
+    whole, less = (PermissionMatrix(cpu.maxphyaddr, whole=whole) for whole in (True, False))
     default, *others = context.settings()
     for nth, mode in enumerate(modes(cpu)):
-        _Look(context, default, cpu, mode, mistakes).at(whole if nth < 2 else less)
+        _MatrixRun(context, default, cpu, mode, mismatches).at(whole if nth < 2 else less)
         if others and nth % 2 == 0:
-            _Look(context, others[nth // 2 % len(others)], cpu, mode, mistakes).at(less)
-        if mistakes != Mistakes():
-            break  # one mode shows what is wrong
-    return mistakes
+            _MatrixRun(context, others[nth // 2 % len(others)], cpu, mode, mismatches).at(less)
+        if mismatches != Mismatches():
+            break  # one mode is enough
+    return mismatches
 
 
 @attrs.frozen
-class _Look:
-    """One machine, and what it makes of the board."""
+class _MatrixRun:
+    """One machine that runs a matrix."""
 
     context: Context
     setting: Setting
     cpu: CpuFeatures
     mode: Mode
-    mistakes: Mistakes
+    mismatches: Mismatches
 
-    def at(self, board: Board) -> None:
-        """Make the accesses, and note what the oracle does not say."""
-        gva = array("Q", [case.gva for case in board.cases])
-        kind = bytes(case.access.kind for case in board.cases)
+    def at(self, matrix: PermissionMatrix) -> None:
+        """Make the accesses, and note each difference from the oracle's results."""
+        gva = array("Q", [case.gva for case in matrix.cases])
+        kind = bytes(case.access.kind for case in matrix.cases)
         translated = array("Q", [NO_TRANSLATION]) * len(gva)
         faults: list[tuple[int, int]] = []
         with self.context.machine(self.setting, self.cpu) as platform:
@@ -121,64 +121,66 @@ class _Look:
                 return Resume.SKIP
 
             vcpu.page_fault = page_fault
-            for gpa, entry in board.entries.items():
+            for gpa, entry in matrix.entries.items():
                 vcpu.boot_store(gpa, entry)
             _turn_on(vcpu, self.mode)
             vcpu.run(gva, kind, translated)
-            after = {gpa: vcpu.peek(gpa) for gpa in board.entries}
-        self._compare(board, translated, faults, after)
+            after = {gpa: vcpu.peek(gpa) for gpa in matrix.entries}
+        self._compare(matrix, translated, faults, after)
 
     def _compare(
         self,
-        board: Board,
+        matrix: PermissionMatrix,
         translated: array[int],
         faults: list[tuple[int, int]],
         after: dict[int, int],
     ) -> None:
-        outcomes, landings, entries = board.play(self.mode)
+        outcomes, expected, entries = matrix.expected_results(self.mode)
         taken = iter(faults)
         for case, outcome, right, at in zip(
-            board.cases, outcomes, landings, translated, strict=True
+            matrix.cases, outcomes, expected, translated, strict=True
         ):
-            told = f"{pf.describe(case.access.kind)} at {case.gva:#x}"
+            access = f"{pf.describe(case.access.kind)} at {case.gva:#x}"
             cr2, code = next(taken, (0, None)) if at == NO_TRANSLATION else (0, None)
             if (code is None) != (outcome.code is None):
                 self._note(
-                    "outcome", f"{told} {_said(code)}; by the manual it {_said(outcome.code)}"
+                    "outcome", f"{access} {_verb(code)}; by the manual it {_verb(outcome.code)}"
                 )
-                return  # what follows is out of step
+                return  # later accesses are out of step
             if code != outcome.code:
-                self._note("code", f"{told} {_said(code)}; by the manual it {_said(outcome.code)}")
+                self._note(
+                    "code", f"{access} {_verb(code)}; by the manual it {_verb(outcome.code)}"
+                )
             elif code is not None and cr2 != case.gva:
-                self._note("cr2", f"{told} {_said(code)}, and CR2 is {cr2:#x}")
+                self._note("cr2", f"{access} {_verb(code)}, and CR2 is {cr2:#x}")
             elif code is None and at != right:
-                self._note("landing", f"{told} lands at {at:#x}, and should at {right:#x}")
-        self._compare_entries(board, outcomes, entries, after)
+                self._note("translation", f"{access} reaches {at:#x}, and should reach {right:#x}")
+        self._compare_entries(matrix, outcomes, entries, after)
 
     def _compare_entries(
         self,
-        board: Board,
+        matrix: PermissionMatrix,
         outcomes: list[Expected],
         entries: dict[int, int],
         after: dict[int, int],
     ) -> None:
-        for case, outcome in zip(board.cases, outcomes, strict=True):
-            told = f"{pf.describe(case.access.kind)} at {case.gva:#x} {_said(outcome.code)}"
-            for level, gpa in zip((4, 3, 2, 1), case.way, strict=False):
+        for case, outcome in zip(matrix.cases, outcomes, strict=True):
+            access = f"{pf.describe(case.access.kind)} at {case.gva:#x} {_verb(outcome.code)}"
+            for level, gpa in zip((4, 3, 2, 1), case.walk, strict=False):
                 wrong = after[gpa] ^ entries[gpa]
                 was = f"its entry of level {level} is {after[gpa]:#x}, not {entries[gpa]:#x}"
                 for bit, kind in ((ACCESSED, "accessed"), (DIRTY, "dirty")):
                     if wrong & bit:
-                        self._note(kind, f"{told}, and {was}")
+                        self._note(kind, f"{access}, and {was}")
                 if wrong & ~(ACCESSED | DIRTY):
-                    self._note("other", f"{told}, and {was}")
+                    self._note("other", f"{access}, and {was}")
 
-    def _note(self, kind: str, told: str) -> None:
-        self.mistakes.note(kind, f"{told}; {self.mode}, {self.setting}")
+    def _note(self, kind: str, line: str) -> None:
+        self.mismatches.note(kind, f"{line}; {self.mode}, {self.setting}")
 
 
-def _said(code: int | None) -> str:
-    return "goes through" if code is None else f"faults with {code:#x} ({pf.describe(code)})"
+def _verb(code: int | None) -> str:
+    return "succeeds" if code is None else f"faults with {code:#x} ({pf.describe(code)})"
 
 
 def _turn_on(vcpu: Vcpu, mode: Mode) -> None:

@@ -1,7 +1,7 @@
-"""One program on two machines in lockstep: the bare one, and one under the backend.
+"""Run one program on two machines: a bare one, and one under the backend.
 
-After each operation the guest must have seen the same, the shadow tables must keep the promises
-that the audit knows, and the TLB must hold nothing that the tables do not say.
+After each operation the guest-visible state must be the same, the shadow tables must pass the
+audit, and the TLB must agree with the shadow tables.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.errors import InvariantError
 from hvmmu.machine import Platform, build
 from hvmmu.spec.audit import audit
-from hvmmu.testing.program import RAM, Guest, Operation
-from hvmmu.testing.stale import stale
+from hvmmu.testing.guest_program import RAM, Guest, Operation
+from hvmmu.testing.tlb_audit import stale_entry
 
 if TYPE_CHECKING:
     from hvmmu.arch.regs import CpuFeatures
     from hvmmu.testing.context import Context
 
 
-class Broken(enum.Enum):
-    """Which promise a step broke."""
+class BrokenRule(enum.Enum):
+    """The rule that a step broke."""
 
-    SEEN = "the guest sees what it would not see on a bare machine"
-    NOTRAP = "a fault is left to the guest that it must not see"
-    SHADOW = "the shadow breaks a promise"
+    SEEN = "the guest sees a difference from a bare machine"
+    NOTRAP = "a fault of the hypervisor's is left to the guest"
+    SHADOW = "the shadow tables fail the audit"
     STALE = "the TLB is stale"
 
 
 @attrs.frozen
 class Violation:
-    """What went wrong first in a program."""
+    """The first broken rule of a program."""
 
-    broken: Broken
+    rule: BrokenRule
     step: int
     operation: Operation
     values: str
 
     def __str__(self) -> str:
         """Return it as one line."""
-        return f"step {self.step}, {self.operation}: {self.broken.value}: {self.values}"
+        return f"step {self.step}, {self.operation}: {self.rule.value}: {self.values}"
 
 
 @attrs.frozen
 class Setup:
-    """What a program runs on, apart from the backend itself."""
+    """The machine of a program, apart from the backend itself."""
 
     setting: Any
     cpu: CpuFeatures
     mmu: MmuParams = attrs.field(factory=MmuParams)
     simulate: bool = True
-    """Exits and entries go through the backend's two halves, not by its switch profile."""
+    """Exits and entries go through the backend's control structure, not its switch profile."""
 
     def __str__(self) -> str:
         """Return it as one line."""
@@ -64,8 +64,8 @@ class Setup:
         return f"{self.setting} {self.cpu} {self.mmu}, {how}"
 
 
-def differs(context: Context, setup: Setup, program: list[Operation]) -> Violation | None:
-    """Run *program* on both machines; return what went wrong first, None if nothing did."""
+def first_violation(context: Context, setup: Setup, program: list[Operation]) -> Violation | None:
+    """Run *program* on both machines; return the first violation, None if there is none."""
     with ExitStack() as stack:
         native = NativeBackend(NativeParams(), setup.cpu, frozenset())
         bare = build(native, setup.cpu, setup.mmu, RAM, engine=context.engine)
@@ -73,42 +73,44 @@ def differs(context: Context, setup: Setup, program: list[Operation]) -> Violati
         platform = stack.enter_context(
             context.machine(setup.setting, setup.cpu, setup.mmu, simulate=setup.simulate)
         )
-        return in_step(bare, platform, program)
+        return compare_machines(bare, platform, program)
 
 
-def in_step(bare: Platform, platform: Platform, program: list[Operation]) -> Violation | None:
-    """Run *program* on two machines with no guest yet; the first is the one that is right."""
+def compare_machines(
+    bare: Platform, platform: Platform, program: list[Operation]
+) -> Violation | None:
+    """Run *program* on two machines without a guest yet; the bare one gives the right results."""
     right, guest = Guest(bare), Guest(platform)
     before: tuple[object, ...] = ()
     for step, operation in enumerate(program):
         expected, outcome = right.do(operation), guest.do(operation)
         found = None
         if outcome != expected:
-            found = Broken.SEEN, expected.differences(outcome)
-        # without an exit and without a change of the guest's tables there is nothing new to see
+            found = BrokenRule.SEEN, expected.differences(outcome)
+        # only an exit or a change of the guest's tables can break the rules about the shadow
         now = outcome.tables, platform.vcpu.ledger.exits.total()
         if now != before:
-            found = broken(platform) or found
+            found = broken_rule(platform) or found
         if found is not None:
             return Violation(found[0], step, operation, found[1])
         before = now
     return None
 
 
-def broken(platform: Platform) -> tuple[Broken, str] | None:
-    """Return which promise about the shadow and the TLB a machine breaks, None if it keeps all."""
+def broken_rule(platform: Platform) -> tuple[BrokenRule, str] | None:
+    """Return the rule about shadow tables or TLB that a machine breaks, with values, or None."""
     if platform.shadow is not None:
         try:
             audit(platform.shadow, platform.vcpu.slots)
         except InvariantError as error:
-            left = left_to_the_guest(platform)
-            return (Broken.NOTRAP, left) if left else (Broken.SHADOW, str(error))
-    old = stale(platform)
-    return (Broken.STALE, old) if old else None
+            wrong = wrong_notrap(platform)
+            return (BrokenRule.NOTRAP, wrong) if wrong else (BrokenRule.SHADOW, str(error))
+    old = stale_entry(platform)
+    return (BrokenRule.STALE, old) if old else None
 
 
-def left_to_the_guest(platform: Platform) -> str:
-    """Say which shadow entry is notrap though the guest's entry is present; nothing if none is."""
+def wrong_notrap(platform: Platform) -> str:
+    """Return a shadow entry that is notrap although the guest's is present; empty if none is."""
     if platform.shadow is None or not platform.shadow.pages.nonpresent.distinguishable:
         return ""
     pages = platform.shadow.pages

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
 from hvmmu.arch.regs import CR0_WP, CR4_PGE, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE, CpuFeatures
-from hvmmu.testing.program import (
+from hvmmu.testing.guest_program import (
     ADDRESSES,
     DATA,
     INDICES,
     TABLES,
     WRITABLE,
     Access,
-    Invlpg,
+    InvalidatePage,
     LoadRoot,
     Operation,
-    Poke,
     SetEntry,
+    StoreThrough,
     Toggle,
     natural_level,
 )
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEPS = 100
-"""Operations of a program, beside those that it begins with."""
+"""The number of operations of a program, after those that it begins with."""
 
 KINDS = [user | how for user in (0, pf.U) for how in (pf.READ, pf.WRITE, pf.FETCH)]
-"""The kinds of access there are."""
+"""All access types."""
 
 _FLAGS = (pte.P, pte.W, pte.U, pte.A, pte.D, pte.G, pte.NX)
 _HOLE = 0x10_0000 << 12
@@ -39,7 +39,7 @@ _RESERVED = 1 << 50
 
 
 def toggles(cpu: CpuFeatures) -> list[Toggle]:
-    """Return the register bits that a program on this CPU flips, some of them more often."""
+    """Return the register bits that a program on this CPU flips; repeated ones are more likely."""
     flips = [Toggle("cr0", CR0_WP)] * 2 + [Toggle("cr4", CR4_PGE), Toggle("rflags_ac", 1)]
     if cpu.smep:
         flips += [Toggle("cr4", CR4_SMEP)]
@@ -52,11 +52,10 @@ def toggles(cpu: CpuFeatures) -> list[Toggle]:
     return flips
 
 
-class Programs:
-    """Operations of one program, from *random*, for a machine with *cpu*.
+class ProgramGenerator:
+    """Draws the operations of one program for a machine with *cpu*.
 
-    They are drawn one after the other, as each depends on those before: drawn independently,
-    programs come out that lead nowhere.
+    Each operation depends on those before: independent ones would map next to nothing.
     """
 
     def __init__(self, random: random.Random, cpu: CpuFeatures) -> None:
@@ -66,11 +65,11 @@ class Programs:
         self._last: Operation | None = None
 
     def program(self, steps: int = STEPS) -> list[Operation]:
-        """Return a whole program: a beginning, and so many operations."""
+        """Return a whole program: a start, and *steps* operations."""
         return self.start() + [self.operation() for _ in range(steps)]
 
     def start(self) -> list[Operation]:
-        """Return writes that lead from either root to data, for a program to begin with."""
+        """Return table writes that map data under either root, as the start of a program."""
         below = {level: _tables(level) for level in (3, 2, 1)} | {0: list(DATA)}
         chance = self._random.random
         made: list[Operation] = [toggle for toggle in self._toggles if chance() < 0.3]
@@ -85,7 +84,7 @@ class Programs:
         return made
 
     def operation(self) -> Operation:
-        """Return one operation; after one that changes what is allowed, often a look at that."""
+        """Return one operation; after a change of permissions, often an access that it affects."""
         choose = self._random.choice
         changed = isinstance(self._last, (Toggle, SetEntry))
         if self._recent and changed and self._random.random() < 0.6:
@@ -99,8 +98,8 @@ class Programs:
         made: tuple[tuple[int, Callable[[], Operation]], ...] = (
             (10, lambda: Access(self._address(), choose(KINDS))),
             (7, self._set),
-            (2, lambda: Poke(self._address(), self._entry(1))),
-            (1, lambda: Invlpg(self._address())),
+            (2, lambda: StoreThrough(self._address(), self._entry(1))),
+            (1, lambda: InvalidatePage(self._address())),
             (1, lambda: LoadRoot(choose((0, 1)))),
             (2, lambda: choose(self._toggles)),
         )
@@ -118,7 +117,7 @@ class Programs:
         return SetEntry(table, choose(INDICES), value, choose((False, True)))
 
     def _address(self) -> int:
-        """Return an address the program uses, rather one it has used lately."""
+        """Return an address of the program, more often a recent one."""
         if self._recent and self._random.random() < 0.6:
             return self._random.choice(self._recent[-3:])
         self._recent.append(self._random.choice(ADDRESSES) + self._random.choice((0, 8, 16)))
@@ -159,7 +158,7 @@ def _tables(level: int) -> list[int]:
 def shortest(
     program: list[Operation], fails: Callable[[list[Operation]], bool], most: int = 400
 ) -> list[Operation]:
-    """Leave out of a failing program whatever it fails without, in at most so many tries."""
+    """Return a failing program without operations it need not have, after at most *most* tries."""
     size = len(program) // 2
     while size and most > 0:
         at = 0

@@ -1,4 +1,4 @@
-"""Level 3: the shadow tables, looked at after every step of programs written by hand."""
+"""Level 3: the shadow tables, audited after every step of hand-written programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hvmmu._mmu_params import MmuParams
 from hvmmu.testing.check import CheckFailure, Need, check
-from hvmmu.testing.lockstep import Broken, Setup, differs
+from hvmmu.testing.differential import BrokenRule, Setup, first_violation
 from hvmmu.testing.scenarios import scenarios
 from hvmmu.testing.settings import otherwise
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hvmmu.testing.context import Context
-    from hvmmu.testing.lockstep import Violation
+    from hvmmu.testing.differential import Violation
 
 _TWO_ROOTS = "two roots"
 _DROPPED = "dropped"
@@ -24,86 +24,86 @@ _MMUS = (MmuParams(), otherwise(MmuParams))
 
 
 def _setups(context: Context) -> Iterator[Setup]:
-    """Yield machines to play on: with the defaults both MMUs, with each other setting one."""
+    """Yield the machines to run on: both MMUs with the defaults, one with each other setting."""
     cpu = context.cpu()
     for nth, setting in enumerate(context.settings()[:_SETTINGS]):
         for mmu in _MMUS if nth == 0 else _MMUS[nth % 2 :][:1]:
             yield Setup(setting, cpu, mmu)
 
 
-def _played(context: Context) -> dict[str, str]:
-    """Play every scenario; return what was broken first of each kind, on one machine."""
+def _broken_rules(context: Context) -> dict[str, str]:
+    """Run every scenario; return the first violation of each rule, all of one machine."""
     for setup in _setups(context):
-        told: dict[str, str] = {}
+        found: dict[str, str] = {}
         for name, program in scenarios(setup.cpu).items():
-            with warnings.catch_warnings(record=True) as heard:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ResourceWarning)
-                violation = differs(context, setup, program)
+                violation = first_violation(context, setup, program)
             if violation is not None:
-                told.setdefault(_kind(name, violation), f"{name}, {violation}; on {setup}")
-            dropped = [str(one.message) for one in heard if one.category is ResourceWarning]
+                found.setdefault(_kind(name, violation), f"{name}, {violation}; on {setup}")
+            dropped = [str(one.message) for one in caught if one.category is ResourceWarning]
             if dropped:
-                told.setdefault(_DROPPED, f"{name}: {dropped[0]}; on {setup}")
-        if told:
-            return told
+                found.setdefault(_DROPPED, f"{name}: {dropped[0]}; on {setup}")
+        if found:
+            return found
     return {}
 
 
 def _kind(name: str, violation: Violation) -> str:
-    roots = violation.broken is Broken.SEEN and name == _TWO_ROOTS
-    return _TWO_ROOTS if roots else violation.broken.name
+    roots = violation.rule is BrokenRule.SEEN and name == _TWO_ROOTS
+    return _TWO_ROOTS if roots else violation.rule.name
 
 
 def _fail_if(context: Context, kind: str) -> None:
-    told = context.once("scenarios", lambda: _played(context)).get(kind)
-    if told:
-        raise CheckFailure(told)
+    line = context.once("scenarios", lambda: _broken_rules(context)).get(kind)
+    if line:
+        raise CheckFailure(line)
 
 
 @check(
     "shadow.notrap-only-where-not-present",
-    rule="A shadow entry is notrap only while the guest's entry is not present: where the guest's"
-    " entry has become present, the fault is no longer the guest's.",
+    rule="A shadow entry is notrap only while the guest's entry is not present: once that is"
+    " present, a fault is the hypervisor's.",
     reference="how-it-works",
     needs=(Need.HYPERVISOR,),
 )
 def notrap_only_where_not_present(context: Context) -> None:
     """Compare all shadow entries with the guest's after each step."""
-    _fail_if(context, Broken.NOTRAP.name)
+    _fail_if(context, BrokenRule.NOTRAP.name)
 
 
 @check(
     "shadow.keeps-its-promises",
-    rule="The shadow allows nothing that the guest's tables forbid, leads where they lead, lets no"
-    " write through to a page table or past a clear D, and its books are right.",
+    rule="The shadow tables allow nothing that the guest's tables forbid, map the same frames, let"
+    " no write reach a page table or bypass a clear D, and their reverse maps are right.",
     reference="hvmmu.spec.audit",
     needs=(Need.HYPERVISOR,),
 )
 def keeps_its_promises(context: Context) -> None:
     """Audit the shadow after each step."""
-    _fail_if(context, Broken.SHADOW.name)
+    _fail_if(context, BrokenRule.SHADOW.name)
 
 
 @check(
     "shadow.flushes-are-performed",
-    rule="A flush that an update of the tables owes is performed before the guest runs on: the TLB"
-    " holds nothing that the tables do not give.",
+    rule="A flush that a table update requires is performed before the guest continues: the TLB"
+    " agrees with the shadow tables.",
     reference='SDM "Recommended Invalidation"',
     needs=(Need.HYPERVISOR,),
 )
 def flushes_are_performed(context: Context) -> None:
     """Compare the TLB with the shadow tables after each step."""
-    _fail_if(context, Broken.STALE.name)
+    _fail_if(context, BrokenRule.STALE.name)
 
 
 @check(
     "shadow.flushes-are-not-dropped",
-    rule="A flush that the MMU hands over is performed, or forgone with a reason; none is dropped.",
+    rule="A flush that the MMU returns is performed, or forgone with a reason; none is dropped.",
     reference="hvmmu.flush: Flush",
     needs=(Need.HYPERVISOR,),
 )
 def flushes_are_not_dropped(context: Context) -> None:
-    """Listen for the warning of a flush that nobody took."""
+    """Catch the warning of a flush that was dropped."""
     _fail_if(context, _DROPPED)
 
 
@@ -114,17 +114,17 @@ def flushes_are_not_dropped(context: Context) -> None:
     needs=(Need.HYPERVISOR,),
 )
 def cr3_loads_switch(context: Context) -> None:
-    """Load CR3 to and fro between roots that lead elsewhere."""
+    """Load CR3 with one of two roots in turn, whose tables differ."""
     _fail_if(context, _TWO_ROOTS)
 
 
 @check(
     "shadow.guest-sees-no-difference",
-    rule="Through demand paging, table writes, large pages, floods and zaps the guest sees what it"
-    " sees on a bare machine.",
+    rule="Through demand paging, table writes, large pages, floods and zaps the guest sees the"
+    " same as on a bare machine.",
     reference="how-it-works: The guest cannot tell",
     needs=(Need.HYPERVISOR,),
 )
 def guest_sees_no_difference(context: Context) -> None:
     """Compare every step of every scenario with the bare machine."""
-    _fail_if(context, Broken.SEEN.name)
+    _fail_if(context, BrokenRule.SEEN.name)

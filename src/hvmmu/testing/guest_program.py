@@ -1,8 +1,8 @@
-"""Programs for a guest with no operating system: table writes, control registers, accesses.
+"""Programs for a guest without an operating system: table writes, control registers, accesses.
 
-A program flushes as the manuals demand, and for the rest writes what it likes into its page tables:
-wrong levels, reserved bits, holes, tables that map themselves. What it sees after each step is its
-outcome, and that must not depend on what the machine is made of.
+A program flushes as the manuals demand, and writes anything else into its page tables: wrong
+levels, reserved bits, holes, tables that map themselves. Its observation after each step must not
+depend on the machine.
 """
 
 from array import array
@@ -32,12 +32,12 @@ RAM = 8 << 20
 """Guest RAM of a program, four 2 MiB regions: tables lie in the first, and some in the second."""
 
 KERNEL = 0xFFFF_FF80_0000_0000
-"""Where all RAM is mapped for the program's own table writes: the last slot of either root."""
+"""The address at which all RAM is mapped for table writes: the last slot of either root."""
 
 KERNEL_TABLES = (1, 2)
 ROOTS = (3, 4)
 TABLES = (16, 17, 18, 19, 20, 21, 513, 514)
-"""The frames a program may use as tables, at whatever level it likes."""
+"""The frames that a program may use as tables, at any level."""
 
 DATA = (600, 601, 1024, 1025)
 INDICES = (0, 1)
@@ -74,7 +74,7 @@ class Access:
 
 
 @attrs.frozen
-class Poke:
+class StoreThrough:
     """Store *value* at *gva* as a supervisor, if that reaches an entry the program may write."""
 
     gva: int
@@ -82,7 +82,7 @@ class Poke:
 
 
 @attrs.frozen
-class Invlpg:
+class InvalidatePage:
     """Drop the translation of *gva*."""
 
     gva: int
@@ -103,12 +103,12 @@ class Toggle:
     bits: int
 
 
-Operation = SetEntry | Access | Poke | Invlpg | LoadRoot | Toggle
+Operation = SetEntry | Access | StoreThrough | InvalidatePage | LoadRoot | Toggle
 
 
 @attrs.frozen
-class Outcome:
-    """What one operation showed the guest."""
+class Observation:
+    """The guest-visible effects of one operation."""
 
     translated: tuple[int, ...]
     """Guest-physical address of each access, NO_TRANSLATION for one that faulted."""
@@ -119,35 +119,37 @@ class Outcome:
     registers: tuple[int, int, int, int]
     """CR0, CR3, CR4 and EFER as the guest reads them."""
 
-    def differences(self, other: "Outcome") -> str:
-        """Say in words how *other* differs from this outcome, which is the right one."""
-        told = []
+    def differences(self, other: "Observation") -> str:
+        """Return in words how *other* differs from this observation, which is the right one."""
+        found = []
         if self.faults != other.faults:
-            told.append(f"faults {_faults(other)} instead of {_faults(self)}")
+            found.append(f"faults {_faults(other)} instead of {_faults(self)}")
         if self.translated != other.translated:
-            told.append(f"landed at {_hex(other.translated)} instead of {_hex(self.translated)}")
+            found.append(
+                f"accesses reach {_hex(other.translated)} instead of {_hex(self.translated)}"
+            )
         if self.registers != other.registers:
             values = f"{_hex(other.registers)} instead of {_hex(self.registers)}"
-            told.append(f"CR0, CR3, CR4, EFER are {values}")
+            found.append(f"CR0, CR3, CR4, EFER are {values}")
         for at in range(0, len(self.tables), 8):
             mine, theirs = self.tables[at : at + 8], other.tables[at : at + 8]
             if mine != theirs:
                 frame = (*KERNEL_TABLES, *WRITABLE)[at >> PAGE_SHIFT]
                 values = _hex(int.from_bytes(entry, "little") for entry in (theirs, mine))
-                told.append(f"frame {frame} entry {at % 4096 // 8} (is, should be) {values}")
-        return "; ".join(told)
+                found.append(f"frame {frame} entry {at % 4096 // 8} (is, should be) {values}")
+        return "; ".join(found)
 
 
 def _hex(numbers: Iterable[int]) -> str:
     return ", ".join(map(hex, numbers)) or "nothing"
 
 
-def _faults(outcome: Outcome) -> str:
+def _faults(outcome: Observation) -> str:
     return ", ".join(f"{gva:#x} {pf.describe(pfec)}" for gva, pfec in outcome.faults) or "none"
 
 
 def needs_flush(old: int, new: int) -> bool:
-    """Say whether going from *old* to *new* obliges the guest to flush.
+    """Return whether a change from *old* to *new* obliges the guest to flush.
 
     SDM "Recommended Invalidation", "Optional Invalidation": not if the old entry was not
     present, or if the new one only allows more. A page that becomes the user's allows less to the
@@ -160,7 +162,7 @@ def needs_flush(old: int, new: int) -> bool:
 
 
 class Guest:
-    """A program's guest on one machine; the same operations on another must show the same."""
+    """A program's guest on one machine; on any other it must observe the same."""
 
     def __init__(self, platform: Platform) -> None:
         self.vcpu = platform.vcpu
@@ -187,8 +189,8 @@ class Guest:
         self._faults.append((self.vcpu.cr2, pfec))
         return Resume.SKIP
 
-    def do(self, operation: Operation) -> Outcome:
-        """Perform one operation; return what the guest sees of it."""
+    def do(self, operation: Operation) -> Observation:
+        """Perform one operation; return its guest-visible effects."""
         self._faults = []
         translated: tuple[int, ...] = ()
         match operation:
@@ -196,9 +198,9 @@ class Guest:
                 self._set(operation)
             case Access():
                 translated = (self._access(operation.gva, operation.kind),)
-            case Poke():
-                translated = (self._poke(operation),)
-            case Invlpg():
+            case StoreThrough():
+                translated = (self._store_through(operation),)
+            case InvalidatePage():
                 self.vcpu.invlpg(operation.gva)
             case LoadRoot():
                 self.vcpu.write_cr3(ROOTS[operation.root] << PAGE_SHIFT)
@@ -207,7 +209,7 @@ class Guest:
                 self._toggle(operation)
         vcpu = self.vcpu
         registers = vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer
-        return Outcome(translated, tuple(self._faults), self._tables(), registers)
+        return Observation(translated, tuple(self._faults), self._tables(), registers)
 
     def _set(self, operation: SetEntry) -> None:
         gpa = (operation.table << PAGE_SHIFT) + 8 * operation.index
@@ -237,11 +239,11 @@ class Guest:
         self.vcpu.run(array("Q", [gva]), bytes([kind]), translated)
         return translated[0]
 
-    def _poke(self, operation: Poke) -> int:
-        """Find out where the store goes by a write first; make it if that is fair game."""
+    def _store_through(self, operation: StoreThrough) -> int:
+        """Translate the address by a write; store if it reaches an entry the program may write."""
         gpa = self._access(operation.gva, pf.WRITE)
-        fair = gpa >> PAGE_SHIFT in WRITABLE and (gpa & 0xFFF) // 8 in INDICES
-        if fair:
+        is_entry = gpa >> PAGE_SHIFT in WRITABLE and (gpa & 0xFFF) // 8 in INDICES
+        if is_entry:
             old = self.vcpu.peek(gpa)
             self.vcpu.store(operation.gva, operation.value)
             self._flush_if_needed(old, operation.value, by_page=False)

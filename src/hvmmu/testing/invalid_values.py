@@ -1,4 +1,4 @@
-"""What a loose parser would take for a parameter, and a strict one must not."""
+"""Invalid values of a parameter that a lenient parser would accept."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _BOOLS = ("2", "-1", "00", "01", "t", "f", "T", "enabled", "disabled", "ja", " 1
 _INTS = ("yes", "on", "true", "1x", "x1", "0x", "0xg", "1K5", "1.5", " 7", "7 ", "010", "1e2", "-")
 
 
-def loose_text(param: Param) -> list[object]:
-    """Return what may stand in a file or on a command line, and is no value of *param*."""
+def invalid_texts(param: Param) -> list[object]:
+    """Return invalid values of *param* as a file or a command line may give them."""
     wrong: list[object] = [1.0, 0.5, None, [], {}, [True], b"1"]
     if param.type is bool:
         return [*wrong, *_NEVER, *_BOOLS, 2, -1]
@@ -22,8 +22,8 @@ def loose_text(param: Param) -> list[object]:
     return [*wrong, *_words(param), True, 1]
 
 
-def wrong_values(param: Param) -> list[object]:
-    """Return values that the class of the parameters must not take for *param*."""
+def invalid_values(param: Param) -> list[object]:
+    """Return invalid values of *param* for the class of the parameters."""
     wrong: list[object] = [None, 1.0, 0.0, 0.5, [], {}, (), b"", b"1", object]
     if param.type is bool:
         return [*wrong, 0, 1, 2, -1, "", "0", "1", "2", "yes", "no", "true", "off"]
@@ -40,7 +40,7 @@ def _beyond(param: Param) -> list[int]:
 
 
 def _words(param: Param) -> list[str]:
-    """Return words that look like choices and are none."""
+    """Return words that resemble a choice."""
     near = ["", "\n", "\x00"]
     for choice in param.choices:
         near += [

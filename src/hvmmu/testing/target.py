@@ -1,4 +1,4 @@
-"""From a name, a class or a plugin to what is tested: the backend, and what came with it."""
+"""Find the backend to test, from a name, a class or a plugin, and what belongs to it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hvmmu.params import nearest, shown
 if TYPE_CHECKING:
     from hvmmu.backend import Backend
 
-UNPACKAGED = "a class, of no installed plugin"
+UNPACKAGED = "a class, from no installed plugin"
 
 
 @attrs.frozen(eq=False)
-class Subject:
-    """What a suite is run on."""
+class Target:
+    """The backend under test, and what belongs to it."""
 
     name: str
     backend: type[Backend[Any]] | None
@@ -32,12 +32,12 @@ class Subject:
     hooks: RunHooks
     plugin: Plugin | None = None
     module: str = ""
-    """The plugin's module; nothing if there is no installed plugin."""
+    """The plugin's module; empty if there is no installed plugin."""
     distribution: Distribution | None = None
 
     @property
     def origin(self) -> str:
-        """Say where the backend is from."""
+        """Return the origin of the backend."""
         if self.plugin is not None:
             return self.plugin.origin
         return BUILT_IN if self.backend in BUILT_INS.values() else UNPACKAGED
@@ -46,7 +46,7 @@ class Subject:
 def hooks_of(plugin: object) -> RunHooks:
     """Return the hooks that a plugin (a module, or any object with hooks) implements itself.
 
-    Its own sections of the configuration are as they are by default.
+    Its own sections of the configuration have their defaults.
     """
     plugins = pluggy.PluginManager(hookspecs.PROJECT)
     plugins.add_hookspecs(hookspecs)
@@ -56,14 +56,14 @@ def hooks_of(plugin: object) -> RunHooks:
     return RunHooks(plugins, {name: params() for name, params in sections.items()})
 
 
-def subject(
+def find_target(
     given: str | type[Backend[Any]],
     *,
     plugin: object = None,
     hooks: RunHooks | None = None,
     registry: Registry | None = None,
-) -> Subject:
-    """Return what is to be tested; raise InputError for a name that nothing has.
+) -> Target:
+    """Return the target of a name or a class; raise InputError for an unknown name.
 
     *plugin* or *hooks* give the hooks a backend relies on; without them, and for a backend of an
     installed plugin, they are that plugin's own.
@@ -81,16 +81,16 @@ def subject(
         near = nearest(name, known) or f"; there are {', '.join(known)}"
         raise InputError(f"no backend {shown(name)}{near}")
     if facts is None:
-        return Subject(name, backend, hooks or hooks_of(plugin or object()))
+        return Target(name, backend, hooks or hooks_of(plugin or object()))
     module = _module(facts)
     if hooks is None:
         usable = backend is not None
         hooks = hooks_of(plugin or (_loaded(facts) if usable else object()))
-    return Subject(name, backend, hooks, facts, module, _distribution(facts))
+    return Target(name, backend, hooks, facts, module, _distribution(facts))
 
 
 def _facts(registry: Registry, name: str, backend: object) -> Plugin | None:
-    """Return the installed plugin that a backend is from, or that failed to bring it."""
+    """Return the installed plugin of a backend, or the broken one of this name."""
     if backend is None:
         return next((plugin for plugin in registry.unusable if plugin.name == name), None)
     installed = registry.backends.get(name) is backend

@@ -1,4 +1,4 @@
-"""What a package imports of hvmmu, read from its source without running it."""
+"""Scan the source of a package for its imports of hvmmu, without running it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = 4 << 20  # bytes of one source file
 
 
 def is_public(name: str) -> bool:
-    """Say whether a plugin may import *name*: no part of it begins with an underscore.
+    """Return whether a plugin may import *name*: no part of it begins with an underscore.
 
     `hvmmu.testing` is for a plugin's tests alone.
     """
@@ -32,11 +32,11 @@ def package_of(module: str) -> Path:
         return Path(next(iter(spec.submodule_search_locations)))
     if spec is not None and spec.origin:
         return Path(spec.origin)
-    raise CheckFailure(f"the source of {module} is not to be found")
+    raise CheckFailure(f"the source of {module} was not found")
 
 
 def private_imports(package: Path) -> Iterator[tuple[str, int, str]]:
-    """Yield file, line and name of each import of something of hvmmu, tests left out."""
+    """Yield file, line and name of each import of hvmmu, tests excepted."""
     files = sorted(package.rglob("*.py")) if package.is_dir() else [package]
     for path in files:
         inside = path.relative_to(package.parent)

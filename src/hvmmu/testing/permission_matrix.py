@@ -1,7 +1,7 @@
-"""A guest's tables laid out so that every right and every refusal is met by some access.
+"""Page tables and accesses that cover every combination of permissions, and every denial.
 
-Each access has its leaf to itself; entries above are shared, so the oracle's word on one access is
-carried on to the next.
+Each access has its own leaf; upper entries are shared, so that each expected result is the input of
+the next.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ _RIGHTS = [sum(bits) for bits in itertools.product((0, WRITABLE), (0, USER), (0,
 _ONE_LESS = (WRITABLE, USER, WRITABLE | USER | NO_EXECUTE)
 _MARKS = (0, ACCESSED, DIRTY, ACCESSED | DIRTY)
 _ABSENT = (0, (1 << 63) | 0xFFE)
-"""Two entries that are not present: of zero, and with all else that an entry can have."""
+"""Two entries that are not present: zero, and all bits but P."""
 
 
 @attrs.frozen
-class Case:
-    """One access, and where the entries on its way lie (gpa), root first."""
+class MatrixCase:
+    """One access, and the gpa of each entry of its walk, root first."""
 
     gva: int
     access: Made
-    way: tuple[int, ...]
+    walk: tuple[int, ...]
 
 
-class Board:
+class PermissionMatrix:
     """Tables, as a boot loader writes them, and the accesses to make.
 
-    A *whole* board has every combination of rights, A and D at the leaf and above; the other has
-    each right taken away alone above the leaf, and A and D clear.
+    A *whole* matrix has every combination of permissions, A and D at the leaf and above it; the
+    other has one permission less above the leaf, and A and D clear.
     """
 
     def __init__(self, maxphyaddr: int, *, whole: bool) -> None:
         self.entries: dict[int, int] = {}
-        self.cases: list[Case] = []
+        self.cases: list[MatrixCase] = []
         self._whole = whole
         self._marks = _MARKS if whole else (0,)
         self._reserved = 1 << 51 if maxphyaddr < 52 else 0
@@ -78,7 +78,7 @@ class Board:
         return gpa
 
     def _branch(self, entries: tuple[int, int, int]) -> tuple[int, tuple[int, ...], int]:
-        """Build a way down to a new leaf table, with these flags; return gva, way and table."""
+        """Link a new leaf table through entries with these flags; return gva, walk and table."""
         way, table, gva = [], ROOT, 0
         for nth, flags in enumerate(entries):
             index = self._slot if nth == 0 else 0
@@ -95,10 +95,10 @@ class Board:
         index = sum((table << 12) <= gpa < (table + 1) << 12 for gpa in self.entries)
         frame = _DATA + len(self.cases) % _FRAMES
         leaf = self._put(table, index, frame << 12 | flags)
-        self.cases.append(Case(gva | index << 12 | 8 * (index % 512), access, (*way, leaf)))
+        self.cases.append(MatrixCase(gva | index << 12 | 8 * (index % 512), access, (*way, leaf)))
 
     def _rights(self) -> None:
-        """Lay out every combination of rights at the leaf and above it."""
+        """Lay out every combination of permissions at the leaf and above it."""
         for above, nth in itertools.product(_RIGHTS, range(3)):
             if nth < 2 and not self._whole and above not in _ONE_LESS:
                 continue
@@ -120,32 +120,32 @@ class Board:
             self._leaf(branch, entry if nth == 3 else _ALL, access)
 
     def _first_touches(self) -> None:
-        """Lay out ways that nobody has gone before: allowed at the end, and denied there."""
+        """Lay out walks whose entries all have A clear: some allowed at the leaf, some denied."""
         for rights, access in itertools.product(_RIGHTS, ACCESSES):
             self._leaf(self._branch((_ALL, _ALL, _ALL)), PRESENT | rights, access)
 
     def _large_pages(self) -> None:
-        """Lay out 2 MiB pages with every combination of rights."""
+        """Lay out 2 MiB pages with every combination of permissions."""
         gva, way, _ = self._branch((_LINK, _LINK, _LINK))
         table, index = self.entries[way[1]] >> 12 & 0xFFFF, 1
         for rights, mark, access in itertools.product(_RIGHTS, self._marks, ACCESSES):
             flags = PRESENT | _LARGE | rights | mark
             leaf = self._put(table, index, _DATA << 12 | flags)
             at = gva | index << 21 | (index % 512) << 12 | 8
-            self.cases.append(Case(at, access, (*way[:2], leaf)))
+            self.cases.append(MatrixCase(at, access, (*way[:2], leaf)))
             index += 1
 
-    def play(self, mode: Mode) -> tuple[list[Expected], list[int], dict[int, int]]:
-        """Return, for the accesses in order, what the oracle expects.
+    def expected_results(self, mode: Mode) -> tuple[list[Expected], list[int], dict[int, int]]:
+        """Return the oracle's results for the accesses in order.
 
-        That is the outcome of each, where each lands, and the entries at the end.
+        They are the outcome of each, its guest-physical address, and all entries at the end.
         """
-        entries, outcomes, landings = dict(self.entries), [], []
+        entries, outcomes, translated = dict(self.entries), [], []
         for case in self.cases:
-            before = tuple(entries[gpa] for gpa in case.way)
+            before = tuple(entries[gpa] for gpa in case.walk)
             outcome = expected(before, case.access, mode, self._reserved)
-            entries.update(zip(case.way, outcome.entries, strict=True))
+            entries.update(zip(case.walk, outcome.entries, strict=True))
             outcomes.append(outcome)
-            span = (1 << _SHIFTS[len(case.way) - 1]) - 1
-            landings.append(before[-1] & _ADDRESS & ~span | case.gva & span)
-        return outcomes, landings, entries
+            span = (1 << _SHIFTS[len(case.walk) - 1]) - 1
+            translated.append(before[-1] & _ADDRESS & ~span | case.gva & span)
+        return outcomes, translated, entries

@@ -1,11 +1,11 @@
-"""An exception of somebody's code as one line: what it was, and where in their code it arose."""
+"""Format a plugin's exception in one line, with its innermost frame outside hvmmu."""
 
 from __future__ import annotations
 
-from hvmmu._hooks import told as told_plainly
+from hvmmu._hooks import told
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return an exception as one line, with the innermost place that is not hvmmu's own."""
     place, trace = "", error.__traceback__
     while trace is not None:
@@ -14,4 +14,4 @@ def told(error: BaseException) -> str:
         if module != "hvmmu" and not module.startswith("hvmmu."):
             place = f" (in {module}.{frame.f_code.co_qualname}, line {trace.tb_lineno})"
         trace = trace.tb_next
-    return f"{told_plainly(error)}{place}"
+    return f"{told(error)}{place}"
