@@ -21,11 +21,14 @@ class RunResult:
     counters: Mapping[str, Any]
     cycles: Mapping[str, int | str]
     guest: Mapping[str, int | str]
+    mmu: str = ""
+    """The MMU's name; nothing for the built-in one, and where there is none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the result document has it."""
         return {
             "backend": self.backend,
+            **({"mmu": self.mmu} if self.mmu else {}),
             "params": dict(self.params),
             "engine": self.engine,
             "counters": dict(self.counters),
@@ -45,11 +48,14 @@ class Failure:
     hook: str
     """The hook that failed; empty if it was none."""
     error: str
+    mmu: str = ""
+    """As in `RunResult`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the result document has it: null for what is not known."""
         return {
             "backend": self.backend,
+            **({"mmu": self.mmu} if self.mmu else {}),
             "params": dict(self.params),
             "plugin": self.plugin or None,
             "hook": self.hook or None,

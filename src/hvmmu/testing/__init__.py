@@ -1,32 +1,34 @@
-"""The conformance kit: checks that a backend is right, without asking us.
+"""The conformance kit: checks that a backend or an MMU is right, without asking us.
 
-`check_backend` in a notebook, `hvmmu check` on the command line, `BackendConformance` under pytest,
-which is the only part that needs pytest.
+`check_backend` and `check_mmu` in a notebook, `hvmmu check` on the command line,
+`BackendConformance` and `MmuConformance` under pytest, which are all that needs pytest.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from hvmmu.testing.check import CheckFailure
 from hvmmu.testing.report import SUITE_VERSION, Report, Result
-from hvmmu.testing.suite import check_backend
+from hvmmu.testing.suite import check_backend, check_mmu
 
 if TYPE_CHECKING:
-    from hvmmu.testing.conformance import BackendConformance
+    from hvmmu.testing.conformance import BackendConformance, MmuConformance
 
 __all__ = [
     "SUITE_VERSION",
     "BackendConformance",
     "CheckFailure",
+    "MmuConformance",
     "Report",
     "Result",
     "check_backend",
+    "check_mmu",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module may have
     """Import what needs pytest when it is asked for."""
-    if name == "BackendConformance":
-        from hvmmu.testing.conformance import BackendConformance  # noqa: PLC0415 - needs pytest
+    if name in ("BackendConformance", "MmuConformance"):
+        from hvmmu.testing import conformance  # noqa: PLC0415 - needs pytest
 
-        return BackendConformance
+        return getattr(conformance, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,6 +17,7 @@ from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.errors import InvariantError
 from hvmmu.machine import Platform, build
 from hvmmu.spec.audit import audit
+from hvmmu.testing.entries import wrong_entry
 from hvmmu.testing.program import RAM, Guest, Operation
 from hvmmu.testing.stale import stale
 
@@ -54,21 +55,23 @@ class Setup:
 
     setting: Any
     cpu: CpuFeatures
-    mmu: MmuParams = attrs.field(factory=MmuParams)
+    mmu: MmuParams | None = None
+    """The shadow MMU's parameters, where the setting does not say them."""
     simulate: bool = True
     """Exits and entries go through the backend's two halves, not by its switch profile."""
 
     def __str__(self) -> str:
         """Return it as one line."""
         how = "exits simulated" if self.simulate else "exits by the switch profile"
-        return f"{self.setting} {self.cpu} {self.mmu}, {how}"
+        mmu = "" if self.mmu is None else f" {self.mmu}"
+        return f"{self.setting} {self.cpu}{mmu}, {how}"
 
 
 def differs(context: Context, setup: Setup, program: list[Operation]) -> Violation | None:
     """Run *program* on both machines; return what went wrong first, None if nothing did."""
     with ExitStack() as stack:
         native = NativeBackend(NativeParams(), setup.cpu, frozenset())
-        bare = build(native, setup.cpu, setup.mmu, RAM, engine=context.engine)
+        bare = build(native, setup.cpu, MmuParams(), RAM, engine=context.engine)
         stack.callback(bare.memory.close)
         platform = stack.enter_context(
             context.machine(setup.setting, setup.cpu, setup.mmu, simulate=setup.simulate)
@@ -103,6 +106,8 @@ def broken(platform: Platform) -> tuple[Broken, str] | None:
         except InvariantError as error:
             left = left_to_the_guest(platform)
             return (Broken.NOTRAP, left) if left else (Broken.SHADOW, str(error))
+    elif found := wrong_entry(platform):
+        return (Broken.NOTRAP if found.is_notrap else Broken.SHADOW), found.told
     old = stale(platform)
     return (Broken.STALE, old) if old else None
 

@@ -63,8 +63,12 @@ def drawn(params: type[T], draw: random.Random, **given: Value) -> T:
 
 
 def otherwise(params: type[T]) -> T:
-    """Return an instance of *params* with nothing at its default; numbers are as low as can be."""
-    chosen: dict[str, Value] = {param.name: values(param)[1] for param in declared(params)}
+    """Return an instance of *params* with nothing at its default that has another value to try.
+
+    Numbers are as low as can be.
+    """
+    tried = {param.name: values(param)[:2] for param in declared(params)}
+    chosen: dict[str, Value] = {name: some[-1] for name, some in tried.items()}
     return params(**chosen)
 
 

@@ -1,4 +1,4 @@
-"""Level 3: the shadow tables, looked at after every step of programs written by hand."""
+"""Level 3: the tables that hardware walks, looked at after each step of programs made by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from hvmmu._mmu_params import MmuParams
-from hvmmu.testing.check import CheckFailure, Need, check
+from hvmmu.testing.check import BOTH, MMU, CheckFailure, Need, check
 from hvmmu.testing.lockstep import Broken, Setup, differs
 from hvmmu.testing.scenarios import scenarios
 from hvmmu.testing.settings import otherwise
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hvmmu.testing.lockstep import Violation
 
 _TWO_ROOTS = "two roots"
+_ONE_BY_ONE = "flushed one by one"
 _DROPPED = "dropped"
 _SETTINGS = 4  # level 5 tries them all
 _MMUS = (MmuParams(), otherwise(MmuParams))
@@ -26,6 +27,9 @@ _MMUS = (MmuParams(), otherwise(MmuParams))
 def _setups(context: Context) -> Iterator[Setup]:
     """Yield machines to play on: with the defaults both MMUs, with each other setting one."""
     cpu = context.cpu()
+    if context.mmu is not None:
+        yield from (Setup(setting, cpu) for setting in context.settings()[:_SETTINGS])
+        return
     for nth, setting in enumerate(context.settings()[:_SETTINGS]):
         for mmu in _MMUS if nth == 0 else _MMUS[nth % 2 :][:1]:
             yield Setup(setting, cpu, mmu)
@@ -40,7 +44,8 @@ def _played(context: Context) -> dict[str, str]:
                 warnings.simplefilter("always", ResourceWarning)
                 violation = differs(context, setup, program)
             if violation is not None:
-                told.setdefault(_kind(name, violation), f"{name}, {violation}; on {setup}")
+                kind = _kind(name, violation, of_mmu=context.mmu is not None)
+                told.setdefault(kind, f"{name}, {violation}; on {setup}")
             dropped = [str(one.message) for one in heard if one.category is ResourceWarning]
             if dropped:
                 told.setdefault(_DROPPED, f"{name}: {dropped[0]}; on {setup}")
@@ -49,9 +54,12 @@ def _played(context: Context) -> dict[str, str]:
     return {}
 
 
-def _kind(name: str, violation: Violation) -> str:
-    roots = violation.broken is Broken.SEEN and name == _TWO_ROOTS
-    return _TWO_ROOTS if roots else violation.broken.name
+def _kind(name: str, violation: Violation, *, of_mmu: bool) -> str:
+    """Return what is broken: of an MMU that follows no table, a wrong entry says what it missed."""
+    about = name.partition(",")[0]
+    telling = (_TWO_ROOTS, _ONE_BY_ONE) if of_mmu else (_TWO_ROOTS,)
+    shows = (Broken.SEEN, Broken.SHADOW) if of_mmu else (Broken.SEEN,)
+    return about if about in telling and violation.broken in shows else violation.broken.name
 
 
 def _fail_if(context: Context, kind: str) -> None:
@@ -66,6 +74,7 @@ def _fail_if(context: Context, kind: str) -> None:
     " entry has become present, the fault is no longer the guest's.",
     reference="how-it-works",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def notrap_only_where_not_present(context: Context) -> None:
     """Compare all shadow entries with the guest's after each step."""
@@ -85,11 +94,36 @@ def keeps_its_promises(context: Context) -> None:
 
 
 @check(
+    "shadow.allows-no-more",
+    rule="An entry that maps something leads where the guest's tables lead, and lets an access"
+    " through only if they allow it, with A set, and D for a write.",
+    reference="hvmmu.mmu: Mmu",
+    of=(MMU,),
+)
+def allows_no_more(context: Context) -> None:
+    """Hold every entry against the guest's tables after each step."""
+    _fail_if(context, Broken.SHADOW.name)
+
+
+@check(
+    "shadow.invlpg-takes-effect",
+    rule="After INVLPG the next access to the page goes by the guest's tables as they then are,"
+    " whatever the size of the page.",
+    reference='SDM "Operations that Invalidate TLBs and Paging-Structure Caches"',
+    of=(MMU,),
+)
+def invlpg_takes_effect(context: Context) -> None:
+    """Change entries of every level, and flush each page by itself."""
+    _fail_if(context, _ONE_BY_ONE)
+
+
+@check(
     "shadow.flushes-are-performed",
     rule="A flush that an update of the tables owes is performed before the guest runs on: the TLB"
     " holds nothing that the tables do not give.",
     reference='SDM "Recommended Invalidation"',
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def flushes_are_performed(context: Context) -> None:
     """Compare the TLB with the shadow tables after each step."""
@@ -101,6 +135,7 @@ def flushes_are_performed(context: Context) -> None:
     rule="A flush that the MMU hands over is performed, or forgone with a reason; none is dropped.",
     reference="hvmmu.flush: Flush",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def flushes_are_not_dropped(context: Context) -> None:
     """Listen for the warning of a flush that nobody took."""
@@ -112,6 +147,7 @@ def flushes_are_not_dropped(context: Context) -> None:
     rule="A load of CR3 takes effect at once: the next access goes through the new root's tables.",
     reference='SDM "4-Level Paging and 5-Level Paging"',
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def cr3_loads_switch(context: Context) -> None:
     """Load CR3 to and fro between roots that lead elsewhere."""
@@ -124,6 +160,7 @@ def cr3_loads_switch(context: Context) -> None:
     " sees on a bare machine.",
     reference="how-it-works: The guest cannot tell",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def guest_sees_no_difference(context: Context) -> None:
     """Compare every step of every scenario with the bare machine."""

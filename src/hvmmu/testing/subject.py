@@ -1,4 +1,4 @@
-"""From a name, a class or a plugin to what is tested: the backend, and what came with it."""
+"""From a name, a class or a plugin to what is tested: a backend or MMU, and what came with it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pluggy
 from hvmmu import hookspecs
 from hvmmu._hooks import RunHooks
 from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Registry, load
-from hvmmu._plugins.contributions import BUILT_INS, PARAMETERS, check_contributions
+from hvmmu._plugins.contributions import BUILT_INS, MMUS, PARAMETERS, check_contributions
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, shown
+from hvmmu.testing.check import BACKEND, MMU
 
 if TYPE_CHECKING:
     from hvmmu.backend import Backend
+    from hvmmu.mmu import Mmu
 
 UNPACKAGED = "a class, of no installed plugin"
 
@@ -27,8 +29,10 @@ class Subject:
     """What a suite is run on."""
 
     name: str
-    backend: type[Backend[Any]] | None
-    """None if its plugin could not be loaded."""
+    kind: str
+    """BACKEND or MMU."""
+    made: Any
+    """The class; None if its plugin could not be loaded."""
     hooks: RunHooks
     plugin: Plugin | None = None
     module: str = ""
@@ -37,10 +41,11 @@ class Subject:
 
     @property
     def origin(self) -> str:
-        """Say where the backend is from."""
+        """Say where it is from."""
         if self.plugin is not None:
             return self.plugin.origin
-        return BUILT_IN if self.backend in BUILT_INS.values() else UNPACKAGED
+        built_in = (*BUILT_INS.values(), *MMUS.values())
+        return BUILT_IN if self.made in built_in else UNPACKAGED
 
 
 def hooks_of(plugin: object) -> RunHooks:
@@ -56,8 +61,14 @@ def hooks_of(plugin: object) -> RunHooks:
     return RunHooks(plugins, {name: params() for name, params in sections.items()})
 
 
+def kind_of(name: str, registry: Registry) -> str:
+    """Return whether a name is a backend's or an MMU's: a backend's if both have it, or neither."""
+    return MMU if name in registry.mmus and name not in registry.backends else BACKEND
+
+
 def subject(
-    given: str | type[Backend[Any]],
+    given: type[Backend[Any] | Mmu] | str,
+    kind: str = BACKEND,
     *,
     plugin: object = None,
     hooks: RunHooks | None = None,
@@ -65,36 +76,41 @@ def subject(
 ) -> Subject:
     """Return what is to be tested; raise InputError for a name that nothing has.
 
-    *plugin* or *hooks* give the hooks a backend relies on; without them, and for a backend of an
-    installed plugin, they are that plugin's own.
+    *plugin* or *hooks* give the hooks that a backend relies on, and an MMU's section of the
+    configuration; without them, and for one of an installed plugin, they are that plugin's own.
     """
     registry = registry or load()
+    offered = registry.contributions[kind]
     if isinstance(given, str):
-        backend, name = registry.backends.get(given), given
+        made, name = offered[given].value if given in offered else None, given
     elif isinstance(given, type):
-        backend, name = given, str(getattr(given, "name", given.__name__))
+        made, name = given, str(getattr(given, "name", given.__name__))
     else:
-        raise InputError(f"a backend is a class or a name, and this is a {type(given).__name__}")
-    facts = _facts(registry, name, backend)
-    if backend is None and facts is None:
-        known = sorted(registry.backends)
+        article = "an" if kind == MMU else "a"
+        raise InputError(
+            f"{article} {kind} is a class or a name, and this is a {type(given).__name__}"
+        )
+    facts = _facts(registry, kind, name, made)
+    if made is None and facts is None:
+        known = sorted({*registry.backends, *registry.mmus} if kind == BACKEND else offered)
         near = nearest(name, known) or f"; there are {', '.join(known)}"
-        raise InputError(f"no backend {shown(name)}{near}")
+        raise InputError(f"no {kind} {shown(name)}{near}")
     if facts is None:
-        return Subject(name, backend, hooks or hooks_of(plugin or object()))
+        return Subject(name, kind, made, hooks or hooks_of(plugin or object()))
     module = _module(facts)
     if hooks is None:
-        usable = backend is not None
+        usable = made is not None
         hooks = hooks_of(plugin or (_loaded(facts) if usable else object()))
-    return Subject(name, backend, hooks, facts, module, _distribution(facts))
+    return Subject(name, kind, made, hooks, facts, module, _distribution(facts))
 
 
-def _facts(registry: Registry, name: str, backend: object) -> Plugin | None:
-    """Return the installed plugin that a backend is from, or that failed to bring it."""
-    if backend is None:
+def _facts(registry: Registry, kind: str, name: str, made: object) -> Plugin | None:
+    """Return the installed plugin that a backend or MMU is from, or that failed to bring it."""
+    if made is None:
         return next((plugin for plugin in registry.unusable if plugin.name == name), None)
-    installed = registry.backends.get(name) is backend
-    return registry.plugin("backend", name) if installed else None
+    offered = registry.contributions[kind]
+    installed = name in offered and offered[name].value is made
+    return registry.plugin(kind, name) if installed else None
 
 
 def _points(facts: Plugin) -> list[Any]:
