@@ -1,19 +1,26 @@
 """The MMU of a bare machine: hardware walks the guest's own tables, so there is nothing to do."""
 
+from typing import ClassVar
+
 from hvmmu.arch.regs import Regs
 from hvmmu.errors import InvariantError
 from hvmmu.fault import FaultOutcome, PageFault
 from hvmmu.flush import Flush
+from hvmmu.mmu import MmuHost
 from hvmmu.tlb import Scope
 
 
 class BareMmu:
     """Passes the guest's registers through."""
 
+    name: ClassVar[str] = "bare"
+    summary: ClassVar[str] = "hardware walks the guest's own tables"
     user_root: int | None = None
     """There is no root but the guest's."""
+    built = zapped = 0
 
-    def __init__(self) -> None:
+    def __init__(self, host: MmuHost | None = None) -> None:
+        del host
         self._regs = Regs()
 
     def load_guest(self, regs: Regs) -> tuple[Regs, Flush]:

@@ -267,6 +267,7 @@ class Callbacks:
     def _invlpg(self) -> None:
         vcpu = self.vcpu
         vcpu.world_switch.request(vcpu.mmu.invlpg(self._c.value))
+        vcpu.reload()
 
     def _flush(self) -> None:
         scope = SCOPES[self._c.scope]

@@ -7,7 +7,13 @@ from hvmmu.params import param
 
 @frozen
 class MmuParams:
-    """How the shadow MMU keeps its tables."""
+    """Which MMU there is, and how the shadow MMU keeps its tables."""
+
+    type: str = param(
+        default="shadow",
+        doc="the MMU that backs the vCPU (see `hvmmu mmus`); what follows is the shadow MMU's",
+        silent_default=True,
+    )
 
     update_on_write: bool = param(
         default=True,

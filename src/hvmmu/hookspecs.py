@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hvmmu.fault import FaultOutcome, PageFault
     from hvmmu.flush import Flush
     from hvmmu.memory import Memslots
+    from hvmmu.mmu import Mmu
     from hvmmu.results import RunResult
     from hvmmu.vcpu import Vcpu
     from hvmmu.workloads import TraceFormat, WorkloadKind
@@ -55,6 +56,21 @@ def hvmmu_engines() -> Iterable[type[Engine]]:  # type: ignore[empty-body]
         @hookimpl
         def hvmmu_engines():
             return (MyEngine,)
+    """
+
+
+@hookspec
+def hvmmu_mmus() -> Iterable[type[Mmu]]:  # type: ignore[empty-body]
+    """Return the MMU classes that this plugin adds: `mmu.type` selects one by its name.
+
+    Cost: once, when plugins are loaded. A run with an MMU in Python calls it for every page fault
+    that exits.
+
+    Example::
+
+        @hookimpl
+        def hvmmu_mmus():
+            return (MyMmu,)
     """
 
 

@@ -3,12 +3,13 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 
+from hvmmu import _mmus
 from hvmmu._bare_mmu import BareMmu
-from hvmmu._core.shadow_mmu import ShadowMmu, ShadowVm
+from hvmmu._core.shadow_mmu import ShadowMmu
 from hvmmu._cpu_params import CpuParams
 from hvmmu._engines import DEFAULT
 from hvmmu._guest.os import GuestOs
@@ -20,15 +21,13 @@ from hvmmu.backend import Backend, Paging
 from hvmmu.costs import CostModel, estimate
 from hvmmu.engine import Engine, EngineCaps, HwThread, TlbCounts, check_cpu
 from hvmmu.errors import HvmmuError, PluginError
-from hvmmu.memory import Memory, Memslot, Memslots
+from hvmmu.memory import FramePool, Memory, Memslot, Memslots
+from hvmmu.mmu import Mmu, MmuHost
 from hvmmu.params import values
 from hvmmu.results import RunResult, counters
 from hvmmu.steps import StartMeasuring, Step
 from hvmmu.types import PAGE_SHIFT
 from hvmmu.vcpu import Vcpu
-
-if TYPE_CHECKING:
-    from hvmmu.mmu import Mmu
 
 GUEST_BASE = 1 << 30
 """Where guest RAM begins in host memory under a hypervisor: never where the guest thinks it is."""
@@ -49,6 +48,8 @@ class MachineConfig:
     """What the plugins listen to."""
     engine: type[Engine] = DEFAULT
     """What plays the hardware."""
+    mmu_type: type[Mmu] = _mmus.DEFAULT
+    """The MMU that `mmu.type` names; a bare machine has none."""
     simulate: bool = False
     """Every exit and entry goes through the control structure, one by one."""
     settings: Mapping[str, Any] = attrs.field(factory=dict)
@@ -63,7 +64,7 @@ class Platform(NamedTuple):
     backend: Backend[Any]
     vcpu: Vcpu
     shadow: ShadowMmu | None
-    """The shadow MMU, None on a bare machine."""
+    """The shadow MMU; None on a bare machine, and where the MMU is a plugin's."""
 
 
 def build(
@@ -74,6 +75,7 @@ def build(
     hooks: RunHooks | None = None,
     *,
     engine: type[Engine] = DEFAULT,
+    mmu: type[Mmu] = _mmus.DEFAULT,
     settings: Mapping[str, Any] | None = None,
     simulate: bool = False,
 ) -> Platform:
@@ -81,35 +83,32 @@ def build(
 
     *simulate* has each exit and entry go through the control structure. *settings* are the sections
     of the configuration that plugins are given besides their own sections and `mmu`. Raise
-    EngineUnavailableError if the engine cannot work here.
+    EngineUnavailableError if the engine cannot work here, BackendUnavailableError if the MMU cannot
+    work with the backend.
     """
     hooks = hooks or RunHooks()
     bare = backend.caps.paging is Paging.BARE
     memory = Memory(ram if bare else GUEST_BASE + ram)
+    sections = MappingProxyType({"mmu": params, **hooks.settings, **(settings or {})})
     try:
+        made = _engine(engine, memory, cpu)
         platform = _assembled(
-            backend, cpu, params, _made(engine, memory, cpu), memory, hooks=hooks, simulate=simulate
+            backend, cpu, made, memory, mmu=mmu, settings=sections, hooks=hooks, simulate=simulate
         )
         vcpu = platform.vcpu
         if hooks.memslot_changed is not None:
             hooks.memslot_changed(vcpu=vcpu, slots=vcpu.slots)
         if hooks.vm_created is not None:
-            told = {"mmu": params, **hooks.settings, **(settings or {})}
-            hooks.vm_created(vcpu=vcpu, settings=MappingProxyType(told))
+            hooks.vm_created(vcpu=vcpu, settings=sections)
     except BaseException:
         memory.close()
         raise
     return platform
 
 
-def _made(engine: type[Engine], memory: Memory, cpu: CpuFeatures) -> Engine:
-    """Return an engine over *memory*; a failure that explains nothing is its plugin's."""
-    try:
-        made = engine(memory, cpu)
-    except HvmmuError:
-        raise
-    except Exception as error:
-        raise PluginError(f"engine {engine.name!r} cannot be made: {told(error)}") from error
+def _engine(engine: type[Engine], memory: Memory, cpu: CpuFeatures) -> Engine:
+    """Return an engine over *memory*."""
+    made: Engine = _made("engine", engine, memory, cpu)
     if not isinstance(made.caps, EngineCaps) or not isinstance(made.thread, HwThread):
         raise PluginError(
             f"engine {engine.name!r} lacks an EngineCaps, caps, or a HwThread, thread"
@@ -122,40 +121,50 @@ def _made(engine: type[Engine], memory: Memory, cpu: CpuFeatures) -> Engine:
     return made
 
 
+def _made(word: str, offered: Any, *base: object) -> Any:  # noqa: ANN401 - a plugin's class
+    """Return an engine or an MMU; a failure that explains nothing is its plugin's."""
+    try:
+        return offered(*base)
+    except HvmmuError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{word} {offered.name!r} cannot be made: {told(error)}") from error
+
+
 def _assembled(
     backend: Backend[Any],
     cpu: CpuFeatures,
-    params: MmuParams,
     engine: Engine,
     memory: Memory,
     *,
+    mmu: type[Mmu],
+    settings: Mapping[str, Any],
     hooks: RunHooks,
     simulate: bool,
 ) -> Platform:
     bare = backend.caps.paging is Paging.BARE
     base = 0 if bare else GUEST_BASE
     slots = Memslots(memory, (Memslot(0, memory.size - base, base),))
-    shadow = None
-    if not bare:
-        vm = ShadowVm(
-            slots,
-            backend.nonpresent(),
-            params,
-            end_frame=GUEST_BASE >> PAGE_SHIFT,
-            deprivileged=backend.caps.deprivileged,
-            write=None if engine.caps.fast_path else engine.write_pte,
-        )
-        shadow = ShadowMmu(vm, cpu)
-    mmu: Mmu = BareMmu() if shadow is None else shadow
+    host = MmuHost(
+        slots=slots,
+        frames=FramePool(memory, 1, GUEST_BASE >> PAGE_SHIFT),
+        engine=engine,
+        cpu=cpu,
+        nonpresent=backend.nonpresent(),
+        deprivileged=backend.caps.deprivileged,
+        settings=settings,
+    )
+    made: Mmu = _made("MMU", BareMmu if bare else mmu, host)
     vcpu = Vcpu(
         engine=engine,
         backend=backend,
-        mmu=mmu,
+        mmu=made,
         memory=memory,
         slots=slots,
         hooks=hooks,
         simulate=simulate,
     )
+    shadow = made if isinstance(made, ShadowMmu) else None
     return Platform(memory, engine, backend, vcpu, shadow)
 
 
@@ -178,6 +187,7 @@ class Machine:
             config.guest.memory,
             config.hooks,
             engine=config.engine,
+            mmu=config.mmu_type,
             settings={**config.settings, **core},
             simulate=config.simulate,
         )
@@ -194,6 +204,12 @@ class Machine:
         """Return the backend's parameters as they are in force."""
         return values(self._platform.backend.effective)
 
+    @property
+    def mmu(self) -> str:
+        """Return the MMU's name; nothing for the built-in one, and on a bare machine."""
+        mmu = self.vcpu.mmu
+        return "" if isinstance(mmu, (BareMmu, *_mmus.MMUS)) else mmu.name
+
     def step(self, step: Step) -> None:
         """Have the guest perform one step; a phase starts the ledger again."""
         self.guest.step(step)
@@ -202,11 +218,8 @@ class Machine:
             self._since = self._hardware()
 
     def _hardware(self) -> tuple[TlbCounts, int, int, int]:
-        shadow = self._platform.shadow
-        zapped = 0 if shadow is None else shadow.pages.zapped
-        kept = 0 if shadow is None else len(shadow.pages)
-        walk_refs = self.vcpu.core.walk_refs
-        return self._platform.engine.counts(), walk_refs, kept + zapped, zapped
+        mmu, walk_refs = self.vcpu.mmu, self.vcpu.core.walk_refs
+        return self._platform.engine.counts(), walk_refs, mmu.built, mmu.zapped
 
     def result(self, costs: CostModel) -> RunResult:
         """Return what the run came to so far, since the last phase began."""
@@ -227,6 +240,7 @@ class Machine:
             backend=self._platform.backend.name,
             params=self.params,
             engine=self._platform.engine.name,
+            mmu=self.mmu,
             counters=counted,
             cycles={"model": costs.name, **estimate(costs, counted)},
             guest={

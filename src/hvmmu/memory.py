@@ -6,12 +6,13 @@ writes there are lost, as on a bus where nobody answers.
 
 import mmap
 import sys
+from array import array
 from collections.abc import Callable
 from typing import Protocol
 
 from attrs import frozen
 
-from hvmmu.errors import InvariantError
+from hvmmu.errors import GuestMemoryError, InvariantError
 from hvmmu.types import ENTRIES, PAGE_SHIFT, Buffer, Gpa, Hpa
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
@@ -136,3 +137,32 @@ class Memslots:
         hpa, given = self.hpa(table), memoryview(entries)
         if hpa is not None:
             self.memory.u64[hpa >> 3 : (hpa >> 3) + len(given)] = given
+
+
+class FramePool:
+    """Host frames *first* to *end* (numbers, the latter excluded) for tables of 512 entries."""
+
+    def __init__(self, memory: Memory, first: int, end: int) -> None:
+        self.end = end
+        """The frame after the last."""
+        self._memory, self._next = memory, first
+        self._free: list[int] = []
+
+    def take(self, entry: int) -> int:
+        """Return the hpa of a free frame, all its entries *entry*; hardware must not use it yet.
+
+        Raise GuestMemoryError if no frame is left.
+        """
+        if not self._free and self._next == self.end:
+            raise GuestMemoryError("no host frame is left for the tables that hardware walks")
+        if self._free:
+            hpa = self._free.pop()
+        else:
+            hpa = self._next << PAGE_SHIFT
+            self._next += 1
+        self._memory.u64[hpa >> 3 : (hpa >> 3) + ENTRIES] = array("Q", [entry]) * ENTRIES
+        return hpa
+
+    def give(self, hpa: int) -> None:
+        """Give the frame at *hpa* back: nothing leads to it, and hardware is to be flushed."""
+        self._free.append(hpa)

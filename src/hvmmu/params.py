@@ -37,6 +37,7 @@ class Param(NamedTuple):
     most: int | None = None
     size: bool = False
     choices: tuple[str, ...] = ()
+    silent_default: bool = False
 
     @property
     def kind(self) -> str:
@@ -73,13 +74,15 @@ def param(
     most: int | None = None,
     size: bool = False,
     choices: tuple[str, ...] = (),
+    silent_default: bool = False,
 ) -> V:
     """Declare a module parameter as a field of an attrs class.
 
     Its type is its default's. `least` and `most` bound an int, `size=True` lets it be written 64M
-    or 1G, `choices` are the words a str may be.
+    or 1G, `choices` are the words a str may be. `silent_default=True` leaves the parameter out of
+    documents while it has its default.
     """
-    declaration = Param("", type(default), default, doc, least, most, size, choices)
+    declaration = Param("", type(default), default, doc, least, most, size, choices, silent_default)
 
     def allowed(_: object, field: "attrs.Attribute[Value]", value: Value) -> None:
         if type(value) is not declaration.type or not _is_within(declaration, value):
@@ -98,8 +101,13 @@ def declared(params: type) -> tuple[Param, ...]:
 
 
 def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of parameters
-    """Return the parameters of an attrs object by name."""
-    return {param.name: getattr(made, param.name) for param in declared(type(made))}
+    """Return the parameters of an attrs object by name, as documents have them."""
+    found = {param: getattr(made, param.name) for param in declared(type(made))}
+    return {
+        param.name: value
+        for param, value in found.items()
+        if not param.silent_default or value != param.default
+    }
 
 
 def parse(param: Param, given: object, *, key: str, source: str) -> Value:

@@ -21,11 +21,14 @@ class RunResult:
     counters: Mapping[str, Any]
     cycles: Mapping[str, int | str]
     guest: Mapping[str, int | str]
+    mmu: str = ""
+    """The MMU's name; nothing for the built-in one, and where there is none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return its part of the result document."""
         return {
             "backend": self.backend,
+            **({"mmu": self.mmu} if self.mmu else {}),
             "params": dict(self.params),
             "engine": self.engine,
             "counters": dict(self.counters),
@@ -44,11 +47,14 @@ class RunFailure(NamedTuple):
     hook: str
     """The hook that failed; empty if none did."""
     error: str
+    mmu: str = ""
+    """As in `RunResult`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return its part of the result document: null for an unknown plugin or hook."""
         return {
             "backend": self.backend,
+            **({"mmu": self.mmu} if self.mmu else {}),
             "params": dict(self.params),
             "plugin": self.plugin or None,
             "hook": self.hook or None,

@@ -18,10 +18,10 @@ from hvmmu._hooks import RunHooks
 from hvmmu._trace.replay import run_in_c
 from hvmmu._world_switch import WorldSwitch
 from hvmmu.arch import pfec as pf
-from hvmmu.arch.regs import CpuFeatures, Regs
+from hvmmu.arch.regs import CR4_PKE, CR4_SMAP, CR4_SMEP, CpuFeatures, Regs
 from hvmmu.backend import Backend, CrWrite, Intercept, MsrWrite
 from hvmmu.engine import NO_TRANSLATION, Engine, Event, HwThread, PromotingEngine
-from hvmmu.errors import InputError, InvariantError
+from hvmmu.errors import BackendUnavailableError, InputError, InvariantError
 from hvmmu.fault import Cause, FaultOutcome, FaultRecord, PathStep, Route
 from hvmmu.flush import Flush
 from hvmmu.ledger import Ledger
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from hvmmu.steps import Words
 
 IA32_EFER = 0xC000_0080
+_SUPERVISORS_OWN = {CR4_SMEP: "SMEP", CR4_SMAP: "SMAP", CR4_PKE: "PKE"}
+"""Bits of CR4 that take a hardware which distinguishes the guest's supervisor from its user."""
 MOST_TRIES = 100
 """Stops of one access in a row; a guest and a hypervisor need a handful between them."""
 _NAMES = {"cr0": "CR0", "cr3": "CR3", "cr4": "CR4", "efer": "IA32_EFER"}
@@ -333,7 +335,10 @@ class Vcpu:
         self.ledger.cr3_loads += 1
 
     def write_cr4(self, value: int) -> None:
-        """Set CR4: the bits that the CPU model offers."""
+        """Set CR4: the bits that the CPU model offers.
+
+        Raise BackendUnavailableError for bits that a deprivileged guest cannot have.
+        """
         self._write("cr4", value)
 
     def write_efer(self, value: int) -> None:
@@ -356,6 +361,8 @@ class Vcpu:
                 f"the guest set bits {missing:#x} of {_NAMES[register]}, which this CPU does not"
                 " have: it would take #GP; offer them in the cpu section, or leave them clear"
             )
+        if self.c.deprivileged and register == "cr4":
+            _refuse_supervisors_own(value)
         self._done(lib.hv_set_privilege(self.c, 0))
         exits = _INTERCEPTS[register] in self.world_switch.intercepts
         if exits and register == "efer":
@@ -482,6 +489,16 @@ class Vcpu:
             raise InvariantError("an access was run before paging was on")
         gva, event = self._stop.gva, _BY_NUMBER.get(event)
         raise InvariantError(f"the engine stopped at {gva:#x} with {event}")
+
+
+def _refuse_supervisors_own(cr4: int) -> None:
+    wanted = [name for bit, name in _SUPERVISORS_OWN.items() if cr4 & bit]
+    if wanted:
+        raise BackendUnavailableError(
+            f"the guest turned on {' and '.join(wanted)} in CR4, which tell its kernel from its"
+            " user mode, and hardware runs both in user mode here; leave them off, or take another"
+            " backend"
+        )
 
 
 def _path(steps: Iterable[Any]) -> tuple[PathStep, ...]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,14 @@ import attrs
 import jsonschema
 import pytest
 
+from hvmmu._plugins import load
+from hvmmu._plugins.registry import BASELINE
 from hvmmu._report.document import schema
 from hvmmu.machine import Machine
 from hvmmu.results import RunResult
 
 Command = Callable[..., Any]
-INSTALLED = sorted(point.name for point in entry_points(group="hvmmu"))
+INSTALLED = sorted(set(load().backends) - {BASELINE})
 SMALL = "demand-zero:pages=16"
 ASKED = {
     "accesses",

@@ -30,11 +30,15 @@ from hvmmu.steps import PROT_READ, PROT_WRITE, Accesses, Backing, Mmap
 from hvmmu.hookspecs import hookimpl
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.types import PAGE_SLOTS
+from hvmmu._bare_mmu import BareMmu
 from hvmmu._native import NativeBackend
 from hvmmu.params import param
 
 class Engine(ReferenceEngine):
     name, summary = "stopwatch", "the reference engine, with a name of its own"
+
+class Mmu(BareMmu):
+    name, summary = "pass-through", "the guest's own tables"
 
 class Workload:
     name = "touch"
@@ -78,6 +82,10 @@ def hvmmu_engines():
     return [Engine]
 
 @hookimpl
+def hvmmu_mmus():
+    return [Mmu]
+
+@hookimpl
 def hvmmu_workloads():
     return [Workload()]
 
@@ -98,7 +106,7 @@ def hvmmu_parameters():
     return {"mine": Params}
 """
 )
-WORDS = ["engine", "workload", "trace format", "cost model", "command", "parameters"]
+WORDS = ["engine", "MMU", "workload", "trace format", "cost model", "command", "parameters"]
 
 
 def offer(hook: str, made: str) -> str:
@@ -142,6 +150,7 @@ def test_one_plugin_offers_everything(load: Callable[..., Registry]) -> None:
     assert (plugin.state, plugin.cause) == (State.OK, "")
     assert plugin.registered == (
         "engine stopwatch",
+        "MMU pass-through",
         "workload touch",
         "trace format acme",
         "cost model mine",
@@ -149,6 +158,7 @@ def test_one_plugin_offers_everything(load: Callable[..., Registry]) -> None:
         "parameters mine",
     )
     assert list(registry.engines) == [*(made.name for made in ENGINES), "stopwatch"]
+    assert list(registry.mmus) == ["shadow", "pass-through"]
     assert list(registry.workloads) == [*WORKLOADS, "touch"]
     assert list(registry.trace_formats) == [*FORMATS, "acme"]
     assert list(registry.cost_models) == [*MODELS, "mine"]
@@ -234,7 +244,7 @@ def test_what_is_built_in_stays(
     assert registry.contributions == plugins.load([]).contributions
 
 
-@pytest.mark.parametrize("hook", ["hvmmu_" + word.replace(" ", "_") for word in WORDS])
+@pytest.mark.parametrize("hook", ["hvmmu_" + word.lower().replace(" ", "_") for word in WORDS])
 def test_no_name_is_in_two_plugins(load: Callable[..., Registry], hook: str) -> None:
     """If wrong, which of two plugins is used depends on chance, or a loser's rest stays."""
     head, *hooks = ALL.split("@hookimpl\n")
@@ -280,6 +290,7 @@ def test_an_engine_plays_the_hardware(load: Callable[..., Registry]) -> None:
     result = made.result(registry.cost_models["mine"])
     assert (result.engine, result.counters["guest_faults"]) == ("stopwatch", 5)
     assert type(made._platform.engine) is registry.engines["stopwatch"]
+    assert list(registry.mmus) == ["shadow", "pass-through"]
     assert result.cycles == {
         "model": "mine",
         **estimate(registry.cost_models["mine"], result.counters),

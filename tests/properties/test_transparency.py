@@ -31,7 +31,7 @@ def test_the_guest_cannot_tell(name: str) -> None:
     seed = 1 if few else secrets.randbits(32)
     examples = max(1, profile.max_examples // 6) if few else profile.max_examples
     tested = find_target(name)
-    context = Context(tested.backend, tested.hooks, examples=examples, seed=seed)
+    context = Context(tested.made, tested.hooks, examples=examples, seed=seed)
     result = run_check(PROGRAMS, context)
     if result.outcome == FAILED:
         again = f"hvmmu check {name} --examples {examples} --seed {seed}"

@@ -1,4 +1,4 @@
-"""`hvmmu check`: run the conformance kit on a backend."""
+"""`hvmmu check`: run the conformance kit on a backend or an MMU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LEVEL = click.IntRange(0, 6)
 
 
-@click.command(short_help="Test a backend with the conformance kit.")
+@click.command(short_help="Test a backend or an MMU with the conformance kit.")
 @click.option("--level", type=_LEVEL, default=6, metavar="N", help="The highest level, 0 to 6.")
 @click.option(
     "--examples",
@@ -56,20 +56,22 @@ def check(
     target: Path | None,
     engine: str | None,
 ) -> None:
-    """Run the conformance kit on the backend NAME, from packaging (level 0) to robustness (6).
+    """Run the conformance kit on the backend or the MMU NAME.
+
+    Its levels go from packaging (0) to robustness (6).
 
     Exit code 1 if a check failed.
     """
     from hvmmu._cli.plugin_options import load_registry  # noqa: PLC0415 - not for --help
     from hvmmu._cli.progress import Counter  # noqa: PLC0415 - as above
-    from hvmmu.testing import check_backend  # noqa: PLC0415 - as above
+    from hvmmu.testing.suite import check_named  # noqa: PLC0415 - as above
 
     to_stdout = target is not None and str(target) == "-"
     if target is not None and not to_stdout:
         _refuse_early(target)
     registry = load_registry(ctx)
     with Counter("checks run") as progress:
-        report = check_backend(
+        report = check_named(
             name,
             level=level,
             examples=examples,

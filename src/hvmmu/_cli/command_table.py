@@ -7,6 +7,7 @@ MODULES = {
     "collect": "collect",
     "backends": "list_commands",
     "engines": "list_commands",
+    "mmus": "list_commands",
     "plugins": "list_commands",
     "params": "list_commands",
     "config": "list_commands",

@@ -16,6 +16,7 @@ def compare(
     *,
     workload: str | None,
     backends: Sequence[str],
+    mmus: Sequence[str],
     settings: Sequence[str],
     costs: str | None,
     engine: str | None,
@@ -35,7 +36,9 @@ def compare(
     from hvmmu._plugins.registry import BASELINE  # noqa: PLC0415 - as above
     from hvmmu._report import conclusions, document, text  # noqa: PLC0415 - as above
 
-    session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)
+    session = open_session(
+        ctx, settings=settings, backends=backends, costs=costs, engine=engine, mmus=mmus
+    )
     made = run_machines(session, session.registry.workload(workload, limit), list(session.runs()))
     if as_json:
         write_stdout(document.dumps(made))

@@ -1,4 +1,4 @@
-"""`hvmmu backends`, `engines`, `plugins`, `params` and `config`: lists of what is there."""
+"""`hvmmu backends`, `engines`, `mmus`, `plugins`, `params` and `config`: lists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,23 @@ def engines(ctx: click.Context) -> None:
     origins = {name: registry.origin(name, "engine") for name in registry.engines}
     table = listing.engines(_described(ctx, registry.engines, origins))
     write_stdout(render([table], terminal_width()))
+
+
+@click.command(short_help="List the MMUs: the hypervisor's ways to translate for its guest.")
+@options.verbose
+@click.pass_context
+def mmus(ctx: click.Context) -> None:
+    """List the MMUs with their distributions: each backs the guest's page tables in its own way."""
+    from hvmmu._cli.session import open_registry  # noqa: PLC0415 - not for --help
+    from hvmmu._report import listing  # noqa: PLC0415 - as above
+    from hvmmu._report.text_table import render  # noqa: PLC0415 - as above
+
+    registry = open_registry(ctx)
+    rows = [
+        (name, _versioned(registry.origin(name, "MMU")), mmu.summary)
+        for name, mmu in registry.mmus.items()
+    ]
+    write_stdout(render([listing.mmus(rows)], terminal_width()))
 
 
 def _described(
@@ -141,13 +158,21 @@ def params(ctx: click.Context, section: str | None, settings: Sequence[str]) -> 
 
 @click.command(short_help="Print the resolved configuration.")
 @click.option("--explain", is_flag=True, help="Show each value's source and default.")
-@options.options(options.backends, options.settings, options.costs, options.engine, options.verbose)
+@options.options(
+    options.backends,
+    options.mmus,
+    options.settings,
+    options.costs,
+    options.engine,
+    options.verbose,
+)
 @click.pass_context
 def config(
     ctx: click.Context,
     *,
     explain: bool,
     backends: Sequence[str],
+    mmus: Sequence[str],
     settings: Sequence[str],
     costs: str | None,
     engine: str | None,
@@ -157,7 +182,9 @@ def config(
     from hvmmu._report import listing  # noqa: PLC0415 - as above
     from hvmmu._report.text_table import render  # noqa: PLC0415 - as above
 
-    session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)
+    session = open_session(
+        ctx, settings=settings, backends=backends, costs=costs, engine=engine, mmus=mmus
+    )
     if explain:
         write_stdout(render([listing.explained(session.config.rows)], terminal_width()))
     else:

@@ -25,6 +25,13 @@ settings = click.option(
 )
 costs = click.option("--costs", metavar="NAME", help="The cost model for estimating cycles.")
 engine = click.option("--engine", metavar="NAME", help="The MMU model: see `hvmmu engines`.")
+mmus = click.option(
+    "--mmu",
+    "mmus",
+    multiple=True,
+    metavar="NAME",
+    help="The MMU of the hypervisor, as -p mmu.type=NAME: see `hvmmu mmus`.",
+)
 limit = click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -78,5 +85,5 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-measuring = options(workload, backends, settings, costs, engine, limit, as_json, verbose)
+measuring = options(workload, backends, mmus, settings, costs, engine, limit, as_json, verbose)
 """The options of commands that run a workload."""

@@ -17,6 +17,7 @@ def run(
     *,
     workload: str | None,
     backends: Sequence[str],
+    mmus: Sequence[str],
     settings: Sequence[str],
     costs: str | None,
     engine: str | None,
@@ -29,11 +30,15 @@ def run(
     from hvmmu._plugins.registry import BASELINE  # noqa: PLC0415 - as above
     from hvmmu._report import document, text  # noqa: PLC0415 - as above
 
-    session = open_session(ctx, settings=settings, backends=backends, costs=costs, engine=engine)
+    session = open_session(
+        ctx, settings=settings, backends=backends, costs=costs, engine=engine, mmus=mmus
+    )
     chosen = session.backends()
     if len(chosen) > 1:
         raise InputError(f"run takes one backend: say which with -b ({', '.join(chosen)})")
-    machine = session.machine(chosen[0], {})
+    if len(session.config.mmus) > 1:
+        raise InputError(f"run takes one MMU: give --mmu once ({', '.join(session.config.mmus)})")
+    machine = session.machine(chosen[0], {}, session.config.mmus[0])
     made = run_machines(session, session.registry.workload(workload, limit), [machine])
     if as_json:
         write_stdout(document.dumps(made))

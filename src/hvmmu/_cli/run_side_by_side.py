@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hvmmu._cli.progress import Counter
 from hvmmu._cli.session import Session
 from hvmmu._hooks import told
+from hvmmu._mmus import MMUS
 from hvmmu._plugins import Registry
 from hvmmu._report.conclusions import names
 from hvmmu._report.document import Document, document
+from hvmmu.backend import Paging
 from hvmmu.errors import HvmmuError, PluginError
 from hvmmu.log import get_logger
 from hvmmu.machine import Machine, MachineConfig
@@ -92,13 +94,14 @@ class _MachineGroup:
             error = self._named_after_plugin(run, error)
         get_logger().debug("run_failed", backend=run.backend.name, where=where[-1])
         self.failures.append(
-            RunFailure(run.backend.name, params, error.plugin, error.hook, str(error))
+            RunFailure(run.backend.name, params, error.plugin, error.hook, str(error), _mmu(run))
         )
 
     def _named_after_plugin(self, run: MachineConfig, error: Exception) -> PluginError:
-        """Return the error of the plugin whose backend or engine the exception came through."""
+        """Return the error of the plugin whose part of the machine the exception came through."""
         if not isinstance(error, HvmmuError):
-            for word, made in (("backend", run.backend), ("engine", run.engine)):
+            parts = ("backend", run.backend), ("engine", run.engine), ("MMU", run.mmu_type)
+            for word, made in parts:
                 plugin = self.registry.plugin(word, made.name)
                 packages = {_package(place) for place in _places(error)}
                 if plugin is not None and _package(made.__module__) in packages:
@@ -109,6 +112,12 @@ class _MachineGroup:
     def close(self) -> None:
         for _, machine in self.machines:
             machine.close()
+
+
+def _mmu(run: MachineConfig) -> str:
+    """Return the name of a machine's MMU, as its result has it."""
+    bare = run.backend.caps.paging is Paging.BARE
+    return "" if bare or run.mmu_type in MMUS else run.mmu_type.name
 
 
 def _package(module: str) -> str:
@@ -142,6 +151,10 @@ def _distinct(outcomes: Sequence[RunOrFailure]) -> list[RunOrFailure]:
     """
     kept: list[RunOrFailure] = []
     for one in outcomes:
-        if not any((r.backend, r.params) == (one.backend, one.params) for r in kept):
+        if not any(_identity(other) == _identity(one) for other in kept):
             kept.append(one)
     return kept
+
+
+def _identity(one: RunResult | RunFailure) -> tuple[Any, ...]:
+    return one.backend, one.mmu, one.params

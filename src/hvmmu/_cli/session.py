@@ -12,6 +12,7 @@ import click
 from hvmmu._cli.plugin_options import load_registry, report_imports, warn_unusable
 from hvmmu._config import Config, ConfigSchema, resolve
 from hvmmu._plugins import Registry
+from hvmmu.backend import Paging
 from hvmmu.errors import ConfigError, InputError
 from hvmmu.log import get_logger
 from hvmmu.machine import MachineConfig
@@ -24,8 +25,8 @@ class Session(NamedTuple):
     schema: ConfigSchema
     config: Config
 
-    def machine(self, backend: str, fixed: Mapping[str, bool]) -> MachineConfig:
-        """Return the machine of a backend in this configuration.
+    def machine(self, backend: str, fixed: Mapping[str, bool], mmu: str) -> MachineConfig:
+        """Return the machine of a backend with an MMU in this configuration.
 
         *fixed* are parameters of the backend that a comparison varies; they are not explicit.
         """
@@ -39,6 +40,7 @@ class Session(NamedTuple):
             explicit=self.config.explicit[backend],
             hooks=self.registry.hooks,
             engine=self.registry.engines[self.config.engine],
+            mmu_type=self.registry.mmus[mmu],
             settings={name: sections[name] for name in self.schema.plugin_sections},
         )
 
@@ -49,7 +51,7 @@ class Session(NamedTuple):
         return self.config.backends
 
     def runs(self) -> Iterator[MachineConfig]:
-        """Yield a machine for every chosen backend and every way to compare it.
+        """Yield a machine for every chosen backend and MMU and every way to compare them.
 
         A backend names in `compare_params` the bool parameters that a comparison tries both ways,
         off first; one that is set explicitly is left as set.
@@ -57,8 +59,10 @@ class Session(NamedTuple):
         for name in self.backends():
             varied = getattr(self.registry.backends[name], "compare_params", ())
             free = [param for param in varied if param not in self.config.explicit[name]]
-            for values in itertools.product((False, True), repeat=len(free)):
-                yield self.machine(name, dict(zip(free, values, strict=True)))
+            bare = self.registry.backends[name].caps.paging is Paging.BARE
+            for mmu in self.config.mmus[:1] if bare else self.config.mmus:
+                for values in itertools.product((False, True), repeat=len(free)):
+                    yield self.machine(name, dict(zip(free, values, strict=True)), mmu)
 
     def overrides(self) -> dict[str, dict[str, Any]]:
         """Return value and source of each explicit setting of these runs, by `section.name`."""
@@ -94,6 +98,7 @@ def open_session(
     backends: Sequence[str] = (),
     costs: str | None = None,
     engine: str | None = None,
+    mmus: Sequence[str] = (),
 ) -> Session:
     """Load the plugins and resolve the configuration; raise ConfigError with every problem.
 
@@ -110,6 +115,7 @@ def open_session(
         backends=backends,
         costs=costs,
         engine=engine,
+        mmus=mmus,
     )
     if config.ignored and ctx.ensure_object(dict).get("strict"):
         raise ConfigError([f"{line} (--strict)" for line in config.ignored])

@@ -16,6 +16,8 @@ from hvmmu.params import Param, Value, nearest, parse, plain, shown, written
 
 DEFAULT = "default"
 
+_MMU_TYPE: Key = ("mmu", "type")
+
 _ALIKE = 0.75
 
 
@@ -36,14 +38,15 @@ class ExplainRow(NamedTuple):
 class Config(NamedTuple):
     """The chosen names, and each section's object.
 
-    `backends` are empty if those that were chosen are not installed. `explicit` are the names, by
-    section, that a source other than the defaults set. `ignored` are the settings of plugins that
-    are not loaded, one line each.
+    `mmus` are the MMUs to compare, one for most commands. `backends` are empty if those that were
+    chosen are not installed. `explicit` are the names, by section, that a source other than the
+    defaults set. `ignored` are the settings of plugins that are not loaded, one line each.
     """
 
     backends: tuple[str, ...]
     costs: str
     engine: str
+    mmus: tuple[str, ...]
     sections: Mapping[str, Any]
     explicit: Mapping[str, frozenset[str]]
     rows: tuple[ExplainRow, ...]
@@ -59,11 +62,13 @@ def resolve(
     backends: Sequence[str] = (),
     costs: str | None = None,
     engine: str | None = None,
+    mmus: Sequence[str] = (),
 ) -> Config:
     """Resolve the configuration; *settings* are the arguments of -p, in order.
 
-    Raise ConfigError with every problem of every source, one line each. A setting in a file or the
-    environment for a plugin that is not loaded is none.
+    One of *mmus* sets `mmu.type`; of several each is for a run of its own. Raise ConfigError with
+    every problem of every source, one line each. A setting in a file or the environment for a
+    plugin that is not loaded is none.
     """
     resolution = _Resolution(schema)
     found = resolution.shared(cwd, environ)
@@ -75,7 +80,7 @@ def resolve(
             found.append(Setting(None, name, given, f"--{name} {plain(given)}", is_typed=True))
     arguments, problems = sources.from_arguments(settings)
     resolution.problems += problems
-    return resolution.resolve(found + arguments)
+    return resolution.resolve(found + arguments, tuple(dict.fromkeys(mmus)))
 
 
 class _Resolution:
@@ -128,7 +133,7 @@ class _Resolution:
         else:
             self.ignored.append(f"{plain(variable)}: no plugin that is loaded has such a setting")
 
-    def resolve(self, found: Sequence[Setting]) -> Config:
+    def resolve(self, found: Sequence[Setting], mmus: tuple[str, ...]) -> Config:
         """Let each setting replace those before it, read the values, and return the whole."""
         chosen = [setting for setting in found if setting.is_backend]
         if chosen:
@@ -138,6 +143,11 @@ class _Resolution:
                 self.set_unqualified(str(setting.name), setting)
             elif not setting.is_backend:
                 self.set_in(setting.section, setting)
+        for name in mmus:
+            self.set_in("mmu", Setting("mmu", "type", name, f"--mmu {plain(name)}", is_typed=True))
+            if len(mmus) > 1 and _MMU_TYPE in self.effective:  # each run has its own
+                self.read(_MMU_TYPE, self.effective.pop(_MMU_TYPE))
+        self.values.clear()
         for key, setting in self.effective.items():
             self.read(key, setting)
         sections = self.build_sections()
@@ -147,6 +157,7 @@ class _Resolution:
             backends=self.backends,
             costs=str(self.value(None, self.top["costs"])[0]),
             engine=str(self.value(None, self.top["engine"])[0]),
+            mmus=mmus or (str(getattr(sections.get("mmu"), "type", "")),),
             sections=sections,
             explicit={
                 section: frozenset(name for home, name in self.values if home == section)

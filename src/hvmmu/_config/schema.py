@@ -19,7 +19,8 @@ class ConfigSchema(NamedTuple):
 
     `core` maps a section to its attrs class, `plugin_sections` the plugins' own. `backends` maps a
     backend's name to its class (of which `params` and `unsupported` are read), in the order in
-    which they run when none is named.
+    which they run when none is named. `choices` are the words of parameters, by `section.name`, to
+    which plugins add some.
     """
 
     core: Mapping[str, type]
@@ -27,11 +28,24 @@ class ConfigSchema(NamedTuple):
     engines: Sequence[str]
     models: Sequence[str]
     plugin_sections: Mapping[str, type] = MappingProxyType({})
+    choices: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def classes(self) -> dict[str, type]:
         """Return every section's attrs class."""
         backends = {name: backend.params for name, backend in self.backends.items()}
         return {**self.core, **self.plugin_sections, **backends}
+
+    def sections(self) -> dict[str, dict[str, Param]]:
+        """Return every section's parameters by name."""
+        return {
+            section: {
+                param.name: param._replace(
+                    choices=self.choices.get(f"{section}.{param.name}", param.choices)
+                )
+                for param in declared(params)
+            }
+            for section, params in self.classes().items()
+        }
 
     def top(self) -> dict[str, Param]:
         """Return the keys in no section, `backend` excepted, as parameters."""
@@ -46,8 +60,7 @@ class SchemaReader:
     def __init__(self, schema: ConfigSchema, top: Mapping[str, Param]) -> None:
         """Take the schema and the keys in no section."""
         self.schema, self.top = schema, top
-        classes = schema.classes().items()
-        self.sections = {name: {p.name: p for p in declared(params)} for name, params in classes}
+        self.sections = schema.sections()
 
     def param(self, key: Key, source: str, prefix: str = "") -> Param:
         """Return the parameter of a key; raise ConfigError if the section has none."""

@@ -46,10 +46,11 @@ def enumerators(prefix: str, names: Iterable[str], first: int = 0) -> Iterator[s
 
 
 def struct(name: str, record: type[attrs.AttrsInstance]) -> Iterator[str]:
-    """Yield a struct with the fields of an attrs class: integers in 64 bits, booleans in 32."""
+    """Yield a struct with the numbers of an attrs class: integers in 64 bits, booleans in 32."""
     yield "typedef struct {"
     for field in attrs.fields(record):
-        yield f"    {_TYPES[field.type]} {field.name};"
+        if field.type is not str:
+            yield f"    {_TYPES[field.type]} {field.name};"
     yield f"}} {name};"
 
 

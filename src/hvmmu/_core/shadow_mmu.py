@@ -15,7 +15,7 @@ from hvmmu._core.binding import ffi, lib
 from hvmmu._core.engine import c_formats
 from hvmmu._core.shadow_pages import ShadowPage, ShadowPages, checked
 from hvmmu.arch.paging import LONG4, formats, mode_of
-from hvmmu.arch.regs import CR4_PKE, CR4_SMAP, CR4_SMEP, CpuFeatures, Regs
+from hvmmu.arch.regs import CpuFeatures, Regs
 from hvmmu.arch.role import Role
 from hvmmu.errors import BackendUnavailableError
 from hvmmu.fault import Cause, FaultOutcome, PageFault, Route
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from hvmmu.memory import Memslots
     from hvmmu.spte import Nonpresent
 
-_SUPERVISORS_OWN = {CR4_SMEP: "SMEP", CR4_SMAP: "SMAP", CR4_PKE: "PKE"}
-"""Bits of CR4 that take a hardware which knows the guest's supervisor from its user."""
 _ROUTES, _CAUSES = tuple(Route), tuple(Cause)
 _REGS = tuple(field.name for field in attrs.fields(Regs))
 
@@ -64,7 +62,8 @@ class ShadowVm:
             checked(lib.HV_NO_HOST_MEMORY)
         vm = self.pointer = ffi.gc(made, lib.hv_vm_free)
         for field in attrs.fields(type(params)):
-            setattr(vm.params, field.name, getattr(params, field.name))
+            if field.type is not str:
+                setattr(vm.params, field.name, getattr(params, field.name))
         vm.deprivileged = deprivileged
         vm.pages.trap, vm.pages.notrap = nonpresent
         if write is not None:
@@ -127,11 +126,21 @@ class ShadowMmu:
         """Where the root for a deprivileged guest's user mode lies; None if there is none."""
         return (self.pointer.user_root.page << PAGE_SHIFT) or None
 
+    @property
+    def built(self) -> int:
+        """Shadow pages that were built since the start."""
+        return len(self.pages) + self.zapped
+
+    @property
+    def zapped(self) -> int:
+        """Shadow pages that were zapped since the start."""
+        return self.pages.zapped
+
     def load_guest(self, regs: Regs) -> tuple[Regs, Flush]:
         """Take over the guest's registers; return those that hardware must run with.
 
-        Raise BackendUnavailableError for a paging mode that is not shadowed, and for what a
-        deprivileged guest cannot have; GuestMemoryError where there is no room for a root.
+        Raise BackendUnavailableError for a paging mode that is not shadowed, GuestMemoryError where
+        there is no room for a root.
         """
         mode = mode_of(regs)
         if mode is not None and mode is not LONG4:
@@ -139,8 +148,6 @@ class ShadowMmu:
                 f"the guest turned on {mode.name} paging, and shadow paging has only {LONG4.name};"
                 " run it on the native backend"
             )
-        if self.vm.pointer.deprivileged:
-            _refuse_supervisors_own(regs)
         known = ffi.NULL if mode is None else self._formats_of(regs)
         self._regs = regs
         given = ffi.new("hv_regs *", [getattr(regs, name) for name in _REGS])
@@ -183,16 +190,6 @@ class ShadowMmu:
     def emulate_store(self, gpa: int, value: int, size: int) -> Flush:
         """Complete a guest's store of *size* bytes at *gpa*, and carry it into the shadow."""
         return Flush(SCOPES[self.vm.checked(lib.hv_mmu_store(self.pointer, gpa, value, size))])
-
-
-def _refuse_supervisors_own(regs: Regs) -> None:
-    wanted = [name for bit, name in _SUPERVISORS_OWN.items() if regs.cr4 & bit]
-    if wanted:
-        raise BackendUnavailableError(
-            f"the guest turned on {' and '.join(wanted)} in CR4, which tell its kernel from its"
-            " user mode, and hardware runs both in user mode here; leave them off, or take another"
-            " backend"
-        )
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]

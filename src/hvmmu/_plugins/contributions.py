@@ -10,12 +10,14 @@ from typing import Any, ClassVar, NamedTuple, get_origin
 import attrs
 
 from hvmmu._engines import ENGINES as BUILT_IN_ENGINES
+from hvmmu._mmus import MMUS as BUILT_IN_MMUS
 from hvmmu._native import NativeBackend
 from hvmmu._plugins.registry import CORE, State
 from hvmmu.backend import API_VERSION, Backend, DeprivilegedBackend
 from hvmmu.costs import MODELS, Cost, CostModel
 from hvmmu.engine import Engine
 from hvmmu.errors import PluginError
+from hvmmu.mmu import Mmu
 from hvmmu.params import declared, shown
 from hvmmu.workloads import FORMATS, WORKLOADS, TraceFormat, WorkloadKind
 
@@ -172,6 +174,11 @@ def _check_engine(label: str, engine: Any) -> None:  # noqa: ANN401 - as above
     _check_summary(label, engine)
 
 
+def _check_mmu(label: str, mmu: Any) -> None:  # noqa: ANN401 - as above
+    _check_members(label, mmu, ("summary", *_methods(Mmu)))
+    _check_summary(label, mmu)
+
+
 def _check_workload(label: str, value: Any) -> None:  # noqa: ANN401 - an object of a plugin
     _check_members(label, value, ("summary", "open"))
     _check_summary(label, value)
@@ -222,10 +229,13 @@ BUILT_INS: Mapping[str, type[Backend[Any]]] = {NativeBackend.name: NativeBackend
 
 ENGINES: Mapping[str, type[Engine]] = {engine.name: engine for engine in BUILT_IN_ENGINES}
 
+MMUS: Mapping[str, type[Mmu]] = {mmu.name: mmu for mmu in BUILT_IN_MMUS}
+
 BACKEND = ContributionKind(
     "backend", "hvmmu_backends", BUILT_INS, _check_backend, _lacks_class, is_section=True
 )
 ENGINE = ContributionKind("engine", "hvmmu_engines", ENGINES, _check_engine, _lacks_class)
+MMU = ContributionKind("MMU", "hvmmu_mmus", MMUS, _check_mmu, _lacks_class)
 WORKLOAD = ContributionKind(
     "workload", "hvmmu_workloads", WORKLOADS, _check_workload, isolated=_isolated_kind
 )
@@ -240,6 +250,6 @@ PARAMETERS = ContributionKind(
 
 KINDS = {
     kind.hook: kind
-    for kind in (BACKEND, ENGINE, WORKLOAD, TRACE_FORMAT, COST_MODEL, COMMAND, PARAMETERS)
+    for kind in (BACKEND, ENGINE, MMU, WORKLOAD, TRACE_FORMAT, COST_MODEL, COMMAND, PARAMETERS)
 }
 """Every kind by its hook, in the order of the hooks."""

@@ -13,6 +13,7 @@ from hvmmu._mmu_params import MmuParams
 from hvmmu.backend import Backend
 from hvmmu.costs import CostModel
 from hvmmu.engine import Engine
+from hvmmu.mmu import Mmu
 from hvmmu.workloads import TraceFormat, Workload, WorkloadKind, open_workload
 
 if TYPE_CHECKING:
@@ -117,6 +118,11 @@ class Registry(NamedTuple):
         return self._values("engine")
 
     @property
+    def mmus(self) -> Mapping[str, type[Mmu]]:
+        """Return the MMUs by name, the built-in one first."""
+        return self._values("MMU")
+
+    @property
     def workloads(self) -> Mapping[str, WorkloadKind]:
         """Return the named workloads."""
         return self._values("workload")
@@ -160,7 +166,8 @@ class Registry(NamedTuple):
         names = sorted(self.backends, key=lambda name: (name != BASELINE, name))
         backends: dict[str, Any] = {name: self.backends[name] for name in names}
         engines, models = tuple(self.engines), tuple(self.cost_models)
-        return ConfigSchema(CORE, backends, engines, models, self.parameters)
+        choices = {"mmu.type": tuple(self.mmus)}
+        return ConfigSchema(CORE, backends, engines, models, self.parameters, choices)
 
     @property
     def unusable(self) -> tuple[Plugin, ...]:

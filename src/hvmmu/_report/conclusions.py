@@ -7,6 +7,7 @@ from typing import Any
 from hvmmu._report.document import Document
 
 Run = dict[str, Any]
+BUILT_IN_MMU = "shadow"
 GUEST_FACTS = {
     "faults": "the number of its faults",
     "fault_log_sha256": "its fault log",
@@ -15,18 +16,28 @@ GUEST_FACTS = {
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """Return a name for each run: its backend, and the parameters in which its runs differ.
+    """Return a name for each run: its backend, with the MMU and the parameters that its runs vary.
 
     >>> names([{"backend": "b", "params": {"p": True}}, {"backend": "b", "params": {"p": False}}])
     ['b p=1', 'b p=0']
     """
     found = []
     for run in runs:
-        others = [other for other in runs if other["backend"] == run["backend"]]
-        varied = [p for p, v in run["params"].items() if any(o["params"][p] != v for o in others)]
-        settings = [f"{p}={_text(run['params'][p])}" for p in varied]
+        others = [_settings(other) for other in runs if other["backend"] == run["backend"]]
+        varied = {p: v for p, v in _settings(run).items() if any(o[p] != v for o in others)}
+        settings = [f"{p}={_text(v)}" for p, v in varied.items()]
         found.append(" ".join([run["backend"], *settings]))
     return found
+
+
+def _mmu(run: Run) -> str:
+    """Return the name of a run's MMU; a document leaves out that of the built-in one."""
+    name: str = run.get("mmu", BUILT_IN_MMU)
+    return name
+
+
+def _settings(run: Run) -> dict[str, bool | int | str]:
+    return {"mmu": _mmu(run), **run["params"]}
 
 
 def run_names(document: Document) -> list[str]:
@@ -72,12 +83,14 @@ def verdict(document: Document) -> str:
 def effects(document: Document) -> Iterator[str]:
     """Yield a sentence for each pair of runs that differ in one bool parameter."""
     for one, other in combinations(document["runs"], 2):
-        if one["backend"] != other["backend"]:
+        if one["backend"] != other["backend"] or _mmu(one) != _mmu(other):
             continue
         varied = [p for p in one["params"] if one["params"][p] != other["params"][p]]
         if len(varied) == 1 and isinstance(one["params"][varied[0]], bool):
             off, on = sorted((one, other), key=lambda run: bool(run["params"][varied[0]]))
-            yield _effect(varied[0], off, on)
+            rivals = {_mmu(run) for run in document["runs"] if run["backend"] == one["backend"]}
+            which = f"mmu={_mmu(one)}: " if len(rivals) > 1 else ""
+            yield which + _effect(varied[0], off, on)
 
 
 def _effect(param: str, off: Run, on: Run) -> str:

@@ -1,4 +1,4 @@
-"""Lists: backends, engines, plugins, parameters as modinfo prints them, the configuration."""
+"""Lists: backends, engines, MMUs, plugins, parameters as modinfo prints them, the configuration."""
 
 import enum
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from hvmmu._config import DEFAULT, ConfigSchema, ExplainRow
 from hvmmu._plugins import Plugin
 from hvmmu._report.text_table import TextTable
-from hvmmu.params import Param, declared, plain
+from hvmmu.params import Param, plain
 
 LABEL = 15  # modinfo's first column
 LONGEST = 800  # characters of a text from a plugin
@@ -23,7 +23,7 @@ def params(section: str, schema: ConfigSchema, rows: Sequence[ExplainRow]) -> It
     yield _labelled("name", section)
     if backend is not None:
         yield _labelled("description", backend.summary)
-    for param in declared(schema.classes()[section]):
+    for param in schema.sections()[section].values():
         row = by_key[f"{section}.{param.name}"]
         yield _labelled("parm", f"{param.name}:{param.doc} ({param.kind})")
         yield " " * LABEL + " · ".join(_particulars(param, row))
@@ -62,8 +62,8 @@ def toml(rows: Sequence[ExplainRow], schema: ConfigSchema) -> Iterator[str]:
 
 
 def _every(schema: ConfigSchema) -> Iterator[tuple[str, Param]]:
-    for section, params in schema.classes().items():
-        yield from ((section, param) for param in declared(params))
+    for section, params in schema.sections().items():
+        yield from ((section, param) for param in params.values())
 
 
 def _toml_text(value: str, kind: type) -> str:
@@ -88,6 +88,11 @@ def backends(rows: Iterable[tuple[str, str, str, str]]) -> TextTable:
 def engines(rows: Iterable[tuple[str, str, str, str]]) -> TextTable:
     """Return the engines as a table: name, distribution, summary, capabilities."""
     return backends(rows)
+
+
+def mmus(rows: Iterable[tuple[str, str, str]]) -> TextTable:
+    """Return the MMUs as a table: name, distribution, summary."""
+    return _table(("name", "from", "summary"), rows)
 
 
 def plugins(found: Sequence[Plugin]) -> TextTable:

@@ -48,7 +48,8 @@ def ran(document: Document) -> str:
 
 def _setting(key: str, value: bool | int | str, source: str) -> str:
     """Return a setting, with its source unless it was typed with the command."""
-    return f"{key}={_text(value)}" + ("" if source.startswith("-p ") else f" ({source})")
+    typed = source.startswith(("-p ", "--mmu "))
+    return f"{key}={_text(value)}" + ("" if typed else f" ({source})")
 
 
 def _sources(document: Document, width: int | None) -> list[str]:

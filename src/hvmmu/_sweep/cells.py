@@ -50,8 +50,8 @@ def overrides(identity: Identity, classes: Mapping[str, type]) -> dict[str, dict
     """
     sections = {**identity["config"], identity["backend"]: identity["params"]}
     return {
-        f"{section}.{param.name}": {"value": sections[section][param.name], "source": "sweep"}
+        f"{section}.{param.name}": {"value": value, "source": "sweep"}
         for section in sections
         for param in declared(classes[section])
-        if sections[section][param.name] != param.default
+        if (value := sections[section].get(param.name, param.default)) != param.default
     }

@@ -58,7 +58,7 @@ class Installation:
     ) -> MachineConfig:
         """Return the machine of one cell; all of *params* count as explicit."""
         kind = self.registry.backends[backend]
-        core = {name: made(**sections.get(name, {})) for name, made in CORE.items()}
+        core: dict[str, Any] = {name: made(**sections.get(name, {})) for name, made in CORE.items()}
         own = self.schema.plugin_sections.items()
         return MachineConfig(
             backend=kind,
@@ -67,6 +67,7 @@ class Installation:
             explicit=frozenset(params),
             hooks=self.registry.hooks,
             engine=self.registry.engines[engine],
+            mmu_type=self.registry.mmus[core["mmu"].type],
             settings={name: made(**sections.get(name, {})) for name, made in own},
         )
 

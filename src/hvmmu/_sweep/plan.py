@@ -126,7 +126,9 @@ class _Planner:
         if opened is None or config is None or params is None:
             return None
         kind = str(workload).partition(":")[0]
-        used = f"backend {backend}", f"engine {engine}", f"cost model {costs}", f"workload {kind}"
+        used = [f"backend {backend}", f"engine {engine}", f"cost model {costs}", f"workload {kind}"]
+        if mmu := config.get("mmu", {}).get("type"):
+            used.append(f"MMU {mmu}")
         is_trace = opened.sha256 is not None
         identity = {
             "format": FORMAT,

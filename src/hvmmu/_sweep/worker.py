@@ -100,6 +100,9 @@ def _check_same(installation: Installation, identity: Identity) -> None:
     unlike = [f"{name} ({origin})" for name, origin in lacking.items() if here.get(name) != origin]
     if identity["engine"] not in installation.registry.engines:
         unlike.insert(0, f"engine {identity['engine']}")
+    mmu = identity["config"].get("mmu", {}).get("type")
+    if mmu and mmu not in installation.registry.mmus:
+        unlike.insert(0, f"MMU {mmu}")
     if identity["hvmmu"] != _VERSION:
         unlike.insert(0, f"hvmmu {identity['hvmmu']}")
     if unlike:

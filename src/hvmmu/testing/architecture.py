@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvmmu.testing.check import CheckFailure, check
+from hvmmu.testing.check import BOTH, CheckFailure, check
 from hvmmu.testing.run_matrix import Mismatches, run_matrix
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def _fail_if(mismatch: str) -> None:
     "architecture.access-rights",
     rule="An access succeeds exactly if the guest's tables and control registers allow it.",
     reference='SDM "Access Rights"',
+    of=BOTH,
 )
 def access_rights(context: Context) -> None:
     """Make an access of every type through every combination of permissions, in every mode."""
@@ -35,6 +36,7 @@ def access_rights(context: Context) -> None:
     rule="The error code that the guest gets follows from its own tables (P, W, U, RSVD, I/D and"
     " PK), never from the shadow tables.",
     reference='SDM "Page-Fault Exceptions"',
+    of=BOTH,
 )
 def error_codes(context: Context) -> None:
     """Compare the code of every fault with the oracle's."""
@@ -45,6 +47,7 @@ def error_codes(context: Context) -> None:
     "architecture.cr2",
     rule="CR2 holds the whole linear address of the access that faulted.",
     reference='SDM "Page-Fault Exceptions"',
+    of=BOTH,
 )
 def cr2(context: Context) -> None:
     """Compare CR2 at every fault with the address accessed."""
@@ -55,6 +58,7 @@ def cr2(context: Context) -> None:
     "architecture.translations",
     rule="An access reaches the physical address to which the guest's tables map it.",
     reference='SDM "4-Level Paging and 5-Level Paging"',
+    of=BOTH,
 )
 def translations(context: Context) -> None:
     """Compare the guest-physical address of every access that succeeded."""
@@ -65,6 +69,7 @@ def translations(context: Context) -> None:
     "architecture.accessed-bits",
     rule="An access that succeeds sets A in every entry of its walk; one that is denied sets none.",
     reference='SDM "Accessed and Dirty Flags"',
+    of=BOTH,
 )
 def accessed_bits(context: Context) -> None:
     """Compare the A bits of all tables at the end."""
@@ -75,6 +80,7 @@ def accessed_bits(context: Context) -> None:
     "architecture.dirty-bits",
     rule="A write that succeeds sets D in the leaf; nothing else sets D.",
     reference='SDM "Accessed and Dirty Flags"',
+    of=BOTH,
 )
 def dirty_bits(context: Context) -> None:
     """Compare the D bits of all tables at the end."""
@@ -85,6 +91,7 @@ def dirty_bits(context: Context) -> None:
     "architecture.entries-stay",
     rule="Only A and D change in the guest's tables, unless the guest writes them.",
     reference='SDM "Accessed and Dirty Flags"',
+    of=BOTH,
 )
 def entries_stay(context: Context) -> None:
     """Compare all other bits of all tables at the end."""

@@ -1,4 +1,4 @@
-"""A check: one rule for backends, and a function that tests it.
+"""A check: one rule for backends, MMUs or both, and a function that tests it.
 
 Checks depend on capabilities, never on a backend's name.
 """
@@ -30,6 +30,10 @@ LEVELS = (
 
 HIGHEST = len(LEVELS) - 1
 
+BACKEND, MMU = "backend", "MMU"
+BOTH = (BACKEND, MMU)
+"""What a check may be of."""
+
 
 class CheckFailure(Exception):  # noqa: N818 - the backend has failed
     """The rule of a check is broken; the message gives the values that show it."""
@@ -58,7 +62,7 @@ class Need(enum.Enum):
 
 @attrs.frozen
 class Check:
-    """One rule, and the function that tests a backend against it."""
+    """One rule, and the function that tests a backend or an MMU against it."""
 
     id: str
     level: int
@@ -68,13 +72,20 @@ class Check:
     """The source of the rule: a section of a manual, or a page of the docs."""
     needs: tuple[Need, ...]
     run: Callable[[Context], None] = attrs.field(repr=False, eq=False)
+    of: tuple[str, ...] = (BACKEND,)
+    """Who must keep it."""
 
 
 _CHECKS: dict[str, Check] = {}
 
 
 def check(
-    name: str, *, rule: str, reference: str, needs: tuple[Need, ...] = ()
+    name: str,
+    *,
+    rule: str,
+    reference: str,
+    needs: tuple[Need, ...] = (),
+    of: tuple[str, ...] = (BACKEND,),
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
     """Register a function as a check; *name* is ``level.rule``."""
     level = LEVELS.index(name.partition(".")[0])
@@ -82,7 +93,7 @@ def check(
     def register(run: Callable[[Context], None]) -> Callable[[Context], None]:
         if name in _CHECKS:
             raise ValueError(f"there are two checks {name}")
-        _CHECKS[name] = Check(name, level, rule, reference, needs, run)
+        _CHECKS[name] = Check(name, level, rule, reference, needs, run, of)
         return run
 
     return register

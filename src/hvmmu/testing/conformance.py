@@ -7,24 +7,50 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvmmu.errors import ConfigError
 from hvmmu.params import nearest, shown
-from hvmmu.testing.check import HIGHEST
+from hvmmu.testing.check import BACKEND, HIGHEST, MMU
 from hvmmu.testing.report import FAILED, SKIPPED
-from hvmmu.testing.suite import LOADS, checks, context_of, run_check
+from hvmmu.testing.suite import LOADS, checks, contexts_of, run_check
 from hvmmu.testing.target import find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hvmmu.backend import Backend
+    from hvmmu.mmu import Mmu
     from hvmmu.testing.context import Context
 
 try:
     import pytest
 except ImportError as error:  # pragma: no cover - the rest of the kit needs no pytest
-    raise ImportError("BackendConformance needs pytest: pip install pytest") from error
+    raise ImportError("the conformance classes need pytest: pip install pytest") from error
 
 
-class BackendConformance:
+class _Conformance:
+    """What the classes for backends and MMUs have in common."""
+
+    plugin: ClassVar[object] = None
+    """The object whose hooks are relied on, if it is not an installed plugin's."""
+    level: ClassVar[int] = HIGHEST
+    examples: ClassVar[int | None] = None
+    seed: ClassVar[int] = 0
+    expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Ids of checks, each with the reason why it fails."""
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Give the subclass its tests."""
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, cls.kind.lower()):
+            return  # a base of somebody's own
+        known = [check.id for check in checks(kind=cls.kind)]
+        for name in cls.expected_failures:
+            if name not in known:
+                near = nearest(name, known)
+                raise ConfigError([f"{cls.__name__}: there is no check {shown(name)}{near}"])
+        cls.test_conformance = _tests(cls)  # type: ignore[attr-defined]
+
+
+class BackendConformance(_Conformance):
     """Inherit from this in a test module, and name the backend.
 
     ::
@@ -36,47 +62,42 @@ class BackendConformance:
     expected to fail, and it is a failure if one passes.
     """
 
+    kind = BACKEND
     backend: ClassVar[str | type[Backend[Any]]]
-    plugin: ClassVar[object] = None
-    """The object whose hooks the backend relies on, unless an installed plugin has them."""
-    level: ClassVar[int] = HIGHEST
-    examples: ClassVar[int | None] = None
-    seed: ClassVar[int] = 0
-    expected_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Ids of checks, each with the reason for its failure."""
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        """Give the subclass its tests."""
-        super().__init_subclass__(**kwargs)
-        if not hasattr(cls, "backend"):
-            return  # an intermediate base class
-        known = [check.id for check in checks()]
-        for name in cls.expected_failures:
-            if name not in known:
-                near = nearest(name, known)
-                raise ConfigError([f"{cls.__name__}: there is no check {shown(name)}{near}"])
-        cls.test_conformance = _tests(cls)  # type: ignore[attr-defined]
 
 
-def _tests(cls: type[BackendConformance]) -> Callable[..., None]:
+class MmuConformance(_Conformance):
+    """The same for an MMU.
+
+    ::
+
+        class TestMine(MmuConformance):
+            mmu = "mine"
+    """
+
+    kind = MMU
+    mmu: ClassVar[str | type[Mmu]]
+
+
+def _tests(cls: type[_Conformance]) -> Callable[..., None]:
     """Return the test function of a class, parametrised with the checks."""
-    chosen = {check.id: check for check in checks(cls.level)}
+    chosen = {check.id: check for check in checks(cls.level, cls.kind)}
     shared: list[Context] = []
 
-    def context() -> Context:
-        """Return the context that all checks of the class share, created by the first."""
+    def contexts() -> list[Context]:
+        """Return the contexts that all checks of the class share, created by the first."""
         if not shared:
-            tested = find_target(cls.backend, plugin=cls.plugin)
-            if tested.backend is None:
+            tested = find_target(getattr(cls, cls.kind.lower()), cls.kind, plugin=cls.plugin)
+            if tested.made is None:
                 pytest.fail(f"{LOADS}: {tested.plugin}", pytrace=False)
-            shared.append(context_of(tested, examples=cls.examples, seed=cls.seed))
-        return shared[0]
+            shared.extend(contexts_of(tested, examples=cls.examples, seed=cls.seed))
+        return shared
 
     @pytest.mark.parametrize("check_id", list(chosen))
-    def test_conformance(self: BackendConformance, check_id: str) -> None:  # noqa: ARG001
+    def test_conformance(self: _Conformance, check_id: str) -> None:  # noqa: ARG001
         """The rule of the check is broken."""
         __tracebackhide__ = True
-        result = run_check(chosen[check_id], context())
+        result = run_check(chosen[check_id], *contexts())
         reason = cls.expected_failures.get(check_id)
         if result.outcome == SKIPPED:
             pytest.skip(result.message)

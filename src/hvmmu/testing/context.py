@@ -1,4 +1,4 @@
-"""The context of a check: the backend, and machines, CPU models and randomness to test it with."""
+"""The context of a check: the backend or MMU, and machines, CPU models and randomness for it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from hvmmu._engines import DEFAULT
+from hvmmu._guest.policy import GuestParams
 from hvmmu._hooks import RunHooks
 from hvmmu._mmu_params import MmuParams
+from hvmmu._mmus import DEFAULT as DEFAULT_MMU
+from hvmmu._mmus import MMUS
 from hvmmu.arch import pfec as pf
 from hvmmu.arch.regs import CpuFeatures
 from hvmmu.errors import BackendUnavailableError
-from hvmmu.machine import Platform, build
+from hvmmu.generic import NoParams
+from hvmmu.machine import MachineConfig, Platform, build
 from hvmmu.testing.guest_program import RAM
-from hvmmu.testing.settings import Setting, settings
+from hvmmu.testing.settings import MOST, Setting, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from hvmmu._plugins import Plugin
     from hvmmu.backend import Backend
     from hvmmu.engine import Engine
+    from hvmmu.mmu import Mmu
 
 T = TypeVar("T")
 
@@ -32,13 +37,21 @@ EXAMPLES = 30
 """The number of random programs at level 5; it scales everything else that is random."""
 
 
+@attrs.frozen
+class Variant:
+    """A setting for the test of an MMU: of the backend that it works for, and its own."""
+
+    backend: Setting
+    own: Setting
+
+
 @attrs.frozen(eq=False)
 class Context:
-    """One backend under test."""
+    """One backend under test, or one MMU and a backend that it works for."""
 
     backend: type[Backend[Any]]
     hooks: RunHooks = attrs.field(factory=RunHooks)
-    """The hooks of the backend's own plugin only."""
+    """The hooks of the plugin under test only."""
     plugin: Plugin | None = None
     module: str = ""
     """The plugin's module, if known."""
@@ -47,12 +60,28 @@ class Context:
     seed: int = 0
     engine: type[Engine] = DEFAULT
     """The hardware: the engine that users run unless they choose another."""
+    mmu: type[Mmu] | None = None
+    """The MMU under test; None for the test of a backend."""
     _made: dict[object, Any] = attrs.field(factory=dict)
 
     @property
     def name(self) -> str:
-        """Return the backend's name, of whatever type it is."""
-        return str(getattr(self.backend, "name", self.backend.__name__))
+        """Return the name of the backend or MMU under test, of whatever type it is."""
+        tested = self.mmu or self.backend
+        return str(getattr(tested, "name", tested.__name__))
+
+    @property
+    def section(self) -> str:
+        """Return the section of the configuration with the parameters under test."""
+        return "mmu" if self.mmu in MMUS else self.name
+
+    @property
+    def params(self) -> type:
+        """Return the attrs class of the parameters under test."""
+        if self.mmu is None:
+            return self.backend.params
+        own = NoParams() if self.section == "mmu" else self.hooks.settings.get(self.section)
+        return MmuParams if self.section == "mmu" else type(own or NoParams())
 
     def random(self, purpose: str) -> random.Random:
         """Return random numbers for a purpose: the same for the same seed, on every Python."""
@@ -89,8 +118,15 @@ class Context:
         return [self.cpu(width, nx=nx) for width in range(36, 53) for nx in (True, False)]
 
     def settings(self) -> list[Setting]:
-        """Return settings of the backend's parameters to test: defaults first, boundedly many."""
-        return self.once("settings", lambda: settings(self.backend.params))
+        """Return settings of the parameters to test: defaults first, boundedly many."""
+        return self.once("settings", self._settings)
+
+    def _settings(self) -> list[Setting]:
+        backends = settings(self.backend.params)
+        if self.mmu is None:
+            return backends
+        pairs = [Variant(one, own) for own in settings(self.params) for one in backends]
+        return pairs[:MOST]
 
     def compared(self) -> list[Setting]:
         """Return the settings that comparisons run, for checks too slow for all settings."""
@@ -108,7 +144,8 @@ class Context:
         explicit: frozenset[str] = frozenset(),
     ) -> Backend[Any]:
         """Return the backend with a setting; raise BackendUnavailableError as it does."""
-        return self.backend(setting, cpu or self.cpu(), explicit)
+        chosen = setting.backend if isinstance(setting, Variant) else setting
+        return self.backend(chosen, cpu or self.cpu(), explicit)
 
     def instances(self, cpu: CpuFeatures | None = None) -> Iterator[Backend[Any]]:
         """Yield the backend with each setting that this CPU model supports."""
@@ -135,20 +172,36 @@ class Context:
         switch profile.
         """
         cpu = cpu or self.cpu()
-        made = self.made(setting, cpu)
+        made, config = self.made(setting, cpu), self.config(setting)
         platform = build(
             made,
             cpu,
-            mmu or MmuParams(),
+            mmu or config.mmu,
             ram,
             self.hooks,
             engine=self.engine,
+            mmu=config.mmu_type,
+            settings=config.settings,
             simulate=simulate,
         )
         try:
             yield platform
         finally:
             platform.memory.close()
+
+    def config(self, setting: Setting, guest: GuestParams | None = None) -> MachineConfig:
+        """Return the machine with a setting."""
+        own: Setting = setting.own if isinstance(setting, Variant) else None
+        return MachineConfig(
+            backend=self.backend,
+            backend_params=setting.backend if isinstance(setting, Variant) else setting,
+            mmu=own if isinstance(own, MmuParams) else MmuParams(),
+            guest=guest or GuestParams(),
+            hooks=self.hooks,
+            engine=self.engine,
+            mmu_type=self.mmu or DEFAULT_MMU,
+            settings={} if own is None else {self.section: own},
+        )
 
 
 def _differing(one: Setting, other: Setting) -> set[str]:

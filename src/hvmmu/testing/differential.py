@@ -18,6 +18,7 @@ from hvmmu.errors import InvariantError
 from hvmmu.machine import Platform, build
 from hvmmu.spec.audit import audit
 from hvmmu.testing.guest_program import RAM, Guest, Operation
+from hvmmu.testing.table_audit import wrong_entry
 from hvmmu.testing.tlb_audit import stale_entry
 
 if TYPE_CHECKING:
@@ -54,21 +55,23 @@ class Setup:
 
     setting: Any
     cpu: CpuFeatures
-    mmu: MmuParams = attrs.field(factory=MmuParams)
+    mmu: MmuParams | None = None
+    """The shadow MMU's parameters, where the setting does not say them."""
     simulate: bool = True
     """Exits and entries go through the backend's control structure, not its switch profile."""
 
     def __str__(self) -> str:
         """Return it as one line."""
         how = "exits simulated" if self.simulate else "exits by the switch profile"
-        return f"{self.setting} {self.cpu} {self.mmu}, {how}"
+        mmu = "" if self.mmu is None else f" {self.mmu}"
+        return f"{self.setting} {self.cpu}{mmu}, {how}"
 
 
 def first_violation(context: Context, setup: Setup, program: list[Operation]) -> Violation | None:
     """Run *program* on both machines; return the first violation, None if there is none."""
     with ExitStack() as stack:
         native = NativeBackend(NativeParams(), setup.cpu, frozenset())
-        bare = build(native, setup.cpu, setup.mmu, RAM, engine=context.engine)
+        bare = build(native, setup.cpu, MmuParams(), RAM, engine=context.engine)
         stack.callback(bare.memory.close)
         platform = stack.enter_context(
             context.machine(setup.setting, setup.cpu, setup.mmu, simulate=setup.simulate)
@@ -105,6 +108,8 @@ def broken_rule(platform: Platform) -> tuple[BrokenRule, str] | None:
         except InvariantError as error:
             wrong = wrong_notrap(platform)
             return (BrokenRule.NOTRAP, wrong) if wrong else (BrokenRule.SHADOW, str(error))
+    elif found := wrong_entry(platform):
+        return (BrokenRule.NOTRAP if found.is_notrap else BrokenRule.SHADOW), found.text
     old = stale_entry(platform)
     return (BrokenRule.STALE, old) if old else None
 

@@ -63,6 +63,8 @@ class SetEntry:
     value: int
     by_page: bool
     """Flush page by page with INVLPG, not all at once."""
+    at: int | None = None
+    """Flush by one INVLPG of this address, in the page that the entry maps before and after."""
 
 
 @attrs.frozen
@@ -215,7 +217,10 @@ class Guest:
         gpa = (operation.table << PAGE_SHIFT) + 8 * operation.index
         old = self.vcpu.peek(gpa)
         self.vcpu.store(KERNEL + gpa, operation.value)
-        self._flush_if_needed(old, operation.value, by_page=operation.by_page)
+        if operation.at is None:
+            self._flush_if_needed(old, operation.value, by_page=operation.by_page)
+        else:
+            self.vcpu.invlpg(operation.at)
 
     def _flush_if_needed(self, old: int, new: int, *, by_page: bool) -> None:
         if not needs_flush(old, new):

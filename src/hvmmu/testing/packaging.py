@@ -8,11 +8,12 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from hvmmu._plugins.contributions import BUILT_INS, check_backends
+from hvmmu._plugins.contributions import BUILT_INS, check_backends, check_contributions
+from hvmmu._plugins.contributions import MMU as MMUS
 from hvmmu.backend import API_VERSION, Caps
 from hvmmu.errors import PluginError
 from hvmmu.params import plain
-from hvmmu.testing.check import CheckFailure, Need, NotApplicable, check
+from hvmmu.testing.check import BOTH, MMU, CheckFailure, Need, NotApplicable, check
 from hvmmu.testing.import_scan import is_public, package_of, private_imports
 
 if TYPE_CHECKING:
@@ -29,11 +30,12 @@ _PATIENCE = 60  # seconds that an import may take
     rule="The plugin loads: it is found through its entry point in the group hvmmu, and imports"
     " without an exception.",
     reference=_PAGE,
+    of=BOTH,
 )
 def loads(context: Context) -> None:
     """Skip a backend without a plugin; one whose plugin is broken fails before its checks run."""
     if context.plugin is None:
-        raise NotApplicable("the backend is from no installed plugin")
+        raise NotApplicable("it is from no installed plugin")
 
 
 @check(
@@ -54,9 +56,37 @@ def members(context: Context) -> None:
         raise CheckFailure(f"api_version is {backend.api_version!r}, and this is {API_VERSION}")
     if not isinstance(backend.caps, Caps):
         raise CheckFailure(f"caps is {type(backend.caps).__name__}, not hvmmu.backend.Caps")
-    summary = backend.summary
+    _check_summary(backend.summary)
+
+
+def _check_summary(summary: object) -> None:
     if not isinstance(summary, str) or not summary.isprintable() or not summary.strip():
         raise CheckFailure(f"summary is {summary!r}, which is not one line of text")
+
+
+@check(
+    "packaging.mmu-members",
+    rule="The MMU class has every member of hvmmu.mmu.Mmu, and a name that can be used.",
+    reference="hvmmu.mmu: Mmu",
+    of=(MMU,),
+)
+def mmu_members(context: Context) -> None:
+    """Check the class as the registry does, then an instance."""
+    mmu = context.mmu
+    assert mmu is not None
+    if mmu not in MMUS.built_in.values():
+        try:
+            check_contributions(MMUS, [mmu])
+        except PluginError as error:
+            raise CheckFailure(str(error)) from None
+    _check_summary(mmu.summary)
+    with context.machine(context.settings()[0]) as platform:
+        made = platform.vcpu.mmu
+        counts = made.built, made.zapped
+        if not all(type(count) is int for count in counts):
+            raise CheckFailure(f"built and zapped are {counts!r}, and should be counts")
+        if made.user_root is not None:
+            raise CheckFailure(f"user_root is {made.user_root!r} while the guest has paging off")
 
 
 @check(
@@ -64,6 +94,7 @@ def members(context: Context) -> None:
     rule="The distribution requires hvmmu, with a lower and an upper bound of its version.",
     reference=_PAGE,
     needs=(Need.DISTRIBUTION,),
+    of=BOTH,
 )
 def requires_hvmmu(context: Context) -> None:
     """Read the requirements of the distribution."""
@@ -83,6 +114,7 @@ def requires_hvmmu(context: Context) -> None:
     rule="Importing the plugin writes nothing to stdout or stderr.",
     reference=_PAGE,
     needs=(Need.DISTRIBUTION,),
+    of=BOTH,
 )
 def imports_in_silence(context: Context) -> None:
     """Import it in a separate process."""
@@ -105,6 +137,7 @@ def imports_in_silence(context: Context) -> None:
     rule="The package imports only the public modules of hvmmu.",
     reference="plugins: What a plugin may import",
     needs=(Need.DISTRIBUTION,),
+    of=BOTH,
 )
 def public_imports(context: Context) -> None:
     """Read the source of every module of the package."""
@@ -123,6 +156,7 @@ def public_imports(context: Context) -> None:
     rule="The package has a py.typed, without which type checkers ignore its annotations.",
     reference="PEP 561",
     needs=(Need.DISTRIBUTION,),
+    of=BOTH,
 )
 def typed(context: Context) -> None:
     """Look for the file."""

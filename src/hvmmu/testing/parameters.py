@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from hvmmu.errors import BackendUnavailableError, ConfigError
 from hvmmu.params import Param, declared, parse, written
-from hvmmu.testing.check import CheckFailure, check
+from hvmmu.testing.check import BOTH, CheckFailure, check
 from hvmmu.testing.invalid_values import invalid_texts, invalid_values
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ _TYPES = (bool, int, str)
     "parameters.declared",
     rule="The parameters are a frozen attrs class with every field declared by hvmmu.params.param.",
     reference=_PAGE,
+    of=BOTH,
 )
 def are_declared(context: Context) -> None:
     """Look at the fields of the class, and try to change one."""
-    params = context.backend.params
+    params = context.params
     names = {param.name for param in declared(params)}
     for field in attrs.fields(params):
         if field.name not in names:
@@ -48,10 +49,11 @@ def are_declared(context: Context) -> None:
     "parameters.documented",
     rule="Every parameter has a description of one line, and is a bool, an int or a str.",
     reference=_PAGE,
+    of=BOTH,
 )
 def are_documented(context: Context) -> None:
     """Look at the declarations."""
-    for param in declared(context.backend.params):
+    for param in declared(context.params):
         if not isinstance(param.doc, str) or not param.doc.strip() or not param.doc.isprintable():
             raise CheckFailure(f"{param.name} has the doc {param.doc!r}")
         if param.type not in _TYPES or type(param.default) is not param.type:
@@ -62,10 +64,11 @@ def are_documented(context: Context) -> None:
     "parameters.defaults-are-accepted",
     rule="Every default is a valid value of its parameter, as a value and as text.",
     reference=_PAGE,
+    of=BOTH,
 )
 def defaults_are_accepted(context: Context) -> None:
     """Pass each default, as a value and as text."""
-    params = context.backend.params
+    params = context.params
     for param in declared(params):
         shown = f"{param.name}={param.default!r}"
         try:
@@ -83,10 +86,11 @@ def defaults_are_accepted(context: Context) -> None:
     rule="Text that is not exactly a value of the parameter is rejected in one line: no lenient"
     " spelling, no wrong type, nothing out of bounds.",
     reference=_PAGE,
+    of=BOTH,
 )
 def text_is_read_strictly(context: Context) -> None:
     """Pass every parameter values that a lenient parser would accept."""
-    for param in declared(context.backend.params):
+    for param in declared(context.params):
         for given in invalid_texts(param):
             try:
                 value = parse(param, given, key=param.name, source="check")
@@ -101,10 +105,11 @@ def text_is_read_strictly(context: Context) -> None:
     rule="The class of the parameters rejects every value of another type or out of bounds, in one"
     " line: it converts nothing.",
     reference=_PAGE,
+    of=BOTH,
 )
 def values_are_taken_strictly(context: Context) -> None:
     """Make the class with wrong values, one at a time."""
-    params = context.backend.params
+    params = context.params
     for param in declared(params):
         for given in invalid_values(param):
             try:

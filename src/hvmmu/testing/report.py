@@ -44,14 +44,16 @@ class Result:
 
 @attrs.frozen
 class Report:
-    """A suite's results for one backend."""
+    """A suite's results for one backend or MMU."""
 
-    backend: str
+    name: str
+    kind: str
+    """BACKEND or MMU."""
     distribution: str
-    """Name and version, or another origin of the backend."""
+    """Name and version, or another origin."""
     api_version: Any
     parameters: Mapping[str, bool | int | str]
-    """The backend's parameters with their defaults."""
+    """Its parameters with their defaults."""
     level: int
     examples: int
     seed: int
@@ -78,7 +80,7 @@ class Report:
         return {
             "suite_version": SUITE_VERSION,
             "hvmmu_version": self.hvmmu_version,
-            "backend": self.backend,
+            self.kind.lower(): self.name,
             "distribution": self.distribution,
             "api_version": self.api_version,
             "parameters": dict(self.parameters),
@@ -97,13 +99,15 @@ class Report:
         """Return the report as text: a line for each level, and each check that did not pass."""
         which = f"conformance suite {SUITE_VERSION}, hvmmu {self.hvmmu_version}"
         drawn = f"seed {self.seed}, {_many(self.examples, 'example')}"
-        lines = [f"{self.backend} (from {self.distribution}): {which}, {drawn}", ""]
+        lines = [f"{self.name} (from {self.distribution}): {which}, {drawn}", ""]
         for level in range(self.level + 1):
-            lines.append(f"level {level}  {LEVELS[level]:<12}  {_counted(self.counts(level))}")
+            if any(result.level == level for result in self.results):
+                counted = _counted(self.counts(level))
+                lines.append(f"level {level}  {LEVELS[level]:<12}  {counted}")
             for result in self.results:
                 if result.level == level and result.outcome != PASSED:
                     lines += [f"  {line}" for line in str(result).splitlines()]
-        return "\n".join([*lines, "", f"{self.backend}: {_counted(self.counts())}"])
+        return "\n".join([*lines, "", f"{self.name}: {_counted(self.counts())}"])
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook."""
@@ -112,7 +116,7 @@ class Report:
             f"<td>{one.outcome}</td><td>{_cell(one)}</td></tr>"
             for one in self.results
         )
-        caption = html.escape(f"{self.backend}: {_counted(self.counts())}")
+        caption = html.escape(f"{self.name}: {_counted(self.counts())}")
         head = "<tr><th>level</th><th>check</th><th>outcome</th><th></th></tr>"
         return f"<table><caption>{caption}</caption>{head}{rows}</table>"
 

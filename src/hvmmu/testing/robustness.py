@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from array import array
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hvmmu._guest.policy import GuestParams
-from hvmmu._hooks import RunHooks
 from hvmmu._native import NativeBackend, NativeParams
 from hvmmu.arch import pfec as pf
 from hvmmu.costs import cost_model
 from hvmmu.engine import NO_TRANSLATION, HwThread
 from hvmmu.machine import Machine, MachineConfig
 from hvmmu.testing import cycles
-from hvmmu.testing.check import CheckFailure, Need, check
+from hvmmu.testing.check import BOTH, MMU, CheckFailure, Need, check
 from hvmmu.testing.differential import Setup, first_violation
 from hvmmu.testing.error_text import error_text
 from hvmmu.testing.guest_program import Access, Guest, LoadRoot, Operation
@@ -48,9 +47,10 @@ def _program(context: Context, nth: int) -> list[Operation]:
 
 @check(
     "robustness.machines-share-nothing",
-    rule="Two machines of one backend share no state.",
+    rule="Two machines share no state.",
     reference="hvmmu.backend: Backend.create_vcpu",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def machines_share_nothing(context: Context) -> None:
     """Run two programs, each alone, then step by step in turns on two machines."""
@@ -116,6 +116,7 @@ def exits_are_not_guessed(context: Context) -> None:
     "robustness.same-every-time",
     rule="The same workload with the same parameters gives the same result, byte for byte.",
     reference="json-schema",
+    of=BOTH,
 )
 def same_every_time(context: Context) -> None:
     """Run a workload twice on each setting, and compare the documents."""
@@ -137,13 +138,9 @@ def _run(
     context: Context, setting: Setting, workload: Synthetic, *, native: bool = False
 ) -> RunResult:
     """Run a workload on a whole machine."""
-    backend: type[Any] = NativeBackend if native else context.backend
-    params = NativeParams() if native else setting
     guest = GuestParams(memory=_RAM)
-    hooks = RunHooks() if native else context.hooks
-    machine = Machine(
-        MachineConfig(backend, params, guest=guest, hooks=hooks, engine=context.engine)
-    )
+    bare = MachineConfig(NativeBackend, NativeParams(), guest=guest, engine=context.engine)
+    machine = Machine(bare if native else context.config(setting, guest))
     try:
         for step in workload.steps():
             machine.step(step)
@@ -158,6 +155,7 @@ def _run(
     " native.",
     reference="workloads",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def workloads_as_on_native(context: Context) -> None:
     """Run demand-zero, fork-cow and context-switch on every setting."""
@@ -179,6 +177,7 @@ def workloads_as_on_native(context: Context) -> None:
     rule="Every page fault of the guest is counted once, as injected or as bypassed.",
     reference="glossary",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def faults_are_counted_once(context: Context) -> None:
     """Compare the guest's own count with the ledger's, for a workload with nothing but faults."""
@@ -194,6 +193,7 @@ def faults_are_counted_once(context: Context) -> None:
     rule="The lowest and highest addresses of each half behave as any other: CR2 holds all bits.",
     reference='SDM "Canonical Addressing"',
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def extreme_addresses(context: Context) -> None:
     """Access both ends of both halves, mapped and not."""
@@ -211,6 +211,7 @@ def extreme_addresses(context: Context) -> None:
     "robustness.thousands-of-faults",
     rule="Thousands of faults in a row are all delivered, each with its address in CR2.",
     reference="how-it-works",
+    of=BOTH,
 )
 def thousands_of_faults(context: Context) -> None:
     """Fault thousands of times in a row on one machine."""
@@ -244,6 +245,7 @@ class _GuestDiedError(Exception):
     rule="After a machine that ended in the middle of a fault, a new one behaves as the first did.",
     reference="hvmmu.backend: Backend",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def a_failed_machine_leaves_nothing(context: Context) -> None:
     """End a guest by an exception in its fault handler, then run a program on a new machine."""
@@ -263,3 +265,29 @@ def a_failed_machine_leaves_nothing(context: Context) -> None:
     for step, (one, other) in enumerate(zip(before, after, strict=True)):
         if one != other:
             raise CheckFailure(f"step {step}, {program[step]}: {one.differences(other)}")
+
+
+@check(
+    "robustness.tables-are-counted",
+    rule="built and zapped count the tables that were built and given up since the machine was"
+    " made: neither falls, and no table is given up that was not built.",
+    reference="hvmmu.mmu: Mmu",
+    of=(MMU,),
+)
+def tables_are_counted(context: Context) -> None:
+    """Read both counts between the steps of a workload, and those of its result."""
+    for setting in context.settings()[:_SETTINGS]:
+        machine = Machine(context.config(setting, GuestParams(memory=_RAM)))
+        before = (0, 0)
+        try:
+            for step in _WORKLOADS[2].steps():
+                machine.step(step)
+                counts = machine.vcpu.mmu.built, machine.vcpu.mmu.zapped
+                falls = any(now < was for now, was in zip(counts, before, strict=True))
+                if falls or counts[1] > counts[0]:
+                    raise CheckFailure(f"built, zapped are {counts} after {before}; with {setting}")
+                before = counts
+        finally:
+            machine.close()
+        if not before[0]:
+            raise CheckFailure(f"a workload ran, and no table was built; with {setting}")

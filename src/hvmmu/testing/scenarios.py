@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
-from hvmmu.arch.regs import CR0_WP, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE
+from hvmmu.arch.regs import CR0_WP, CR4_PGE, CR4_PKE, CR4_SMAP, CR4_SMEP, EFER_NXE
 from hvmmu.testing.guest_program import (
     DATA,
     KERNEL,
@@ -151,6 +151,11 @@ def two_roots() -> list[Operation]:
     return [*made, _set(PT, 0, 0, 0), LoadRoot(0), Access(0, WRITE)]
 
 
+def two_roots_without_global_pages() -> list[Operation]:
+    """Do the same while a load of CR3 is all that it takes to flush."""
+    return [Toggle("cr4", CR4_PGE), *two_roots()]
+
+
 def flood() -> list[Operation]:
     """Write one table again and again, unused in between, then use it."""
     made = [*_way(), _set(PT, 0, DATA[0], DIRTY), Access(0, WRITE)]
@@ -175,6 +180,36 @@ def many_tables() -> list[Operation]:
     return made
 
 
+def flushed_one_by_one() -> list[Operation]:
+    """Take rights away, lead elsewhere, clear A and D at each level; then INVLPG page by page."""
+    made = _way()
+    changes = (
+        (PT, DATA[0] << 12, DATA[1] << 12),
+        (PD, PT << 12, 1 << 21 | pte.PS),
+        (PDPT, PD << 12, pte.PS),
+        (ROOT, PDPT << 12, OTHER_PDPT << 12),
+    )
+    made += [_set(PT2, 0, DATA[3], DIRTY), _set(OTHER_PDPT, 0, OTHER_PD, LINK)]
+    made += [_set(OTHER_PD, 0, FAR_PT, LINK), _set(FAR_PT, 0, DATA[2], DIRTY)]
+    for table, one, other in changes:
+        made += [SetEntry(PT, 0, DATA[0] << 12 | DIRTY, by_page=True)]
+        for where in (one, other):
+            for flags in (DIRTY, DIRTY & ~pte.W, DIRTY & ~pte.U, FRESH, USED, DIRTY):
+                made += [SetEntry(table, 0, where | flags, by_page=True)]
+                made += [Access(gva, kind) for kind in (READ, WRITE) for gva in (*PAGES, NEXT)]
+        made += [SetEntry(table, 0, 0, by_page=True), Access(0, READ), Access(NEXT, READ)]
+        made += [SetEntry(table, 0, one | DIRTY, by_page=True), Access(0, WRITE)]
+    # one INVLPG drops all of a large page
+    for table, where, far in ((PD, 1 << 21 | pte.PS, 0x1F_F000), (PDPT, pte.PS, NEXT)):
+        made += [SetEntry(table, 0, where | DIRTY, by_page=False)]
+        for flags, at in ((DIRTY & ~pte.W, far), (FRESH, 0), (USED & ~pte.U, far), (DIRTY, far)):
+            made += [Access(gva, kind) for kind in (WRITE, READ) for gva in (0, far)]
+            made += [SetEntry(table, 0, where | flags, by_page=True, at=at)]
+            made += [Access(gva, kind) for kind in (READ, WRITE) for gva in (0, far)]
+        made += [SetEntry(table, 0, 0, by_page=False)]
+    return made
+
+
 def registers(cpu: CpuFeatures) -> list[Operation]:
     """Flip each register bit that access rights depend on, over pages of every kind."""
     made = [*_way(), _set(PT, 0, DATA[0], DIRTY & ~pte.W), _set(PT, 1, DATA[1], DIRTY & ~pte.U)]
@@ -195,6 +230,7 @@ def scenarios(cpu: CpuFeatures) -> dict[str, list[Operation]]:
         "demand paging": demand_paging(),
         "mapped from above": mapped_from_above(),
         "two roots": two_roots(),
+        "two roots, no global pages": two_roots_without_global_pages(),
         "accessed and dirty": accessed_and_dirty(),
         "table writes": table_writes(),
         "write-protected tables": write_protected_tables(),
@@ -202,5 +238,6 @@ def scenarios(cpu: CpuFeatures) -> dict[str, list[Operation]]:
         "large pages": large_pages(),
         "flood": flood(),
         "many tables": many_tables(),
+        "flushed one by one": flushed_one_by_one(),
         "registers": registers(cpu),
     }

@@ -63,8 +63,12 @@ def drawn(params: type[T], draw: random.Random, **given: Value) -> T:
 
 
 def otherwise(params: type[T]) -> T:
-    """Return an instance of *params* without defaults; numbers have their lower bounds."""
-    chosen: dict[str, Value] = {param.name: values(param)[1] for param in declared(params)}
+    """Return an instance of *params* without defaults, wherever there is another value to test.
+
+    Numbers have their lower bounds.
+    """
+    tested = {param.name: values(param)[:2] for param in declared(params)}
+    chosen: dict[str, Value] = {name: some[-1] for name, some in tested.items()}
     return params(**chosen)
 
 

@@ -1,4 +1,4 @@
-"""Level 3: the shadow tables, audited after every step of hand-written programs."""
+"""Level 3: the tables that hardware walks, audited after every step of hand-written programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from hvmmu._mmu_params import MmuParams
-from hvmmu.testing.check import CheckFailure, Need, check
+from hvmmu.testing.check import BOTH, MMU, CheckFailure, Need, check
 from hvmmu.testing.differential import BrokenRule, Setup, first_violation
 from hvmmu.testing.scenarios import scenarios
 from hvmmu.testing.settings import otherwise
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hvmmu.testing.differential import Violation
 
 _TWO_ROOTS = "two roots"
+_ONE_BY_ONE = "flushed one by one"
 _DROPPED = "dropped"
 _SETTINGS = 4  # level 5 tries them all
 _MMUS = (MmuParams(), otherwise(MmuParams))
@@ -26,6 +27,9 @@ _MMUS = (MmuParams(), otherwise(MmuParams))
 def _setups(context: Context) -> Iterator[Setup]:
     """Yield the machines to run on: both MMUs with the defaults, one with each other setting."""
     cpu = context.cpu()
+    if context.mmu is not None:
+        yield from (Setup(setting, cpu) for setting in context.settings()[:_SETTINGS])
+        return
     for nth, setting in enumerate(context.settings()[:_SETTINGS]):
         for mmu in _MMUS if nth == 0 else _MMUS[nth % 2 :][:1]:
             yield Setup(setting, cpu, mmu)
@@ -40,7 +44,8 @@ def _broken_rules(context: Context) -> dict[str, str]:
                 warnings.simplefilter("always", ResourceWarning)
                 violation = first_violation(context, setup, program)
             if violation is not None:
-                found.setdefault(_kind(name, violation), f"{name}, {violation}; on {setup}")
+                kind = _kind(name, violation, of_mmu=context.mmu is not None)
+                found.setdefault(kind, f"{name}, {violation}; on {setup}")
             dropped = [str(one.message) for one in caught if one.category is ResourceWarning]
             if dropped:
                 found.setdefault(_DROPPED, f"{name}: {dropped[0]}; on {setup}")
@@ -49,9 +54,13 @@ def _broken_rules(context: Context) -> dict[str, str]:
     return {}
 
 
-def _kind(name: str, violation: Violation) -> str:
-    roots = violation.rule is BrokenRule.SEEN and name == _TWO_ROOTS
-    return _TWO_ROOTS if roots else violation.rule.name
+def _kind(name: str, violation: Violation, *, of_mmu: bool) -> str:
+    """Return the broken rule; with an MMU under test, a wrong entry breaks the scenario's rule."""
+    scenario = name.partition(",")[0]
+    scenarios_of_rules = (_TWO_ROOTS, _ONE_BY_ONE) if of_mmu else (_TWO_ROOTS,)
+    symptoms = (BrokenRule.SEEN, BrokenRule.SHADOW) if of_mmu else (BrokenRule.SEEN,)
+    own = scenario in scenarios_of_rules and violation.rule in symptoms
+    return scenario if own else violation.rule.name
 
 
 def _fail_if(context: Context, kind: str) -> None:
@@ -66,6 +75,7 @@ def _fail_if(context: Context, kind: str) -> None:
     " present, a fault is the hypervisor's.",
     reference="how-it-works",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def notrap_only_where_not_present(context: Context) -> None:
     """Compare all shadow entries with the guest's after each step."""
@@ -85,11 +95,36 @@ def keeps_its_promises(context: Context) -> None:
 
 
 @check(
+    "shadow.allows-no-more",
+    rule="An entry that maps something leads where the guest's tables lead, and lets an access"
+    " through only if they allow it, with A set, and D for a write.",
+    reference="hvmmu.mmu: Mmu",
+    of=(MMU,),
+)
+def allows_no_more(context: Context) -> None:
+    """Compare every entry with the guest's tables after each step."""
+    _fail_if(context, BrokenRule.SHADOW.name)
+
+
+@check(
+    "shadow.invlpg-takes-effect",
+    rule="After INVLPG the next access to the page goes by the guest's tables as they then are,"
+    " whatever the size of the page.",
+    reference='SDM "Operations that Invalidate TLBs and Paging-Structure Caches"',
+    of=(MMU,),
+)
+def invlpg_takes_effect(context: Context) -> None:
+    """Change entries of every level, and flush each page by itself."""
+    _fail_if(context, _ONE_BY_ONE)
+
+
+@check(
     "shadow.flushes-are-performed",
     rule="A flush that a table update requires is performed before the guest continues: the TLB"
     " agrees with the shadow tables.",
     reference='SDM "Recommended Invalidation"',
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def flushes_are_performed(context: Context) -> None:
     """Compare the TLB with the shadow tables after each step."""
@@ -101,6 +136,7 @@ def flushes_are_performed(context: Context) -> None:
     rule="A flush that the MMU returns is performed, or forgone with a reason; none is dropped.",
     reference="hvmmu.flush: Flush",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def flushes_are_not_dropped(context: Context) -> None:
     """Catch the warning of a flush that was dropped."""
@@ -112,6 +148,7 @@ def flushes_are_not_dropped(context: Context) -> None:
     rule="A load of CR3 takes effect at once: the next access goes through the new root's tables.",
     reference='SDM "4-Level Paging and 5-Level Paging"',
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def cr3_loads_switch(context: Context) -> None:
     """Load CR3 with one of two roots in turn, whose tables differ."""
@@ -124,6 +161,7 @@ def cr3_loads_switch(context: Context) -> None:
     " same as on a bare machine.",
     reference="how-it-works: The guest cannot tell",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def guest_sees_no_difference(context: Context) -> None:
     """Compare every step of every scenario with the bare machine."""

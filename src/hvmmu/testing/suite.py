@@ -1,4 +1,4 @@
-"""The suite: runs the checks up to a level, one by one, whatever a backend raises."""
+"""The suite: runs the checks up to a level, one by one, whatever a backend or an MMU raises."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ from structlog.testing import capture_logs
 
 from hvmmu._engines import DEFAULT
 from hvmmu._plugins.capture_output import captured_output
-from hvmmu.errors import ConfigError
+from hvmmu.errors import BackendUnavailableError, ConfigError
 from hvmmu.params import declared, plain
-from hvmmu.testing.check import HIGHEST, Check, CheckFailure, NotApplicable, registered
+from hvmmu.testing.check import (
+    BACKEND,
+    HIGHEST,
+    MMU,
+    Check,
+    CheckFailure,
+    NotApplicable,
+    registered,
+)
 from hvmmu.testing.context import EXAMPLES, Context
 from hvmmu.testing.error_text import error_text
+from hvmmu.testing.mmu_backends import MMU_BACKENDS
 from hvmmu.testing.report import FAILED, PASSED, SKIPPED, Report, Result
-from hvmmu.testing.target import Target, find_target
+from hvmmu.testing.target import Target, find_target, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hvmmu._hooks import RunHooks
     from hvmmu._plugins import Registry
     from hvmmu.backend import Backend
     from hvmmu.engine import Engine
+    from hvmmu.mmu import Mmu
 
 LOADS = "packaging.loads"
 """The check that fails if the plugin cannot be loaded; all others are skipped then."""
@@ -44,15 +54,28 @@ _MODULES = (
 )
 
 
-def checks(level: int = HIGHEST) -> tuple[Check, ...]:
-    """Return the checks up to a level, in the order of a run."""
+def checks(level: int = HIGHEST, kind: str | None = None) -> tuple[Check, ...]:
+    """Return the checks up to a level, of BACKEND or MMU, in the order of a run."""
     for name in _MODULES:
         import_module(f"hvmmu.testing.{name}")
-    return tuple(check for check in registered() if check.level <= level)
+    found = (check for check in registered() if check.level <= level)
+    return tuple(check for check in found if kind is None or kind in check.of)
 
 
-def run_check(check: Check, context: Context) -> Result:
-    """Run one check; any exception but an interrupt becomes its result."""
+def run_check(check: Check, *contexts: Context) -> Result:
+    """Run one check in each context, up to the first in which it fails.
+
+    Any exception but an interrupt becomes its result.
+    """
+    results = []
+    for context in contexts:
+        results.append(_run_in(check, context))
+        if results[-1].outcome == FAILED:
+            break
+    return min(results, key=lambda one: (FAILED, PASSED, SKIPPED).index(one.outcome))
+
+
+def _run_in(check: Check, context: Context) -> Result:
     outcome, message = PASSED, ""
     lacking = [need.value for need in check.needs if not need.is_met(context)]
     if lacking:
@@ -72,26 +95,45 @@ def run_check(check: Check, context: Context) -> Result:
     return Result(check.id, check.level, outcome, message, check.rule, check.reference)
 
 
-def context_of(
+def contexts_of(
     tested: Target,
     *,
     examples: int | None = None,
     seed: int = 0,
     engine: type[Engine] | None = None,
-) -> Context:
-    """Return the context that the checks of a loaded backend share."""
-    if tested.backend is None:
+) -> tuple[Context, ...]:
+    """Return the contexts that the checks of a loaded target share.
+
+    A backend has one, an MMU one for each of the kit's backends that it supports.
+    """
+    if tested.made is None:
         raise ConfigError([f"{tested.name} could not be loaded"])
-    return Context(
-        tested.backend,
-        tested.hooks,
-        tested.plugin,
-        tested.module,
-        tested.distribution,
-        EXAMPLES if examples is None else examples,
-        seed,
-        DEFAULT if engine is None else engine,
+    made = tuple(
+        Context(
+            backend,
+            tested.hooks,
+            tested.plugin,
+            tested.module,
+            tested.distribution,
+            EXAMPLES if examples is None else examples,
+            seed,
+            DEFAULT if engine is None else engine,
+            tested.made if tested.kind == MMU else None,
+        )
+        for backend in ((tested.made,) if tested.kind == BACKEND else MMU_BACKENDS)
     )
+    return tuple(one for one in made if one is made[0] or _works(one))
+
+
+def _works(context: Context) -> bool:
+    """Return whether an MMU supports a backend; checks report other failures."""
+    try:
+        with context.machine(context.settings()[0]):
+            return True
+    except BackendUnavailableError:
+        return False
+    except Exception:  # noqa: BLE001 - whatever it raises
+        return True
 
 
 def check_backend(
@@ -115,27 +157,86 @@ def check_backend(
     *engine* is the MMU model, by default the one that users run. Raise InputError for an unknown
     name.
     """
-    tested = find_target(given, plugin=plugin, hooks=hooks, registry=registry)
-    count = EXAMPLES if examples is None else examples
-    results = []
-    chosen = checks(level)
-    context = (
-        None
-        if tested.backend is None
-        else context_of(tested, examples=count, seed=seed, engine=engine)
+    tested = find_target(given, BACKEND, plugin=plugin, hooks=hooks, registry=registry)
+    return _report(
+        tested, level, examples, seed, first_only=first_only, progress=progress, engine=engine
     )
-    for nth, check in enumerate(chosen):
+
+
+def check_mmu(
+    given: str | type[Mmu],
+    *,
+    level: int = HIGHEST,
+    examples: int | None = None,
+    seed: int = 0,
+    plugin: object = None,
+    hooks: RunHooks | None = None,
+    registry: Registry | None = None,
+    first_only: bool = False,
+    progress: Callable[[int], None] | None = None,
+    engine: type[Engine] | None = None,
+) -> Report:
+    """Run the suite on an MMU, given as its class or its name; return the report.
+
+    It runs under backends of the kit: with and without a filter of page faults, and with a
+    deprivileged guest if the MMU supports one. The arguments are those of `check_backend`;
+    *plugin* or *hooks* have the section of the configuration with the MMU's parameters.
+    """
+    tested = find_target(given, MMU, plugin=plugin, hooks=hooks, registry=registry)
+    return _report(
+        tested, level, examples, seed, first_only=first_only, progress=progress, engine=engine
+    )
+
+
+def check_named(
+    name: str,
+    *,
+    level: int,
+    examples: int | None,
+    seed: int,
+    registry: Registry,
+    progress: Callable[[int], None],
+    engine: type[Engine] | None = None,
+) -> Report:
+    """Run the suite on the backend or the MMU with this name."""
+    check = check_mmu if kind_of(name, registry) == MMU else check_backend
+    return check(
+        name,
+        level=level,
+        examples=examples,
+        seed=seed,
+        registry=registry,
+        progress=progress,
+        engine=engine,
+    )
+
+
+def _report(
+    tested: Target,
+    level: int,
+    examples: int | None,
+    seed: int,
+    *,
+    first_only: bool,
+    progress: Callable[[int], None] | None,
+    engine: type[Engine] | None,
+) -> Report:
+    count = EXAMPLES if examples is None else examples
+    results: list[Result] = []
+    loaded = tested.made is not None
+    contexts = contexts_of(tested, examples=count, seed=seed, engine=engine) if loaded else ()
+    for nth, check in enumerate(checks(level, tested.kind)):
         if progress is not None:
             progress(nth)
-        results.append(_unloaded(check, tested) if context is None else _quietly(check, context))
+        results.append(_quietly(check, contexts) if loaded else _unloaded(check, tested))
         if first_only and results[-1].outcome == FAILED:
             break
-    backend = tested.backend
     return Report(
-        backend=plain(tested.name),
+        name=plain(tested.name),
+        kind=tested.kind,
         distribution=tested.origin,
-        api_version=getattr(backend, "api_version", None),
-        parameters=_defaults(getattr(backend, "params", None)),
+        api_version=getattr(tested.made, "api_version", None),
+        parameters=_defaults(contexts),
         level=level,
         examples=count,
         seed=seed,
@@ -144,22 +245,22 @@ def check_backend(
     )
 
 
-def _quietly(check: Check, context: Context) -> Result:
+def _quietly(check: Check, contexts: Sequence[Context]) -> Result:
     with ExitStack() as stack:
         stack.enter_context(captured_output())
-        return run_check(check, context)
+        return run_check(check, *contexts)
 
 
 def _unloaded(check: Check, tested: Target) -> Result:
     failed = check.id == LOADS
     cause = "" if tested.plugin is None else str(tested.plugin)
-    message = cause if failed else "the backend could not be loaded"
+    message = cause if failed else f"the {tested.kind} could not be loaded"
     outcome = FAILED if failed else SKIPPED
     return Result(check.id, check.level, outcome, message, check.rule, check.reference)
 
 
-def _defaults(params: Any) -> dict[str, bool | int | str]:  # noqa: ANN401 - of any type
+def _defaults(contexts: Sequence[Context]) -> dict[str, bool | int | str]:
     try:
-        return {param.name: param.default for param in declared(params)}
+        return {param.name: param.default for param in declared(contexts[0].params)}
     except Exception:  # noqa: BLE001 - no attrs class: a check reports it
         return {}

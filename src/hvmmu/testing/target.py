@@ -1,4 +1,4 @@
-"""Find the backend to test, from a name, a class or a plugin, and what belongs to it."""
+"""Find the backend or MMU to test, from a name, a class or a plugin, and what belongs to it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ import pluggy
 from hvmmu import hookspecs
 from hvmmu._hooks import RunHooks
 from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Registry, load
-from hvmmu._plugins.contributions import BUILT_INS, PARAMETERS, check_contributions
+from hvmmu._plugins.contributions import BUILT_INS, MMUS, PARAMETERS, check_contributions
 from hvmmu.errors import InputError
 from hvmmu.params import nearest, shown
+from hvmmu.testing.check import BACKEND, MMU
 
 if TYPE_CHECKING:
     from hvmmu.backend import Backend
+    from hvmmu.mmu import Mmu
 
 UNPACKAGED = "a class, from no installed plugin"
 
 
 @attrs.frozen(eq=False)
 class Target:
-    """The backend under test, and what belongs to it."""
+    """The backend or MMU under test, and what belongs to it."""
 
     name: str
-    backend: type[Backend[Any]] | None
-    """None if its plugin could not be loaded."""
+    kind: str
+    """BACKEND or MMU."""
+    made: Any
+    """The class; None if its plugin could not be loaded."""
     hooks: RunHooks
     plugin: Plugin | None = None
     module: str = ""
@@ -37,10 +41,11 @@ class Target:
 
     @property
     def origin(self) -> str:
-        """Return the origin of the backend."""
+        """Return the origin of the backend or MMU."""
         if self.plugin is not None:
             return self.plugin.origin
-        return BUILT_IN if self.backend in BUILT_INS.values() else UNPACKAGED
+        built_in = (*BUILT_INS.values(), *MMUS.values())
+        return BUILT_IN if self.made in built_in else UNPACKAGED
 
 
 def hooks_of(plugin: object) -> RunHooks:
@@ -56,8 +61,14 @@ def hooks_of(plugin: object) -> RunHooks:
     return RunHooks(plugins, {name: params() for name, params in sections.items()})
 
 
+def kind_of(name: str, registry: Registry) -> str:
+    """Return MMU for the name of an MMU only, else BACKEND."""
+    return MMU if name in registry.mmus and name not in registry.backends else BACKEND
+
+
 def find_target(
-    given: str | type[Backend[Any]],
+    given: type[Backend[Any] | Mmu] | str,
+    kind: str = BACKEND,
     *,
     plugin: object = None,
     hooks: RunHooks | None = None,
@@ -65,36 +76,41 @@ def find_target(
 ) -> Target:
     """Return the target of a name or a class; raise InputError for an unknown name.
 
-    *plugin* or *hooks* give the hooks a backend relies on; without them, and for a backend of an
-    installed plugin, they are that plugin's own.
+    *plugin* or *hooks* give the hooks that a backend relies on, and an MMU's section of the
+    configuration; without them, and for one of an installed plugin, they are that plugin's own.
     """
     registry = registry or load()
+    offered = registry.contributions[kind]
     if isinstance(given, str):
-        backend, name = registry.backends.get(given), given
+        made, name = offered[given].value if given in offered else None, given
     elif isinstance(given, type):
-        backend, name = given, str(getattr(given, "name", given.__name__))
+        made, name = given, str(getattr(given, "name", given.__name__))
     else:
-        raise InputError(f"a backend is a class or a name, and this is a {type(given).__name__}")
-    facts = _facts(registry, name, backend)
-    if backend is None and facts is None:
-        known = sorted(registry.backends)
+        article = "an" if kind == MMU else "a"
+        raise InputError(
+            f"{article} {kind} is a class or a name, and this is a {type(given).__name__}"
+        )
+    facts = _facts(registry, kind, name, made)
+    if made is None and facts is None:
+        known = sorted({*registry.backends, *registry.mmus} if kind == BACKEND else offered)
         near = nearest(name, known) or f"; there are {', '.join(known)}"
-        raise InputError(f"no backend {shown(name)}{near}")
+        raise InputError(f"no {kind} {shown(name)}{near}")
     if facts is None:
-        return Target(name, backend, hooks or hooks_of(plugin or object()))
+        return Target(name, kind, made, hooks or hooks_of(plugin or object()))
     module = _module(facts)
     if hooks is None:
-        usable = backend is not None
+        usable = made is not None
         hooks = hooks_of(plugin or (_loaded(facts) if usable else object()))
-    return Target(name, backend, hooks, facts, module, _distribution(facts))
+    return Target(name, kind, made, hooks, facts, module, _distribution(facts))
 
 
-def _facts(registry: Registry, name: str, backend: object) -> Plugin | None:
-    """Return the installed plugin of a backend, or the broken one of this name."""
-    if backend is None:
+def _facts(registry: Registry, kind: str, name: str, made: object) -> Plugin | None:
+    """Return the installed plugin of a backend or MMU, or the broken one of this name."""
+    if made is None:
         return next((plugin for plugin in registry.unusable if plugin.name == name), None)
-    installed = registry.backends.get(name) is backend
-    return registry.plugin("backend", name) if installed else None
+    offered = registry.contributions[kind]
+    installed = name in offered and offered[name].value is made
+    return registry.plugin(kind, name) if installed else None
 
 
 def _points(facts: Plugin) -> list[Any]:

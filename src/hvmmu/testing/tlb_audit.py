@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from hvmmu.arch import pfec as pf
 from hvmmu.arch import pte
+from hvmmu.arch.regs import CR0_PG
+from hvmmu.backend import Paging
 from hvmmu.spec.tlb import SHIFTS
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ def stale_entry(platform: Platform) -> str:
     guest on a bare machine may defer the flush.
     """
     tlb = getattr(platform.engine, "tlb", None)
-    if tlb is None or platform.shadow is None or platform.shadow.root is None:
+    bare = platform.backend.caps.paging is Paging.BARE
+    if tlb is None or bare or not platform.vcpu.core.regs.cr0 & CR0_PG:
         return ""
     for entry in tlb.entries():
         why = _why(platform, entry)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hvmmu._mmu_params import MmuParams
 from hvmmu.errors import BackendUnavailableError
-from hvmmu.testing.check import CheckFailure, Need, check
+from hvmmu.testing.check import BOTH, CheckFailure, Need, check
 from hvmmu.testing.differential import Setup, first_violation
 from hvmmu.testing.program_generator import ProgramGenerator, shortest
 from hvmmu.testing.settings import drawn
@@ -24,7 +24,7 @@ def _setups(context: Context, draw: random.Random) -> list[Setup]:
     made = []
     for nth in range(context.examples):
         cpu = context.cpu(choose((46, 40, 51, 52)), mbz_bit8=choose((False, True)))
-        mmu = drawn(MmuParams, draw)
+        mmu = drawn(MmuParams, draw) if context.mmu is None else None
         simulate = choose((False, True))
         made.append(Setup(chosen[nth % len(chosen)], cpu, mmu, simulate))
     return made
@@ -46,6 +46,7 @@ def _run(context: Context, setup: Setup, program: list[Operation]) -> None:
     " an access reaches, CR2 and error code of each fault, the tables with their A and D bits.",
     reference="how-it-works: The guest cannot tell",
     needs=(Need.HYPERVISOR,),
+    of=BOTH,
 )
 def random_programs(context: Context) -> None:
     """Run random programs on the bare machine and under every setting of the parameters."""
