@@ -1,7 +1,7 @@
 """Module parameters: declared once as attrs classes, read by one strict grammar.
 
-A parameter is a bool, a whole number or a word. Whatever the source, text is read by the same
-grammar; TOML booleans and integers are taken as they are.
+A parameter is a bool, a whole number or a word. Text of any source is read by the same grammar; TOML
+booleans and integers keep their values.
 """
 
 import re
@@ -15,7 +15,7 @@ from hvmmu.errors import ConfigError
 Value = bool | int | str
 V = TypeVar("V", bool, int, str)
 
-_KEY = "hvmmu.param"  # where the declaration stands in an attrs field's metadata
+_KEY = "hvmmu.param"  # the key of the declaration in an attrs field's metadata
 _BOOLS = {
     **dict.fromkeys(("1", "y", "yes", "on", "true"), True),
     **dict.fromkeys(("0", "n", "no", "off", "false"), False),
@@ -23,11 +23,11 @@ _BOOLS = {
 _SIZE = r"(-?(?:0|[1-9][0-9]{0,19})|0x[0-9a-fA-F]{1,16})([KMGTkmgt]?)"
 _SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
-_SHOWN = 48  # characters of a wrong value that an error message repeats
+_QUOTED = 48  # characters of a wrong value that an error message repeats
 
 
 class Param(NamedTuple):
-    """Describe one module parameter; `type` is bool, int or str, `size` admits 64M and the like."""
+    """One module parameter; `type` is bool, int or str, `size` allows 64M and the like."""
 
     name: str
     type: type
@@ -40,12 +40,12 @@ class Param(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Return the type as modinfo would print it."""
+        """Return the type as modinfo prints it."""
         return "size" if self.size else self.type.__name__
 
     @property
     def grammar(self) -> str:
-        """Return what may be written for this parameter, for an error message."""
+        """Return the valid values of this parameter for an error message."""
         if self.type is bool:
             return "one of 1/0/y/n/yes/no/on/off/true/false"
         if self.type is int:
@@ -56,7 +56,7 @@ class Param(NamedTuple):
 
     @property
     def bounds(self) -> str:
-        """Return the bounds of an int as text, or nothing."""
+        """Return the bounds of an int as text; empty if it has none."""
         least, most = (None if n is None else written(self, n) for n in (self.least, self.most))
         if least is not None and most is not None:
             return f"{least} to {most}"
@@ -76,8 +76,8 @@ def param(
 ) -> V:
     """Declare a module parameter as a field of an attrs class.
 
-    Its type is its default's. `least` and `most` bound an int, `size=True` lets it be written 64M
-    or 1G, `choices` are the words a str may be.
+    Its type is that of the default. `least` and `most` bound an int, `size=True` allows 64M or 1G,
+    `choices` are the valid words of a str.
     """
     declaration = Param("", type(default), default, doc, least, most, size, choices)
 
@@ -103,9 +103,9 @@ def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of
 
 
 def parse(param: Param, given: object, *, key: str, source: str) -> Value:
-    """Return the value that *given*, text or a TOML value, stands for.
+    """Return the value of *given*, which is text or a TOML value.
 
-    Raise ConfigError naming the key, the source, what was given and what may be.
+    Raise ConfigError naming the key, the source, *given* and the valid values.
     """
     value = _read(param, given)
     if value is None or not _is_within(param, value):
@@ -130,9 +130,9 @@ def shown(given: object) -> str:
         return f"a TOML {_toml_name(given)}"
     if isinstance(given, int) and not _LEAST <= given <= _MOST:
         return "a number of more than 64 bits"
-    text = ascii(given[: _SHOWN + 1] if isinstance(given, str) else given)
-    cut = len(text) > _SHOWN + 2
-    return f"{text[:_SHOWN]}..." if cut else text
+    text = ascii(given[: _QUOTED + 1] if isinstance(given, str) else given)
+    cut = len(text) > _QUOTED + 2
+    return f"{text[:_QUOTED]}..." if cut else text
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
@@ -141,7 +141,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     *cutoff* is how alike they must be, from 0 to 1: the share of characters in common.
     """
     spelt = {one.lower(): one for one in known}
-    typed = name[:_SHOWN].lower()
+    typed = name[:_QUOTED].lower()
     begun = [one for one in spelt if typed and one.startswith(typed)]
     if not begun:
         import difflib  # noqa: PLC0415 - something was misspelt
