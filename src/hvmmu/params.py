@@ -1,7 +1,7 @@
 """Module parameters: declared once as attrs classes, read by one strict grammar.
 
-A parameter is a bool, a whole number or a word. Text of any source is read by the same grammar; TOML
-booleans and integers keep their values.
+A parameter is a bool, a whole number or a word. Text of any source is read by the same grammar;
+TOML booleans and integers keep their values.
 """
 
 import re
@@ -57,7 +57,9 @@ class Param(NamedTuple):
     @property
     def bounds(self) -> str:
         """Return the bounds of an int as text; empty if it has none."""
-        least, most = (None if n is None else written(self, n) for n in (self.least, self.most))
+        least, most = (
+            None if n is None else format_value(self, n) for n in (self.least, self.most)
+        )
         if least is not None and most is not None:
             return f"{least} to {most}"
         if least is not None:
@@ -83,7 +85,7 @@ def param(
 
     def allowed(_: object, field: "attrs.Attribute[Value]", value: Value) -> None:
         if type(value) is not declaration.type or not _is_within(declaration, value):
-            wrong = f"{shown(value)} is not {declaration.grammar}"
+            wrong = f"{quote(value)} is not {declaration.grammar}"
             raise ConfigError([f"{field.name}: {wrong}"])
 
     field: Any = attrs.field  # its stub cannot say: the field's type is that of its default
@@ -91,7 +93,7 @@ def param(
     return made
 
 
-def declared(params: type) -> tuple[Param, ...]:
+def params_of(params: type) -> tuple[Param, ...]:
     """Return the parameters of an attrs class, in the order of their declaration."""
     fields = [field for field in attrs.fields(params) if _KEY in field.metadata]
     return tuple(field.metadata[_KEY]._replace(name=field.name) for field in fields)
@@ -99,7 +101,7 @@ def declared(params: type) -> tuple[Param, ...]:
 
 def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of parameters
     """Return the parameters of an attrs object by name."""
-    return {param.name: getattr(made, param.name) for param in declared(type(made))}
+    return {param.name: getattr(made, param.name) for param in params_of(type(made))}
 
 
 def parse(param: Param, given: object, *, key: str, source: str) -> Value:
@@ -109,12 +111,12 @@ def parse(param: Param, given: object, *, key: str, source: str) -> Value:
     """
     value = _read(param, given)
     if value is None or not _is_within(param, value):
-        near = nearest(given, param.choices) if isinstance(given, str) else ""
-        raise ConfigError([f"{key} ({source}): {shown(given)} is not {param.grammar}{near}"])
+        near = did_you_mean(given, param.choices) if isinstance(given, str) else ""
+        raise ConfigError([f"{key} ({source}): {quote(given)} is not {param.grammar}{near}"])
     return value
 
 
-def written(param: Param, value: Value) -> str:
+def format_value(param: Param, value: Value) -> str:
     """Return a value as text that `parse` reads back."""
     if isinstance(value, bool):
         return "1" if value else "0"
@@ -124,7 +126,7 @@ def written(param: Param, value: Value) -> str:
     return str(value)
 
 
-def shown(given: object) -> str:
+def quote(given: object) -> str:
     """Return a wrong value for an error message: one line, plain ASCII, of bounded length."""
     if not isinstance(given, (str, bool, int, float)):
         return f"a TOML {_toml_name(given)}"
@@ -135,7 +137,7 @@ def shown(given: object) -> str:
     return f"{text[:_QUOTED]}..." if cut else text
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing.
 
     *cutoff* is how alike they must be, from 0 to 1: the share of characters in common.
@@ -150,7 +152,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f"; did you mean {spelt[near[0]]!r}?" if near else ""
 
 
-def plain(text: str, most: int = 200) -> str:
+def printable(text: str, most: int = 200) -> str:
     """Return text from outside (a path, an argument) fit for one line of a message."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
     return line if len(line) <= most else line[:most] + "..."
