@@ -8,7 +8,7 @@ from typing import Any
 from hvmmu._config import DEFAULT, ConfigSchema, ExplainRow
 from hvmmu._plugins import Plugin
 from hvmmu._report.text_table import TextTable
-from hvmmu.params import Param, declared, plain
+from hvmmu.params import Param, params_of, printable
 
 LABEL = 15  # modinfo's first column
 LONGEST = 800  # characters of a text from a plugin
@@ -23,7 +23,7 @@ def params(section: str, schema: ConfigSchema, rows: Sequence[ExplainRow]) -> It
     yield _labelled("name", section)
     if backend is not None:
         yield _labelled("description", backend.summary)
-    for param in declared(schema.classes()[section]):
+    for param in params_of(schema.classes()[section]):
         row = by_key[f"{section}.{param.name}"]
         yield _labelled("parm", f"{param.name}:{param.doc} ({param.kind})")
         yield " " * LABEL + " · ".join(_particulars(param, row))
@@ -63,7 +63,7 @@ def toml(rows: Sequence[ExplainRow], schema: ConfigSchema) -> Iterator[str]:
 
 def _every(schema: ConfigSchema) -> Iterator[tuple[str, Param]]:
     for section, params in schema.classes().items():
-        yield from ((section, param) for param in declared(params))
+        yield from ((section, param) for param in params_of(params))
 
 
 def _toml_text(value: str, kind: type) -> str:
@@ -118,7 +118,7 @@ def plugins_json(found: Sequence[Plugin]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> TextTable:
-    return TextTable.plain(heads, [[plain(text, LONGEST) for text in row] for row in rows])
+    return TextTable.plain(heads, [[printable(text, LONGEST) for text in row] for row in rows])
 
 
 def capabilities(described: Any, *, verbose: bool) -> str:  # noqa: ANN401 - a class of a plugin

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from hvmmu._engines import DEFAULT
 from hvmmu._plugins.capture_output import captured_output
 from hvmmu.errors import ConfigError
-from hvmmu.params import declared, plain
+from hvmmu.params import params_of, printable
 from hvmmu.testing.check import HIGHEST, Check, CheckFailure, NotApplicable, registered
 from hvmmu.testing.context import EXAMPLES, Context
 from hvmmu.testing.error_text import error_text
@@ -132,7 +132,7 @@ def check_backend(
             break
     backend = tested.backend
     return Report(
-        backend=plain(tested.name),
+        backend=printable(tested.name),
         distribution=tested.origin,
         api_version=getattr(backend, "api_version", None),
         parameters=_defaults(getattr(backend, "params", None)),
@@ -160,6 +160,6 @@ def _unloaded(check: Check, tested: Target) -> Result:
 
 def _defaults(params: Any) -> dict[str, bool | int | str]:  # noqa: ANN401 - of any type
     try:
-        return {param.name: param.default for param in declared(params)}
+        return {param.name: param.default for param in params_of(params)}
     except Exception:  # noqa: BLE001 - no attrs class: a check reports it
         return {}

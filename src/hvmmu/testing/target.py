@@ -14,7 +14,7 @@ from hvmmu._hooks import RunHooks
 from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Registry, load
 from hvmmu._plugins.contributions import BUILT_INS, PARAMETERS, check_contributions
 from hvmmu.errors import InputError
-from hvmmu.params import nearest, shown
+from hvmmu.params import did_you_mean, quote
 
 if TYPE_CHECKING:
     from hvmmu.backend import Backend
@@ -78,8 +78,8 @@ def find_target(
     facts = _facts(registry, name, backend)
     if backend is None and facts is None:
         known = sorted(registry.backends)
-        near = nearest(name, known) or f"; there are {', '.join(known)}"
-        raise InputError(f"no backend {shown(name)}{near}")
+        near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        raise InputError(f"no backend {quote(name)}{near}")
     if facts is None:
         return Target(name, backend, hooks or hooks_of(plugin or object()))
     module = _module(facts)
