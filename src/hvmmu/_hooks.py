@@ -13,7 +13,7 @@ import pluggy
 from hvmmu.errors import InvariantError, PluginError
 from hvmmu.fault import FaultOutcome
 from hvmmu.flush import Flush
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 Call = Callable[..., Any]
 Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
@@ -183,7 +183,7 @@ def _no_counters(arguments: Mapping[str, Any], answers: Iterable[object]) -> str
             if name in there:
                 return f"there is a counter {name!r} already"
             if not all(name.partition(".")):
-                return f"counter {name!r} has no prefix; call it PLUGIN.{plain(name)}"
+                return f"counter {name!r} has no prefix; call it PLUGIN.{printable(name)}"
             there.add(name)
     return ""
 
@@ -194,7 +194,7 @@ def told(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # noqa: BLE001 - a plugin's own class of error
         text = ""
-    return plain(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TOLD)
+    return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TOLD)
 
 
 def _type(given: object) -> str:

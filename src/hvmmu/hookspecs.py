@@ -1,4 +1,4 @@
-"""Every hook, in the order of a run: what it is for, what it costs, and an example."""
+"""The hooks in the order of a run, each with its purpose, its cost and an example."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def hvmmu_backends() -> Iterable[type[Backend[Any]]]:  # type: ignore[empty-body
 
 @hookspec
 def hvmmu_engines() -> Iterable[type[Engine]]:  # type: ignore[empty-body]
-    """Return the engine classes that this plugin adds: what can play the hardware.
+    """Return the engine classes that this plugin adds: models of an MMU.
 
-    One that cannot work here raises EngineUnavailableError when it is made.
+    An engine that cannot work on this host raises EngineUnavailableError from `__init__`.
 
     Cost: once, when plugins are loaded.
 
@@ -76,7 +76,7 @@ def hvmmu_mmus() -> Iterable[type[Mmu]]:  # type: ignore[empty-body]
 
 @hookspec
 def hvmmu_workloads() -> Iterable[WorkloadKind]:  # type: ignore[empty-body]
-    """Return the named workloads that this plugin adds, each one with options after a colon.
+    """Return the named workloads that this plugin adds; options follow a name after a colon.
 
     Cost: once, when plugins are loaded.
 
@@ -92,7 +92,7 @@ def hvmmu_workloads() -> Iterable[WorkloadKind]:  # type: ignore[empty-body]
 def hvmmu_trace_formats() -> Iterable[TraceFormat]:  # type: ignore[empty-body]
     """Return the formats of trace files that this plugin reads.
 
-    Cost: once, when plugins are loaded. Each is asked once for every file that is opened.
+    Cost: once, when plugins are loaded; `recognises` is called once for every file that is opened.
 
     Example::
 
@@ -121,7 +121,7 @@ def hvmmu_cost_models() -> Iterable[CostModel]:  # type: ignore[empty-body]
 def hvmmu_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
     """Return the commands that this plugin adds to `hvmmu`.
 
-    Cost: once, when plugins are loaded, which an unknown command and the list of commands ask for.
+    Cost: once, when plugins are loaded: for an unknown command, and for the list of commands.
 
     Example::
 
@@ -135,7 +135,7 @@ def hvmmu_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
 def hvmmu_parameters() -> Mapping[str, type]:  # type: ignore[empty-body]
     """Return this plugin's own sections of the configuration: attrs classes by section.
 
-    The classes are made with `hvmmu.params.param`, as a backend's parameters are.
+    Their fields are declared with `hvmmu.params.param`, like a backend's parameters.
 
     Cost: once, when plugins are loaded.
 
@@ -149,7 +149,7 @@ def hvmmu_parameters() -> Mapping[str, type]:  # type: ignore[empty-body]
 
 @hookspec
 def hvmmu_vm_created(vcpu: Vcpu, settings: Mapping[str, Any]) -> None:
-    """Look at a machine that has been put together and has not run yet.
+    """Inspect a machine that is complete and has not run yet.
 
     *settings* are the sections of the configuration, `mmu`, `cpu`, `guest` and the plugins' own.
 
@@ -165,9 +165,9 @@ def hvmmu_vm_created(vcpu: Vcpu, settings: Mapping[str, Any]) -> None:
 
 @hookspec
 def hvmmu_memslot_changed(vcpu: Vcpu, slots: Memslots) -> None:
-    """Learn where guest-physical memory lies from now on.
+    """Receive the new memslots: the host addresses of guest-physical memory.
 
-    Cost: once for every change of a memslot; so far that is once a run, as RAM is put in.
+    Cost: once for every change of a memslot; so far once a run, when RAM is added.
 
     Example::
 
@@ -179,9 +179,9 @@ def hvmmu_memslot_changed(vcpu: Vcpu, slots: Memslots) -> None:
 
 @hookspec(firstresult=True)
 def hvmmu_handle_exit(vcpu: Vcpu, what: VmExit) -> VmExit | None:
-    """Look at an exit before the core acts on it; return another one to act on in its place.
+    """Inspect an exit before the core handles it; return another exit to handle in its place.
 
-    What is returned must be of the same type. The first plugin that does not return None decides.
+    It must be of the same type. The first plugin that does not return None decides.
 
     Cost: once an exit, page faults included.
 
@@ -196,10 +196,10 @@ def hvmmu_handle_exit(vcpu: Vcpu, what: VmExit) -> VmExit | None:
 
 @hookspec(firstresult=True)
 def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[FaultOutcome, Flush] | None:
-    """Handle a page fault that exited, in place of the core's MMU, which is last in line.
+    """Handle a page fault that exited, in place of the core's MMU, which comes last.
 
-    Return what became of it and the flush that is owed, or None to leave it to the next. Whoever
-    injects answers for the error code: it must be the one the guest's own tables give.
+    Return the outcome and the required flush, or None to leave the fault to the next. A plugin that
+    injects is responsible for the error code: it must follow from the guest's own tables.
 
     Cost: once a page fault that exits.
 
@@ -215,9 +215,9 @@ def hvmmu_handle_fault(vcpu: Vcpu, fault: PageFault) -> tuple[FaultOutcome, Flus
 
 @hookspec
 def hvmmu_fault_handled(vcpu: Vcpu, fault: PageFault, handled: FaultOutcome) -> None:
-    """Observe a page fault after it was routed, one that hardware delivered itself included.
+    """Observe the outcome of a page fault, including one that hardware delivered itself.
 
-    For the latter the machine has not exited: this is the model speaking, not the hypervisor.
+    The latter has not exited: a real hypervisor could not observe it.
 
     Cost: once a page fault.
 
@@ -231,10 +231,10 @@ def hvmmu_fault_handled(vcpu: Vcpu, fault: PageFault, handled: FaultOutcome) -> 
 
 @hookspec
 def hvmmu_report(vcpu: Vcpu, result: RunResult) -> dict[str, int] | None:
-    """Add counters of the plugin's own to a run's result, named `PLUGIN.NAME`.
+    """Add the plugin's own counters to a run's result, named `PLUGIN.NAME`.
 
-    A name that is there already is an error. Cycles are estimated again with these counters, so
-    that a cost model may price them.
+    A name that exists already is an error. Cycles are estimated again with these counters, so that
+    a cost model may price them.
 
     Cost: once a run, at its end.
 

@@ -1,7 +1,7 @@
 """Module parameters: declared once as attrs classes, read by one strict grammar.
 
-A parameter is a bool, a whole number or a word. Whatever the source, text is read by the same
-grammar; TOML booleans and integers are taken as they are.
+A parameter is a bool, a whole number or a word. Text of any source is read by the same grammar;
+TOML booleans and integers keep their values.
 """
 
 import re
@@ -15,7 +15,7 @@ from hvmmu.errors import ConfigError
 Value = bool | int | str
 V = TypeVar("V", bool, int, str)
 
-_KEY = "hvmmu.param"  # where the declaration stands in an attrs field's metadata
+_KEY = "hvmmu.param"  # the key of the declaration in an attrs field's metadata
 _BOOLS = {
     **dict.fromkeys(("1", "y", "yes", "on", "true"), True),
     **dict.fromkeys(("0", "n", "no", "off", "false"), False),
@@ -23,11 +23,11 @@ _BOOLS = {
 _SIZE = r"(-?(?:0|[1-9][0-9]{0,19})|0x[0-9a-fA-F]{1,16})([KMGTkmgt]?)"
 _SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
-_SHOWN = 48  # characters of a wrong value that an error message repeats
+_QUOTED = 48  # characters of a wrong value that an error message repeats
 
 
 class Param(NamedTuple):
-    """Describe one module parameter; `type` is bool, int or str, `size` admits 64M and the like."""
+    """One module parameter; `type` is bool, int or str, `size` allows 64M and the like."""
 
     name: str
     type: type
@@ -41,12 +41,12 @@ class Param(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Return the type as modinfo would print it."""
+        """Return the type as modinfo prints it."""
         return "size" if self.size else self.type.__name__
 
     @property
     def grammar(self) -> str:
-        """Return what may be written for this parameter, for an error message."""
+        """Return the valid values of this parameter for an error message."""
         if self.type is bool:
             return "one of 1/0/y/n/yes/no/on/off/true/false"
         if self.type is int:
@@ -57,8 +57,10 @@ class Param(NamedTuple):
 
     @property
     def bounds(self) -> str:
-        """Return the bounds of an int as text, or nothing."""
-        least, most = (None if n is None else written(self, n) for n in (self.least, self.most))
+        """Return the bounds of an int as text; empty if it has none."""
+        least, most = (
+            None if n is None else format_value(self, n) for n in (self.least, self.most)
+        )
         if least is not None and most is not None:
             return f"{least} to {most}"
         if least is not None:
@@ -78,15 +80,15 @@ def param(
 ) -> V:
     """Declare a module parameter as a field of an attrs class.
 
-    Its type is its default's. `least` and `most` bound an int, `size=True` lets it be written 64M
-    or 1G, `choices` are the words a str may be. `silent_default=True` leaves the parameter out of
+    Its type is that of the default. `least` and `most` bound an int, `size=True` allows 64M or 1G,
+    `choices` are the valid words of a str. `silent_default=True` leaves the parameter out of
     documents while it has its default.
     """
     declaration = Param("", type(default), default, doc, least, most, size, choices, silent_default)
 
     def allowed(_: object, field: "attrs.Attribute[Value]", value: Value) -> None:
         if type(value) is not declaration.type or not _is_within(declaration, value):
-            wrong = f"{shown(value)} is not {declaration.grammar}"
+            wrong = f"{quote(value)} is not {declaration.grammar}"
             raise ConfigError([f"{field.name}: {wrong}"])
 
     field: Any = attrs.field  # its stub cannot say: the field's type is that of its default
@@ -94,7 +96,7 @@ def param(
     return made
 
 
-def declared(params: type) -> tuple[Param, ...]:
+def params_of(params: type) -> tuple[Param, ...]:
     """Return the parameters of an attrs class, in the order of their declaration."""
     fields = [field for field in attrs.fields(params) if _KEY in field.metadata]
     return tuple(field.metadata[_KEY]._replace(name=field.name) for field in fields)
@@ -102,7 +104,7 @@ def declared(params: type) -> tuple[Param, ...]:
 
 def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of parameters
     """Return the parameters of an attrs object by name, as documents have them."""
-    found = {param: getattr(made, param.name) for param in declared(type(made))}
+    found = {param: getattr(made, param.name) for param in params_of(type(made))}
     return {
         param.name: value
         for param, value in found.items()
@@ -111,18 +113,18 @@ def values(made: Any) -> dict[str, Value]:  # noqa: ANN401 - any attrs object of
 
 
 def parse(param: Param, given: object, *, key: str, source: str) -> Value:
-    """Return the value that *given*, text or a TOML value, stands for.
+    """Return the value of *given*, which is text or a TOML value.
 
-    Raise ConfigError naming the key, the source, what was given and what may be.
+    Raise ConfigError naming the key, the source, *given* and the valid values.
     """
     value = _read(param, given)
     if value is None or not _is_within(param, value):
-        near = nearest(given, param.choices) if isinstance(given, str) else ""
-        raise ConfigError([f"{key} ({source}): {shown(given)} is not {param.grammar}{near}"])
+        near = did_you_mean(given, param.choices) if isinstance(given, str) else ""
+        raise ConfigError([f"{key} ({source}): {quote(given)} is not {param.grammar}{near}"])
     return value
 
 
-def written(param: Param, value: Value) -> str:
+def format_value(param: Param, value: Value) -> str:
     """Return a value as text that `parse` reads back."""
     if isinstance(value, bool):
         return "1" if value else "0"
@@ -132,24 +134,24 @@ def written(param: Param, value: Value) -> str:
     return str(value)
 
 
-def shown(given: object) -> str:
+def quote(given: object) -> str:
     """Return a wrong value for an error message: one line, plain ASCII, of bounded length."""
     if not isinstance(given, (str, bool, int, float)):
         return f"a TOML {_toml_name(given)}"
     if isinstance(given, int) and not _LEAST <= given <= _MOST:
         return "a number of more than 64 bits"
-    text = ascii(given[: _SHOWN + 1] if isinstance(given, str) else given)
-    cut = len(text) > _SHOWN + 2
-    return f"{text[:_SHOWN]}..." if cut else text
+    text = ascii(given[: _QUOTED + 1] if isinstance(given, str) else given)
+    cut = len(text) > _QUOTED + 2
+    return f"{text[:_QUOTED]}..." if cut else text
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Return `; did you mean 'x'?` for the known name nearest to *name*, else nothing.
 
     *cutoff* is how alike they must be, from 0 to 1: the share of characters in common.
     """
     spelt = {one.lower(): one for one in known}
-    typed = name[:_SHOWN].lower()
+    typed = name[:_QUOTED].lower()
     begun = [one for one in spelt if typed and one.startswith(typed)]
     if not begun:
         import difflib  # noqa: PLC0415 - something was misspelt
@@ -158,7 +160,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f"; did you mean {spelt[near[0]]!r}?" if near else ""
 
 
-def plain(text: str, most: int = 200) -> str:
+def printable(text: str, most: int = 200) -> str:
     """Return text from outside (a path, an argument) fit for one line of a message."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
     return line if len(line) <= most else line[:most] + "..."

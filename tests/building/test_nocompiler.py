@@ -52,7 +52,7 @@ def run(programs: Path, folder: Path, *command: str | Path) -> subprocess.Comple
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
         check=False,
     )
 
@@ -109,7 +109,8 @@ def test_the_wheel_runs(wheel: Path, programs: Path, tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stdout + ended.stderr
     command = ["-m", "hvmmu", "run", "-b", "native", "--json"]
     theirs, ours = (run(programs, tmp_path, one, *command) for one in (python, sys.executable))
-    assert (theirs.returncode, theirs.stderr) == (0, "")
+    for ended in (theirs, ours):
+        assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads(theirs.stdout) == json.loads(ours.stdout)
 
 

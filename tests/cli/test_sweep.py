@@ -15,7 +15,7 @@ from hvmmu._guest.policy import GuestParams
 from hvmmu._sweep import Progress, SweepResult
 from hvmmu._sweep.cells import Cell
 from hvmmu._sweep.store import CellFailure
-from hvmmu.params import declared
+from hvmmu.params import params_of
 
 Command = Callable[..., Any]
 GRID = """
@@ -90,7 +90,7 @@ def test_many_causes() -> None:
 
 def test_every_problem_before_anything_runs(hvmmu: Command, tmp_path: Path) -> None:
     """A sweep begins although something is wrong with its grid."""
-    memory = next(one for one in declared(GuestParams) if one.name == "memory")
+    memory = next(one for one in params_of(GuestParams) if one.name == "memory")
     (tmp_path / "grid.toml").write_text("limits = 1\nbackend = ['native']\nguest.memory = 1\n")
     assert hvmmu("sweep", "grid.toml").problems == [
         "limits (grid.toml): no such key; did you mean 'limit'?",

@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvmmu.errors import ConfigError
-from hvmmu.params import Param, Value, declared, nearest, param, parse, plain, shown, written
+from hvmmu.params import (
+    Param,
+    Value,
+    did_you_mean,
+    format_value,
+    param,
+    params_of,
+    parse,
+    printable,
+    quote,
+)
 
 
 @attrs.frozen
@@ -21,7 +31,7 @@ class Every:
     text: str = param(default="any", doc="any word")
 
 
-EVERY = {one.name: one for one in declared(Every)}
+EVERY = {one.name: one for one in params_of(Every)}
 TRUE = ("1", "y", "Y", "yes", "YES", "on", "On", "true", "True", True, 1)
 FALSE = ("0", "n", "N", "no", "NO", "off", "oFF", "false", "False", False, 0)
 READ = [
@@ -104,25 +114,25 @@ def test_any_text_is_read_or_refused(text: str, name: str) -> None:
 @given(st.integers(-(1 << 63), (1 << 64) - 1))
 def test_numbers_round_trip(number: int) -> None:
     """`hvmmu config` writes a number that is not read back as itself."""
-    assert read("number", written(EVERY["number"], number)) == number
+    assert read("number", format_value(EVERY["number"], number)) == number
     assert read("number", str(number)) == number
 
 
 @given(st.integers(0, (1 << 64) - 1) | st.integers(0, 1023).map(lambda n: n << 40))
 def test_sizes_round_trip(size: int) -> None:
     """`hvmmu config` writes a size that is not read back as itself."""
-    assert read("size", written(EVERY["size"], size)) == size
+    assert read("size", format_value(EVERY["size"], size)) == size
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0"), (4096, "4K"), (1 << 30, "1G"), (7, "7")])
 def test_sizes_are_written_for_people(number: int, text: str) -> None:
     """A size is shown with the wrong unit."""
-    assert written(EVERY["size"], number) == text
+    assert format_value(EVERY["size"], number) == text
 
 
 def test_declarations_are_kept() -> None:
     """What `params` prints of a parameter is not what its class declares."""
-    assert [one.name for one in declared(Every)] == [
+    assert [one.name for one in params_of(Every)] == [
         "flag",
         "number",
         "bounded",
@@ -130,7 +140,7 @@ def test_declarations_are_kept() -> None:
         "word",
         "text",
     ]
-    assert [one.kind for one in declared(Every)] == ["bool", "int", "int", "size", "str", "str"]
+    assert [one.kind for one in params_of(Every)] == ["bool", "int", "int", "size", "str", "str"]
     assert EVERY["bounded"] == Param("bounded", int, 3, "a bounded number", least=-4, most=1000)
 
 
@@ -147,13 +157,13 @@ def test_a_wrong_word_is_met_with_the_nearest() -> None:
     """A misspelt choice is not met with the one that was meant."""
     with pytest.raises(ConfigError, match="did you mean 'maybe'"):
         read("word", "mabye")
-    assert nearest("zzz", ["maybe"]) == ""
+    assert did_you_mean("zzz", ["maybe"]) == ""
 
 
 def test_what_is_shown_is_short_and_printable() -> None:
     """A wrong value could flood or confuse the terminal its error is printed on."""
-    assert shown("x" * 10_000) == f"'{'x' * 47}..."
-    assert shown("\x1b[31m") == r"'\x1b[31m'"
-    assert shown({"a": "b" * 1000}) == "a TOML table"
-    assert plain("a\nb\x1b") == r"a\nb\x1b"
-    assert plain("é" * 500) == "é" * 200 + "..."
+    assert quote("x" * 10_000) == f"'{'x' * 47}..."
+    assert quote("\x1b[31m") == r"'\x1b[31m'"
+    assert quote({"a": "b" * 1000}) == "a TOML table"
+    assert printable("a\nb\x1b") == r"a\nb\x1b"
+    assert printable("é" * 500) == "é" * 200 + "..."

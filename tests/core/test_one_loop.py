@@ -36,7 +36,7 @@ from hvmmu.fault import FaultOutcome, PageFault, Route
 from hvmmu.generic import GenericBackend, GenericDeprivilegedBackend
 from hvmmu.ledger import COUNTS, Ledger
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.params import declared
+from hvmmu.params import params_of
 from hvmmu.spec.audit import audit
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.steps import (
@@ -279,7 +279,7 @@ def config_of(backend: str, seed: int) -> MachineConfig:
     """Return a machine with every parameter drawn that is declared."""
     draw = random.Random(f"machine {seed}")  # noqa: S311 - not for secrets
     made = BACKENDS[backend]
-    flags = {p.name: draw.random() < 0.6 for p in declared(made.params) if p.type is bool}
+    flags = {p.name: draw.random() < 0.6 for p in params_of(made.params) if p.type is bool}
     mmu = drawn(MmuParams, draw)
     guest = drawn(GuestParams, draw, memory=RAM)
     return MachineConfig(made, made.params(**flags), mmu, guest=guest)

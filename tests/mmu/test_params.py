@@ -9,7 +9,7 @@ import pytest
 
 from hvmmu._mmu_params import MmuParams
 from hvmmu.arch import pte
-from hvmmu.params import Param, declared
+from hvmmu.params import Param, params_of
 from hvmmu.testing.settings import values
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_a_story_is_the_same_each_time(build: Callable[..., Bench]) -> None:
     assert story(build) == story(build)
 
 
-@pytest.mark.parametrize("param", declared(MmuParams), ids=lambda param: param.name)
+@pytest.mark.parametrize("param", params_of(MmuParams), ids=lambda param: param.name)
 def test_each_parameter_is_obeyed(build: Callable[..., Bench], param: Param) -> None:
     """If wrong, a parameter is declared, and C does not know it."""
     usual = story(build)
@@ -57,7 +57,7 @@ def test_each_parameter_is_obeyed(build: Callable[..., Bench], param: Param) -> 
 
 def test_c_is_given_all_of_them(build: Callable[..., Bench]) -> None:
     """If wrong, a parameter that is set does not arrive."""
-    given = {param.name: values(param)[-1] for param in declared(MmuParams)}
+    given = {param.name: values(param)[-1] for param in params_of(MmuParams)}
     vm = build(**given).mmu.vm
     in_c = vm.pointer.params
     assert {field.name: getattr(in_c, field.name) for field in attrs.fields(MmuParams)} == given

@@ -36,7 +36,7 @@ from hvmmu.arch import pfec as pf
 from hvmmu.costs import cost_model
 from hvmmu.errors import HvmmuError
 from hvmmu.machine import Machine, MachineConfig
-from hvmmu.params import declared
+from hvmmu.params import params_of
 from hvmmu.spec.engine import ReferenceEngine
 from hvmmu.steps import (
     PROT_EXEC,
@@ -118,7 +118,7 @@ def listening() -> RunHooks:
 def machine_of(draw: random.Random) -> MachineConfig:
     """Draw a machine, all but its engine: any backend, every parameter that counters depend on."""
     backend = BACKENDS[draw.choice(sorted(BACKENDS))]
-    flags = {p.name: draw.random() < 0.6 for p in declared(backend.params) if p.type is bool}
+    flags = {p.name: draw.random() < 0.6 for p in params_of(backend.params) if p.type is bool}
     mmu = drawn(MmuParams, draw)
     guest = GuestParams(memory=RAM, set_accessed_dirty=draw.random() < 0.7)
     cpu = CpuParams(nx=draw.random() < 0.8, gbpages=draw.random() < 0.5)

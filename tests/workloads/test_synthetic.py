@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hvmmu.errors import ConfigError
-from hvmmu.params import declared
+from hvmmu.params import params_of
 from hvmmu.steps import (
     PROT_READ,
     Accesses,
@@ -104,7 +104,7 @@ def test_facts_name_every_option(name: str) -> None:
     facts = open_workload(SMALL[name]).facts()
     options = dict(part.split("=") for part in SMALL[name].partition(":")[2].split(","))
     assert facts == {"name": name, "kind": "synthetic"} | {k: int(v) for k, v in options.items()}
-    assert set(options) == {option.name for option in declared(KINDS[name])}
+    assert set(options) == {option.name for option in params_of(KINDS[name])}
 
 
 @pytest.mark.parametrize("name", KINDS)

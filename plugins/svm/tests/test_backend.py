@@ -14,7 +14,7 @@ from hvmmu.backend import CrWrite, Intercept, Invlpg, MsrWrite, Paging, VmEntry,
 from hvmmu.engine import EXIT_ALWAYS, EXIT_NEVER, HwThread
 from hvmmu.errors import InvariantError
 from hvmmu.fault import PageFault
-from hvmmu.params import declared
+from hvmmu.params import params_of
 from hvmmu.spte import Nonpresent
 from hvmmu.tlb import Scope
 from hvmmu_svm.backend import SvmBackend, SvmParams, SvmVcpu
@@ -70,7 +70,7 @@ def test_what_it_says_of_itself() -> None:
     assert SvmBackend.caps.paging is Paging.SHADOW
     assert not SvmBackend.caps.filters_page_faults
     assert SvmBackend.compare_params == ()
-    assert declared(SvmBackend.params) == ()
+    assert params_of(SvmBackend.params) == ()
 
 
 def test_bypass_is_refused_with_the_reason() -> None:

@@ -11,7 +11,7 @@ from hvmmu._cli import DIFFERS, DONE, options
 from hvmmu._cli.output import write_stdout
 from hvmmu._files import write_atomically
 from hvmmu.errors import InputError
-from hvmmu.params import nearest, plain, shown
+from hvmmu.params import did_you_mean, printable, quote
 
 if TYPE_CHECKING:
     from hvmmu._plugins import Registry
@@ -89,7 +89,9 @@ def check(
 def _engine(registry: Registry, name: str) -> type[Engine]:
     if name not in registry.engines:
         known = sorted(registry.engines)
-        raise InputError(f"no engine {shown(name)}{nearest(name, known)}; hvmmu engines lists them")
+        raise InputError(
+            f"no engine {quote(name)}{did_you_mean(name, known)}; hvmmu engines lists them"
+        )
     return registry.engines[name]
 
 
@@ -97,4 +99,4 @@ def _refuse_early(target: Path) -> None:
     """Raise InputError for a file that could not be written in the end."""
     if target.is_dir() or not target.parent.is_dir():
         why = "is a folder" if target.is_dir() else "is in a folder that does not exist"
-        raise InputError(f"--json {plain(str(target))}: {why}; name a file")
+        raise InputError(f"--json {printable(str(target))}: {why}; name a file")

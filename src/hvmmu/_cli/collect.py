@@ -9,7 +9,7 @@ import click
 from hvmmu._cli import options
 from hvmmu._cli.output import write_stdout
 from hvmmu.errors import InputError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 
 @click.command(short_help="Collect the cells of sweeps into one table.")
@@ -35,8 +35,8 @@ def collect(folders: Sequence[str], output: str, force: bool) -> None:
         write_stdout(csv_of(table(folders)))
         return
     if not force and os.path.lexists(output):
-        raise InputError(f"{plain(output)} exists; give another FILE, or --force to replace it")
+        raise InputError(f"{printable(output)} exists; give another FILE, or --force to replace it")
     written = write_table(folders, Path(output))
     write_stdout(
-        f"{plain(output)}: {len(written.rows):,} cells in {len(written.names):,} columns\n"
+        f"{printable(output)}: {len(written.rows):,} cells in {len(written.names):,} columns\n"
     )

@@ -8,7 +8,7 @@ import click
 from hvmmu._cli import options
 from hvmmu._cli.output import terminal_width, write_stdout
 from hvmmu.errors import InputError
-from hvmmu.params import nearest, plain, shown
+from hvmmu.params import did_you_mean, printable, quote
 from hvmmu.types import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def backends(ctx: click.Context) -> None:
     found = registry.config_schema().backends
     origins = {name: registry.origin(name) for name in found}
     lines = [
-        f"{plugin.state.value}: {plugin.name} (from {plugin.origin}): {plain(plugin.cause)}"
+        f"{plugin.state.value}: {plugin.name} (from {plugin.origin}): {printable(plugin.cause)}"
         for plugin in registry.unusable
     ]
     table = listing.backends(_described(ctx, found, origins))
@@ -147,8 +147,8 @@ def params(ctx: click.Context, section: str | None, settings: Sequence[str]) -> 
     session = open_session(ctx, settings=settings)
     sections = list(session.schema.classes())
     if section is not None and section not in sections:
-        near = nearest(section, sections, 0.75) or " (see `hvmmu backends`)"
-        raise InputError(f"no section {shown(section)}; there are {', '.join(sections)}{near}")
+        near = did_you_mean(section, sections, 0.75) or " (see `hvmmu backends`)"
+        raise InputError(f"no section {quote(section)}; there are {', '.join(sections)}{near}")
     chosen = sections if section is None else [section]
     blocks = [
         "\n".join(listing.params(name, session.schema, session.config.rows)) for name in chosen

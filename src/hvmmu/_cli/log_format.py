@@ -5,7 +5,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from hvmmu import log
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 
 def configure(*, verbose: bool) -> None:
@@ -48,9 +48,9 @@ def _line(_: object, method: str, event: MutableMapping[str, Any]) -> str:
     if isinstance(cause, BaseException):
         event["cause"] = f"{type(cause).__name__}: {cause}"
     fields = "".join(f" {key}={_text(value)}" for key, value in event.items())
-    return f"hvmmu: {'warning' if method == 'warn' else method}: {plain(str(name))}{fields}"
+    return f"hvmmu: {'warning' if method == 'warn' else method}: {printable(str(name))}{fields}"
 
 
 def _text(value: object) -> str:
-    text = plain(str(value))
+    text = printable(str(value))
     return f'"{text}"' if " " in text else text

@@ -13,7 +13,7 @@ from hvmmu._cli.command_table import MODULES
 from hvmmu._plugins import Registry, load
 from hvmmu.errors import ConfigError
 from hvmmu.log import get_logger
-from hvmmu.params import Param, parse, plain
+from hvmmu.params import Param, parse, printable
 
 _NO = "no:"
 _AUTOLOAD_OFF = "HVMMU_DISABLE_PLUGIN_AUTOLOAD"
@@ -47,13 +47,15 @@ def plugin_selection(arguments: Sequence[str], environ: Mapping[str, str]) -> di
     block = [text.removeprefix(_NO) for text in arguments if text.startswith(_NO)]
     extra = [text for text in arguments if not text.startswith(_NO)]
     problems = [
-        f"-P {plain(text)}: write -P NAME or -P no:NAME" for text in arguments if text in ("", _NO)
+        f"-P {printable(text)}: write -P NAME or -P no:NAME"
+        for text in arguments
+        if text in ("", _NO)
     ]
     both = sorted({name for name in extra if name and name in block})
-    problems += [f"-P {plain(name)}: contradicts -P no:{plain(name)}" for name in both]
+    problems += [f"-P {printable(name)}: contradicts -P no:{printable(name)}" for name in both]
     named = [name.strip() for name in environ.get(_NAMES, "").split(",")]
     problems += [
-        f"{_NAMES}: {plain(name)}: it only adds; write -P {plain(name)}"
+        f"{_NAMES}: {printable(name)}: it only adds; write -P {printable(name)}"
         for name in named
         if name.startswith(_NO)
     ]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 PATIENCE = 1.0  # seconds before the line is shown
 _EVERY = 0.1  # seconds between two updates
@@ -57,7 +57,7 @@ class Counter(ProgressLine):
     def __init__(self, label: str, total: int | None = None) -> None:
         """Take a label for what is counted, and the last count if that is known."""
         super().__init__()
-        self._label, self._total = plain(label), total
+        self._label, self._total = printable(label), total
         self._next = time.monotonic() + PATIENCE
 
     def update(self, count: int) -> None:

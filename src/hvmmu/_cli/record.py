@@ -7,7 +7,7 @@ import click
 
 from hvmmu._cli import options
 from hvmmu._cli.output import write_stdout
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 
 @click.command(
@@ -39,6 +39,6 @@ def record(command: Sequence[str], output: Path, limit: int | None, force: bool)
     ended = {None: "stopped at the limit", 0: "the command succeeded"}.get(
         made.exit_code, f"the command ended with exit code {made.exit_code}"
     )
-    last = f": {plain(made.said)}" if made.exit_code and made.said else ""
-    name = plain(str(made.path))
+    last = f": {printable(made.said)}" if made.exit_code and made.said else ""
+    name = printable(str(made.path))
     write_stdout(f"{name}: {made.references:,} references in {made.size:,} bytes; {ended}{last}\n")

@@ -7,7 +7,7 @@ import click
 
 from hvmmu._cli import options
 from hvmmu._cli.output import write_stdout
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 
 @click.command(short_help="Write a package with a working backend as a starting point.")
@@ -45,7 +45,7 @@ def _next(name: str, folder: Path, files: int) -> str:
     where = str(folder) if folder.is_absolute() or folder == Path() else f"./{folder}"
     typed = shlex.quote(where)
     return (
-        f"{plain(str(folder))}: a package with the backend {name}, {files} files. Next:\n"
+        f"{printable(str(folder))}: a package with the backend {name}, {files} files. Next:\n"
         f"  pip install -e {typed}\n"
         f"  hvmmu check {name}\n"
         f"  cd {typed} && tox\n"

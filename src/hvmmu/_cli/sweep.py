@@ -10,7 +10,7 @@ import click
 
 from hvmmu._cli import DIFFERS, DONE, options
 from hvmmu._cli.output import write_stdout
-from hvmmu.params import plain, shown
+from hvmmu.params import printable, quote
 
 if TYPE_CHECKING:
     from hvmmu._sweep import SweepResult
@@ -24,7 +24,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str) -> tuple[int, int]:
     """Return both numbers of I/N."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", text)
     if match is None or int(match[1]) > int(match[2]):
-        raise click.BadParameter(f"{shown(text)} is not I/N with I from 1 to N, as 2/3")
+        raise click.BadParameter(f"{quote(text)} is not I/N with I from 1 to N, as 2/3")
     return int(match[1]), int(match[2])
 
 
@@ -112,7 +112,7 @@ def sweep(
 
 def _summary(result: "SweepResult") -> Iterator[str]:
     """Yield the summary of a sweep: the counts, then each cause of failed cells once."""
-    folder, failed = plain(str(result.folder)), result.failed
+    folder, failed = printable(str(result.folder)), result.failed
     part = "" if result.mine == result.planned else f" of {result.planned:,}"
     yield (
         f"{folder}: {result.mine:,}{part} cells: {result.ran:,} run, {len(failed):,} failed, "

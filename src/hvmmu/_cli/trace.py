@@ -8,7 +8,7 @@ import click
 from hvmmu._cli import options
 from hvmmu._cli.output import write_stdout
 from hvmmu.errors import InputError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 _PIPE = "-"
 _force = click.option("--force", is_flag=True, help="Replace FILE if it exists.")
@@ -56,7 +56,7 @@ def import_(*, source: str, output: Path, fmt: str | None, limit: int | None, fo
         )
     size = output.stat().st_size
     write_stdout(
-        f"{plain(str(output))}: {made.references:,} references in {size:,} bytes, "
+        f"{printable(str(output))}: {made.references:,} references in {size:,} bytes, "
         f"{size / made.references:.3f} each; {made.span_kept / made.accesses:.1%} of the accesses "
         "can change a TLB\n"
     )
@@ -94,7 +94,7 @@ def describe(*, path: Path) -> None:
         ("size", f"{size:,} bytes, {size / head.references:.4f} a reference"),
         ("chunks", f"{head.chunks:,}, the largest of {head.most_chunk:,} bytes"),
         ("sha256", f"{head.sha256.hex()} of the accesses"),
-        *(("source", plain(line)) for line in head.provenance.splitlines()),
+        *(("source", printable(line)) for line in head.provenance.splitlines()),
     ]
     write_stdout("".join(f"{key:<23}{value}\n" for key, value in rows))
 
@@ -136,10 +136,12 @@ def export(*, path: Path, output: Path | None, fmt: str, force: bool) -> None:
                 write_text(file, fmt, sys.stdout.buffer, progress.update)
             return
         if is_hvt(output):
-            raise InputError(f"{plain(str(output))}: an export is text; give it another name")
+            raise InputError(f"{printable(str(output))}: an export is text; give it another name")
         with whole_file(output, force=force) as plain_file:
             packed = writer(plain_file, output.suffix)
             count = write_text(file, fmt, packed or plain_file, progress.update)
             if packed is not None:
                 packed.close()
-    write_stdout(f"{plain(str(output))}: {count:,} references in {output.stat().st_size:,} bytes\n")
+    write_stdout(
+        f"{printable(str(output))}: {count:,} references in {output.stat().st_size:,} bytes\n"
+    )

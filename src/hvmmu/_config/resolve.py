@@ -12,7 +12,7 @@ from hvmmu._config import sources
 from hvmmu._config.schema import ConfigSchema, Key, SchemaReader, dotted
 from hvmmu._config.sources import PREFIX, Setting
 from hvmmu.errors import ConfigError, InputError
-from hvmmu.params import Param, Value, nearest, parse, plain, shown, written
+from hvmmu.params import Param, Value, did_you_mean, format_value, parse, printable, quote
 
 DEFAULT = "default"
 
@@ -73,11 +73,11 @@ def resolve(
     resolution = _Resolution(schema)
     found = resolution.shared(cwd, environ)
     if backends:
-        source = " ".join(f"-b {plain(name)}" for name in backends)
+        source = " ".join(f"-b {printable(name)}" for name in backends)
         found.append(Setting(None, "backend", list(backends), source, is_typed=True))
     for name, given in {"costs": costs, "engine": engine}.items():
         if given is not None:
-            found.append(Setting(None, name, given, f"--{name} {plain(given)}", is_typed=True))
+            found.append(Setting(None, name, given, f"--{name} {printable(given)}", is_typed=True))
     arguments, problems = sources.from_arguments(settings)
     resolution.problems += problems
     return resolution.resolve(found + arguments, tuple(dict.fromkeys(mmus)))
@@ -121,17 +121,19 @@ class _Resolution:
         prefixes = tuple(_variable((section, "")) for section in self.reader.sections)
         if variable.startswith(prefixes):
             section = max(filter(variable.startswith, prefixes), key=len)
-            near = nearest(variable, [name for name in known if name.startswith(section)])
+            near = did_you_mean(variable, [name for name in known if name.startswith(section)])
             near = near or "; `hvmmu config --explain` lists the keys"
         else:
             core = (None, *self.schema.core)
-            near = nearest(
+            near = did_you_mean(
                 variable, [name for name, keys in known.items() if keys[0][0] in core], 0.9
             )
         if near:
-            self.problems.append(f"{plain(variable)}: no such setting{near}")
+            self.problems.append(f"{printable(variable)}: no such setting{near}")
         else:
-            self.ignored.append(f"{plain(variable)}: no plugin that is loaded has such a setting")
+            self.ignored.append(
+                f"{printable(variable)}: no plugin that is loaded has such a setting"
+            )
 
     def resolve(self, found: Sequence[Setting], mmus: tuple[str, ...]) -> Config:
         """Let each setting replace those before it, read the values, and return the whole."""
@@ -144,7 +146,9 @@ class _Resolution:
             elif not setting.is_backend:
                 self.set_in(setting.section, setting)
         for name in mmus:
-            self.set_in("mmu", Setting("mmu", "type", name, f"--mmu {plain(name)}", is_typed=True))
+            self.set_in(
+                "mmu", Setting("mmu", "type", name, f"--mmu {printable(name)}", is_typed=True)
+            )
             if len(mmus) > 1 and _MMU_TYPE in self.effective:  # each run has its own
                 self.read(_MMU_TYPE, self.effective.pop(_MMU_TYPE))
         self.values.clear()
@@ -174,9 +178,9 @@ class _Resolution:
         for name in names:
             if name in kept:
                 continue
-            near = nearest(name, there, _ALIKE) if isinstance(name, str) else ""
+            near = did_you_mean(name, there, _ALIKE) if isinstance(name, str) else ""
             problem = (
-                f"backend ({source}): {shown(name)} is not an installed backend "
+                f"backend ({source}): {quote(name)} is not an installed backend "
                 f"({', '.join(there)}){near} (see `hvmmu backends`)"
             )
             is_absent = isinstance(name, str) and not near and not setting.is_typed
@@ -210,8 +214,8 @@ class _Resolution:
             )
         else:
             known = sorted({name for params in sections.values() for name in params})
-            near = nearest(name, known, _ALIKE) or "; `hvmmu params` lists them all"
-            self.problems.append(f"{setting.source}: no parameter {shown(name)}{near}")
+            near = did_you_mean(name, known, _ALIKE) or "; `hvmmu params` lists them all"
+            self.problems.append(f"{setting.source}: no parameter {quote(name)}{near}")
 
     def set_in(self, section: str | None, setting: Setting) -> None:
         """Have a setting replace those before it, or report why it cannot be one."""
@@ -221,7 +225,7 @@ class _Resolution:
                 self.problems.append(reader.no_section(section, source))
             else:
                 why = f"no plugin that is loaded has such a section ({', '.join(reader.sections)})"
-                self.ignored.append(f"{plain(section)} ({source}): {why}")
+                self.ignored.append(f"{printable(section)} ({source}): {why}")
         elif setting.name is not None:  # an empty section sets nothing
             key = section, setting.name
             try:
@@ -255,7 +259,7 @@ class _Resolution:
             except (InputError, ValueError) as error:
                 where = ", ".join(sorted({source for _, source in own.values()}))
                 lines = error.problems if isinstance(error, ConfigError) else [str(error)]
-                self.problems += [f"{section} ({where}): {plain(line)}" for line in lines]
+                self.problems += [f"{section} ({where}): {printable(line)}" for line in lines]
         return built
 
     def rows(self) -> Iterator[ExplainRow]:
@@ -265,8 +269,10 @@ class _Resolution:
         for section, params in ((None, self.top), *self.reader.sections.items()):
             for name, param in params.items():
                 value, source = self.value(section, param)
-                default = written(param, param.default)
-                yield ExplainRow(dotted((section, name)), written(param, value), source, default)
+                default = format_value(param, param.default)
+                yield ExplainRow(
+                    dotted((section, name)), format_value(param, value), source, default
+                )
 
 
 def _variable(key: Key) -> str:

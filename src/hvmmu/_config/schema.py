@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hvmmu.errors import ConfigError
-from hvmmu.params import Param, declared, nearest, plain
+from hvmmu.params import Param, did_you_mean, params_of, printable
 
 Key = tuple[str | None, str]
 """Section, None at the top, and name."""
@@ -42,7 +42,7 @@ class ConfigSchema(NamedTuple):
                 param.name: param._replace(
                     choices=self.choices.get(f"{section}.{param.name}", param.choices)
                 )
-                for param in declared(params)
+                for param in params_of(params)
             }
             for section, params in self.classes().items()
         }
@@ -69,7 +69,7 @@ class SchemaReader:
         if name in params and name not in self.unsupported(section):
             return params[name]
         why = self.unsupported(section).get(name) or self._unknown(section, name)
-        raise ConfigError([f"{prefix}{plain(dotted(key))} ({source}): {why}"])
+        raise ConfigError([f"{prefix}{printable(dotted(key))} ({source}): {why}"])
 
     def unsupported(self, section: str | None) -> Mapping[str, str]:
         """Return the parameters that a backend does not support, each with the reason."""
@@ -78,22 +78,25 @@ class SchemaReader:
 
     def no_section(self, section: str, source: str, prefix: str = "") -> str:
         """Return the message for a section that does not exist."""
-        near = nearest(section, self.sections, _ALIKE)
+        near = did_you_mean(section, self.sections, _ALIKE)
         near = near or "; if it is a backend, is its plugin installed?"
         there = ", ".join(self.sections)
-        return f"{prefix}{plain(section)} ({source}): no such section ({there}){near}"
+        return f"{prefix}{printable(section)} ({source}): no such section ({there}){near}"
 
     def is_misspelt(self, section: str) -> bool:
         """Return whether one of the core's sections is meant, not that of a missing plugin."""
-        return bool(nearest(section, self.schema.core, _ALIKE))
+        return bool(did_you_mean(section, self.schema.core, _ALIKE))
 
     def _unknown(self, section: str | None, name: str) -> str:
         if section is not None:
-            near = nearest(name, self.sections[section]) or f"; `hvmmu params {section}` lists them"
+            near = (
+                did_you_mean(name, self.sections[section])
+                or f"; `hvmmu params {section}` lists them"
+            )
             return f"{section} has no such parameter{near}"
         if name in self.sections:
             return f"that is a section; write [{name}] and its parameters below"
-        near = nearest(name, (*self.top, *self.sections), _ALIKE)
+        near = did_you_mean(name, (*self.top, *self.sections), _ALIKE)
         return f"no such key{near}" if near else f"no such key; there are {self._top_keys()}"
 
     def _top_keys(self) -> str:

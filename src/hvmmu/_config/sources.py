@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hvmmu._config.schema import Key
 from hvmmu.errors import ConfigError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 MOST_BYTES = 1 << 20  # a configuration file over 1 MiB is a mistake, and not read
 _MOST_PARTS = 64
@@ -83,7 +83,7 @@ def from_arguments(texts: Sequence[str]) -> tuple[list[Setting], list[str]]:
     """Return the settings of -p's arguments, and the problems."""
     settings, problems = [], []
     for text in texts:
-        source = f"-p {plain(text)}"
+        source = f"-p {printable(text)}"
         key, equals, given = text.partition("=")
         section, dot, name = key.rpartition(".")
         if equals and name:
@@ -101,10 +101,10 @@ def _nearest_file(cwd: Path) -> tuple[str, dict[str, Any]] | None:
     projects = _nearest_project(cwd)
     for directory in (cwd, *cwd.parents):
         if os.path.lexists(directory / "hvmmu.toml"):
-            where = plain(os.path.relpath(directory / "hvmmu.toml", cwd))
+            where = printable(os.path.relpath(directory / "hvmmu.toml", cwd))
             return where, read_toml(directory / "hvmmu.toml", where)
         if directory == projects:
-            where = plain(os.path.relpath(directory / "pyproject.toml", cwd))
+            where = printable(os.path.relpath(directory / "pyproject.toml", cwd))
             table = _tool_table(read_toml(directory / "pyproject.toml", where), where)
             if table is not None:
                 return f"{where} [tool.hvmmu]", table
@@ -147,4 +147,4 @@ def read_toml(path: Path, where: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError([f"{where}: not TOML that can be read: nested too deep"]) from None
     except ValueError as error:
-        raise ConfigError([f"{where}: not TOML: {plain(str(error))}"]) from None
+        raise ConfigError([f"{where}: not TOML: {printable(str(error))}"]) from None

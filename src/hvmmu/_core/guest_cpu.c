@@ -95,8 +95,13 @@ int32_t hv_take_page_fault(hv_vcpu *v)
 {
     if (!v->guest)
         return hv_call(v->self, HV_CALL_PAGE_FAULT);
+    uint64_t before = v->ledger->accesses;
     int32_t wrong = hv_guest_page_fault(v->guest, v->guest_cpu, v->cr2, v->delivered);
     if (!wrong)
         return HV_RETRY;
-    return wrong == HV_GUEST_RAISED ? HV_FAILED : hv_call(v->self, HV_CALL_GUEST_FAILED);
+    if (wrong == HV_GUEST_RAISED)
+        return HV_FAILED;
+    if (v->ledger->accesses != before)
+        v->stop->event = HV_END; /* the kernel's last access did not stop */
+    return hv_call(v->self, HV_CALL_GUEST_FAILED);
 }

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 
 class CapturedOutput(io.BytesIO):
@@ -17,7 +17,7 @@ class CapturedOutput(io.BytesIO):
     @property
     def text(self) -> str:
         """Return what was printed, as one line of bounded length."""
-        return plain(" ".join(self.getvalue().decode("utf-8", "replace").split()))
+        return printable(" ".join(self.getvalue().decode("utf-8", "replace").split()))
 
 
 @contextmanager

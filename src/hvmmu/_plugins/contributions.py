@@ -18,7 +18,7 @@ from hvmmu.costs import MODELS, Cost, CostModel
 from hvmmu.engine import Engine
 from hvmmu.errors import PluginError
 from hvmmu.mmu import Mmu
-from hvmmu.params import declared, shown
+from hvmmu.params import params_of, quote
 from hvmmu.workloads import FORMATS, WORKLOADS, TraceFormat, WorkloadKind
 
 RESERVED_NAMES = frozenset({"backend", "costs", "engine", *CORE})
@@ -76,7 +76,7 @@ class ContributionKind(NamedTuple):
 def check_interface(what: str, version: object) -> None:
     """Raise PluginRejectedError if *what* is for another version of the interface."""
     if version != API_VERSION:
-        cause = f"{what} is for api_version {shown(version)}, and this is {API_VERSION}"
+        cause = f"{what} is for api_version {quote(version)}, and this is {API_VERSION}"
         raise PluginRejectedError(cause, State.INCOMPATIBLE)
 
 
@@ -166,7 +166,7 @@ def _check_backend(label: str, backend: Any) -> None:  # noqa: ANN401 - a class 
         _check_members(label, backend, _DEPRIVILEGED)
     if not isinstance(backend.params, type) or not attrs.has(backend.params):
         raise PluginRejectedError(f"{label}: its params are no attrs class")
-    declared(backend.params)
+    params_of(backend.params)
 
 
 def _check_engine(label: str, engine: Any) -> None:  # noqa: ANN401 - as above
@@ -205,7 +205,7 @@ def _check_model(label: str, model: CostModel) -> None:
 
 
 def _check_parameters(label: str, params: Any) -> None:  # noqa: ANN401 - a class of a plugin
-    if not attrs.has(params) or not declared(params):
+    if not attrs.has(params) or not params_of(params):
         raise PluginRejectedError(
             f"{label}: must be an attrs class with parameters made by hvmmu.params.param"
         )

@@ -15,7 +15,7 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvmmu._plugins.registry import Plugin, State
-from hvmmu.params import plain, shown
+from hvmmu.params import printable, quote
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -154,7 +154,7 @@ def _points(distribution: _Distribution) -> Iterator[PluginEntryPoint]:
         elif group == GROUP and line and not line.startswith("#"):
             name, is_pair, value = line.partition("=")
             if not is_pair:
-                raise ValueError(f"{shown(line)} is not name = value")
+                raise ValueError(f"{quote(line)} is not name = value")
             yield PluginEntryPoint(name.strip(), value.strip(), *distribution[:2])
 
 
@@ -167,4 +167,4 @@ def _identity(distribution: "Distribution | None") -> tuple[str, str]:
         name, version = metadata["Name"], metadata["Version"]
     except Exception:  # noqa: BLE001 - a file that anybody wrote
         return UNKNOWN, ""
-    return (plain(str(name)), plain(str(version or ""))) if name else (UNKNOWN, "")
+    return (printable(str(name)), printable(str(version or ""))) if name else (UNKNOWN, "")

@@ -29,7 +29,7 @@ from hvmmu._plugins.registry import Contribution, Plugin, Registry, State
 from hvmmu.backend import API_VERSION
 from hvmmu.errors import ConfigError
 from hvmmu.log import configure_if_imported
-from hvmmu.params import nearest, plain, shown
+from hvmmu.params import did_you_mean, printable, quote
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -110,7 +110,7 @@ def _chosen(
     explicit = {name if name in names else modules.get(name, name) for name in extra}
     known = names | explicit | set(extra)
     if unknown := sorted(set(block) - known):
-        raise ConfigError([f"no plugin {shown(n)} to block{_near(n, known)}" for n in unknown])
+        raise ConfigError([f"no plugin {quote(n)} to block{_near(n, known)}" for n in unknown])
     chosen = [_Candidate(point) for point in points]
     named = [PluginEntryPoint(name, name) for name in sorted(explicit - names)]
     chosen += [_Candidate(point, is_module=True) for point in named]
@@ -118,14 +118,14 @@ def _chosen(
     for candidate in chosen:
         name = candidate.point.name
         if name in blocked:
-            candidate.reject(State.BLOCKED, f"by its name: -P no:{plain(name)}")
+            candidate.reject(State.BLOCKED, f"by its name: -P no:{printable(name)}")
         elif not autoload and name not in explicit:
-            candidate.reject(State.BLOCKED, f"{_OFF}; -P {plain(name)} loads it")
+            candidate.reject(State.BLOCKED, f"{_OFF}; -P {printable(name)} loads it")
     return chosen
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    return nearest(name, sorted(known)) or "; `hvmmu plugins` lists them"
+    return did_you_mean(name, sorted(known)) or "; `hvmmu plugins` lists them"
 
 
 class _Loader:
@@ -144,7 +144,7 @@ class _Loader:
         if unknown := [one.point.name for one in self._candidates if _is_nothing(one)]:
             names = {one.point.name for one in self._candidates} - set(unknown)
             raise ConfigError(
-                [f"no plugin or module {shown(n)} to load{_near(n, names)}" for n in unknown]
+                [f"no plugin or module {quote(n)} to load{_near(n, names)}" for n in unknown]
             )
         self._reject_rivals(
             lambda one: [(id(one.imported), f"{one.point.value!r} under another name")]
@@ -184,7 +184,9 @@ class _Loader:
         for hook in self._hooks(one):
             optional = all(impl.optionalhook for impl in hook.get_hookimpls())
             if not hook.has_spec() and not optional:
-                raise PluginRejectedError(f"unknown hook {hook.name!r}{nearest(hook.name, _HOOKS)}")
+                raise PluginRejectedError(
+                    f"unknown hook {hook.name!r}{did_you_mean(hook.name, _HOOKS)}"
+                )
         others = [p for p in self._plugins.get_plugins() if p is not one.imported]
         for hook in _in_order(self._hooks(one)):
             if kind := KINDS.get(hook.name):
@@ -228,7 +230,7 @@ class _Loader:
 
 def _import(one: _Candidate) -> None:
     if not one.point.module:
-        value = shown(one.point.value)
+        value = quote(one.point.value)
         raise PluginRejectedError(f"its entry point {value} is not module or module:attribute")
     begun = perf_counter()
     try:
@@ -236,7 +238,7 @@ def _import(one: _Candidate) -> None:
     finally:
         one.plugin = one.plugin._replace(seconds=perf_counter() - begun)
     if one.imported is None:
-        raise PluginRejectedError(f"its entry point {shown(one.point.value)} is None")
+        raise PluginRejectedError(f"its entry point {quote(one.point.value)} is None")
 
 
 def _claims(one: _Candidate) -> list[tuple[object, str]]:

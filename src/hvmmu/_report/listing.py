@@ -8,7 +8,7 @@ from typing import Any
 from hvmmu._config import DEFAULT, ConfigSchema, ExplainRow
 from hvmmu._plugins import Plugin
 from hvmmu._report.text_table import TextTable
-from hvmmu.params import Param, plain
+from hvmmu.params import Param, printable
 
 LABEL = 15  # modinfo's first column
 LONGEST = 800  # characters of a text from a plugin
@@ -123,7 +123,7 @@ def plugins_json(found: Sequence[Plugin]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> TextTable:
-    return TextTable.plain(heads, [[plain(text, LONGEST) for text in row] for row in rows])
+    return TextTable.plain(heads, [[printable(text, LONGEST) for text in row] for row in rows])
 
 
 def capabilities(described: Any, *, verbose: bool) -> str:  # noqa: ANN401 - a class of a plugin

@@ -3,7 +3,7 @@
 from hvmmu._report import conclusions, tables
 from hvmmu._report.document import Document
 from hvmmu._report.text_table import TextTable, render, wrap
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 WIDTH = 80  # of prose if there is no terminal
 LONGEST = 800  # characters of a line from a plugin
@@ -14,7 +14,7 @@ def comparison(document: Document, *, baseline: str, width: int | None) -> str:
     parts: list[str | TextTable] = [_prose(ran(document), width), ""]
     for table in tables.comparison(document, baseline, width):
         parts += [table, ""]
-    failed = (plain(text, LONGEST) for text in conclusions.failures(document))
+    failed = (printable(text, LONGEST) for text in conclusions.failures(document))
     parts += [text if width is None else _prose(text, width) for text in failed]
     found = (conclusions.verdict(document), *conclusions.effects(document))
     parts += [_prose(text, width) for text in found]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from hvmmu._plugins.registry import BASELINE
 from hvmmu.errors import InputError
-from hvmmu.params import shown
+from hvmmu.params import quote
 
 MOST = 24  # characters: every line of the template keeps within its width
 
@@ -28,7 +28,7 @@ def check_name(name: str, taken: Collection[str]) -> None:
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{shown(name)} cannot be a backend's name: write at most {MOST} lower-case letters,"
+            f"{quote(name)} cannot be a backend's name: write at most {MOST} lower-case letters,"
             " digits, and single hyphens between them, a letter first"
         )
     if why := _objection(name, taken):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hvmmu.errors import InputError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
@@ -16,10 +16,12 @@ def write(files: Mapping[str, str], folder: Path) -> None:
     They are written beside it and then moved. Raise InputError if it has something in it already,
     or nothing to lie in; OSError if it cannot be written.
     """
-    shown = plain(str(folder))
+    shown = printable(str(folder))
     where = folder.resolve()  # `.` and `..` have a parent too
     if not where.parent.is_dir():
-        raise InputError(f"{shown}: there is no folder {plain(str(where.parent))}; make it first")
+        raise InputError(
+            f"{shown}: there is no folder {printable(str(where.parent))}; make it first"
+        )
     if os.path.lexists(where) and not (where.is_dir() and not any(where.iterdir())):
         raise InputError(f"{shown}: there is something already; name a folder that is new or empty")
     aside = Path(tempfile.mkdtemp(prefix=".hvmmu-new-", dir=where.parent))

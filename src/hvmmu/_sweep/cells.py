@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from hvmmu.params import declared, plain
+from hvmmu.params import params_of, printable
 
 FORMAT = 1
 """Raised when the same identity would come to mean another cell."""
@@ -27,7 +27,7 @@ class Cell:
     @property
     def label(self) -> str:
         """Return its backend and workload, for people."""
-        return f"{self.identity['backend']} {plain(str(self.identity['workload']['name']))}"
+        return f"{self.identity['backend']} {printable(str(self.identity['workload']['name']))}"
 
 
 def canonical(data: object) -> str:
@@ -52,6 +52,6 @@ def overrides(identity: Identity, classes: Mapping[str, type]) -> dict[str, dict
     return {
         f"{section}.{param.name}": {"value": value, "source": "sweep"}
         for section in sections
-        for param in declared(classes[section])
+        for param in params_of(classes[section])
         if (value := sections[section].get(param.name, param.default)) != param.default
     }

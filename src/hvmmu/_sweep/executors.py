@@ -19,7 +19,7 @@ import attrs
 from hvmmu import log
 from hvmmu._sweep.forkserver import sigint_blocked, start_forkserver
 from hvmmu.errors import InputError
-from hvmmu.params import nearest, shown
+from hvmmu.params import did_you_mean, quote
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ class Dask:
             try:
                 self._client = distributed.Client(self.scheduler, **self._local(), timeout=10)
             except (OSError, ValueError) as error:
-                where = shown(self.scheduler)
+                where = quote(self.scheduler)
                 raise InputError(f"--scheduler {where}: {error}; is it running?") from None
         return cast("Executor", self._client.get_executor(pure=False))
 
@@ -249,8 +249,8 @@ def pool(executor: Executor | str, jobs: int | None, scheduler: str | None = Non
     if not isinstance(executor, str):
         return CallerExecutor(executor)
     if executor not in POOLS:
-        near = nearest(executor, POOLS)
-        raise InputError(f"no executor {shown(executor)}; there are {', '.join(POOLS)}{near}")
+        near = did_you_mean(executor, POOLS)
+        raise InputError(f"no executor {quote(executor)}; there are {', '.join(POOLS)}{near}")
     if scheduler is not None and executor != "dask":
         raise InputError("--scheduler is dask's: add --executor dask")
     count = jobs or usable_cpus()

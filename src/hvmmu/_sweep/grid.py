@@ -15,7 +15,7 @@ from hvmmu._config import ConfigSchema
 from hvmmu._config.schema import Key, SchemaReader, dotted
 from hvmmu._config.sources import read_toml
 from hvmmu.errors import ConfigError
-from hvmmu.params import Param, Value, parse, plain, shown
+from hvmmu.params import Param, Value, parse, printable, quote
 
 TOP = ("workload", "limit", "backend", "costs", "engine")
 """The keys in no section, in the order in which cells vary."""
@@ -38,7 +38,7 @@ class Grid:
 
 def read_grid(path: Path, schema: ConfigSchema) -> Grid:
     """Read a grid from a file; raise ConfigError with every problem, one line each."""
-    where = plain(str(path))
+    where = printable(str(path))
     return grid_of(read_toml(path, where), schema, where=where, folder=path.absolute().parent)
 
 
@@ -96,7 +96,7 @@ class _GridReader:
         self, axes: dict[Key, tuple[Value, ...]], key: Key, given: object, prefix: str
     ) -> None:
         """Read the values of one key, or report its problems."""
-        label = f"{prefix}{plain(dotted(key))}"
+        label = f"{prefix}{printable(dotted(key))}"
         try:
             param = self.reader.param(key, self.where, prefix)
         except ConfigError as error:
@@ -112,7 +112,7 @@ class _GridReader:
                 self.problems += error.problems
                 continue
             if value in values:
-                self.problem(label, f"{shown(one)} is there twice")
+                self.problem(label, f"{quote(one)} is there twice")
             values[value] = None
         axes[key] = tuple(values)
 

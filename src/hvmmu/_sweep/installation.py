@@ -21,7 +21,7 @@ from hvmmu._plugins.registry import CORE
 from hvmmu.backend import Paging
 from hvmmu.errors import InputError
 from hvmmu.machine import MachineConfig
-from hvmmu.params import Value, nearest, shown
+from hvmmu.params import Value, did_you_mean, quote
 from hvmmu.workloads import SHIPPED
 
 Selection = Mapping[str, Any]
@@ -81,9 +81,9 @@ class Installation:
         if spec is None or spec.partition(":")[0] in kinds:
             return spec
         if not os.path.lexists(folder / spec):
-            known, near = ", ".join(kinds), nearest(spec.partition(":")[0], kinds)
+            known, near = ", ".join(kinds), did_you_mean(spec.partition(":")[0], kinds)
             raise InputError(
-                f"{shown(spec)} is neither a workload ({known}) nor a file in the grid's "
+                f"{quote(spec)} is neither a workload ({known}) nor a file in the grid's "
                 f"folder{near}"
             )
         return str(folder / spec)

@@ -15,7 +15,7 @@ from hvmmu._sweep.cells import FORMAT, Cell, canonical, sha256_of
 from hvmmu._sweep.grid import TOP, Axes, Grid
 from hvmmu._sweep.installation import Installation, Values, file_sha256, hvmmu_version
 from hvmmu.errors import ConfigError, HvmmuError
-from hvmmu.params import plain, values
+from hvmmu.params import printable, values
 
 MOST_CELLS = 100_000
 """The largest number of combinations of one grid."""
@@ -82,7 +82,7 @@ class _Planner:
         """Note the problems of an error."""
         lines = error.problems if isinstance(error, ConfigError) else [str(error)]
         for line in lines:
-            self.problem(label, plain(line, 400))
+            self.problem(label, printable(line, 400))
 
     def check_size(self) -> None:
         """Raise ConfigError if the grid is too large, before anything else is done."""
@@ -156,7 +156,7 @@ class _Planner:
             except (HvmmuError, ValueError) as error:
                 self.problem_of("workload", error)
             except OSError as error:
-                self.problem("workload", f"{plain(str(given))}: {error.strerror}")
+                self.problem("workload", f"{printable(str(given))}: {error.strerror}")
             self.workloads[given, limit] = opened
         return self.workloads[given, limit]
 

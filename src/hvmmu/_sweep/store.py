@@ -16,7 +16,7 @@ from hvmmu._report.document import Document
 from hvmmu._sweep.cells import Cell, Identity, sha256_of
 from hvmmu._sweep.table_rows import flat_row
 from hvmmu.errors import ConfigError, InputError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 MOST_BYTES = 16 << 20
 """The largest file that is read as a cell."""
@@ -55,7 +55,7 @@ def text_of(
 
 def read_cell(path: Path) -> dict[str, Any]:
     """Return a cell; raise InputError if its file is damaged, or has another cell's name."""
-    where = plain(str(path))
+    where = printable(str(path))
     try:
         raw = _read(path)
         cell = json.loads(raw.decode("ascii"))
@@ -86,7 +86,7 @@ def cell_files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
     except OSError as error:
-        raise InputError(f"{plain(str(folder))}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{printable(str(folder))}: cannot be read: {error.strerror}") from None
 
 
 @attrs.frozen
@@ -121,11 +121,11 @@ class Store:
             raise self._unusable(error) from None
 
     def _unusable(self, error: OSError) -> InputError:
-        where = plain(str(self.folder))
+        where = printable(str(self.folder))
         return InputError(f"{where}: cannot be used: {error.strerror}; give another with -o")
 
     def _refuse(self, there: list[str], ids: Collection[str], all_ids: Collection[str]) -> None:
-        where = plain(str(self.folder))
+        where = printable(str(self.folder))
         cells = {match[1] for name in there if (match := _NAME.fullmatch(name))}
         done = len(cells & set(ids))
         foreign = len(cells - set(all_ids))
@@ -170,6 +170,6 @@ class Store:
                 return write_atomically(self.path(name), text.encode("ascii"))
             return write_atomically(self.path(name), text.encode("ascii"))
         except OSError as error:
-            where = plain(str(self.folder))
+            where = printable(str(self.folder))
             todo = "the cells that it holds are whole; --resume goes on"
             raise InputError(f"{where}: cannot be written: {error.strerror}; {todo}") from None

@@ -15,7 +15,7 @@ from hvmmu._sweep.executors import required
 from hvmmu._sweep.store import cell_files, read_cell
 from hvmmu._sweep.table_rows import Scalar, column_names, flat_row, in_order
 from hvmmu.errors import ConfigError, InputError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 
 @attrs.frozen
@@ -41,7 +41,9 @@ def table(folders: Iterable[Path | str]) -> Table:
             problems.append(str(error))
             continue
         if not paths:
-            problems.append(f"{plain(str(folder))}: holds no cells; is it the folder of a sweep?")
+            problems.append(
+                f"{printable(str(folder))}: holds no cells; is it the folder of a sweep?"
+            )
         for path in paths:
             try:
                 problems += _add(found, path)
@@ -61,7 +63,7 @@ def _add(found: dict[str, tuple[Path, dict[str, Any]]], path: Path) -> list[str]
     there, other = found.setdefault(cell["cell"], (path, cell))
     if cell == other:
         return []
-    return [f"{plain(str(path))}: not the same as {plain(str(there))}; remove one of them"]
+    return [f"{printable(str(path))}: not the same as {printable(str(there))}; remove one of them"]
 
 
 def collect(folders: Iterable[Path | str], output: Path | str) -> Table:
@@ -77,7 +79,7 @@ def collect(folders: Iterable[Path | str], output: Path | str) -> Table:
         with atomic_path(path) as beside:
             write(cells, beside)
     except OSError as error:
-        raise InputError(f"{plain(str(path))}: cannot be written: {error.strerror}") from None
+        raise InputError(f"{printable(str(path))}: cannot be written: {error.strerror}") from None
     return cells
 
 
@@ -86,7 +88,9 @@ def writer(path: Path) -> Callable[[Table, Path], None]:
     if path.suffix not in WRITERS:
         *others, last = WRITERS
         kinds = f"{', '.join(others)} or {last}"
-        raise InputError(f"{plain(str(path))}: give it the ending {kinds}, or - for CSV on stdout")
+        raise InputError(
+            f"{printable(str(path))}: give it the ending {kinds}, or - for CSV on stdout"
+        )
     if path.suffix == ".parquet":
         required("pyarrow", "parquet", "a .parquet file")
     return WRITERS[path.suffix]

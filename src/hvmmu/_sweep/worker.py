@@ -22,7 +22,7 @@ from hvmmu._sweep.installation import (
 from hvmmu._sweep.store import CellFailure, text_of
 from hvmmu.errors import HvmmuError, InputError
 from hvmmu.machine import Machine
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 Unit = Mapping[str, Any]
 
@@ -55,10 +55,10 @@ def run_unit(
 
 def _failure(error: Exception) -> CellFailure:
     if isinstance(error, HvmmuError):
-        return CellFailure(type(error).__name__, plain(" ".join(str(error).split()), 1000))
+        return CellFailure(type(error).__name__, printable(" ".join(str(error).split()), 1000))
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return CellFailure("memory", "out of memory; use fewer jobs or a smaller guest.memory")
-    message = plain(f"{type(error).__name__}: {error}", 1000)
+    message = printable(f"{type(error).__name__}: {error}", 1000)
     return CellFailure("bug", f"{message} (a bug, in hvmmu or in a plugin)")
 
 
@@ -69,7 +69,9 @@ def _measured(installation: Installation, unit: Unit, is_stopped: Callable[[], b
     workload = installation.registry.workload(unit["workload"], unit["limit"])
     trace = installation.trace(unit["workload"])
     if trace is not None and _hashed(trace) != identity["trace_sha256"]:
-        raise InputError(f"{plain(trace.name)}: changed since the sweep was planned; sweep again")
+        raise InputError(
+            f"{printable(trace.name)}: changed since the sweep was planned; sweep again"
+        )
     model = installation.registry.cost_models[identity["costs"]]
     machine = Machine(
         installation.machine(
@@ -126,7 +128,7 @@ def hello(**_: object) -> None:
 
 def lost(unit: Unit, why: str) -> tuple[str, CellFailure]:
     """Return the same as `run_unit` for a cell whose worker died."""
-    failure = CellFailure("worker", plain(why, 1000))
+    failure = CellFailure("worker", printable(why, 1000))
     where = provenance(open_installation(unit["plugins"]))
     text = text_of(unit["identity"], None, failure, where)
     return text, failure

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 from hvmmu._files import atomic_path
 from hvmmu.errors import InputError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +26,12 @@ def whole_file(output: Path, *, force: bool) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         why = error.strerror or str(error)
-        raise InputError(f"{plain(str(output))}: cannot be written: {why}") from None
+        raise InputError(f"{printable(str(output))}: cannot be written: {why}") from None
 
 
 def check_output(output: Path, *, force: bool) -> None:
     """Raise InputError for what cannot, or without *force* must not, be written."""
-    name = plain(str(output))
+    name = printable(str(output))
     try:
         _check(output, name, force)
     except OSError as error:
@@ -40,7 +40,7 @@ def check_output(output: Path, *, force: bool) -> None:
 
 def _check(output: Path, name: str, force: bool) -> None:
     if not output.parent.is_dir():
-        raise InputError(f"{name}: there is no folder {plain(str(output.parent))}; make it")
+        raise InputError(f"{name}: there is no folder {printable(str(output.parent))}; make it")
     if not output.exists():
         return
     if not output.is_file():

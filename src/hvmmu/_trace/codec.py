@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from attrs import frozen
 
 from hvmmu.errors import TraceError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -203,11 +203,11 @@ def blocks(path: Path, *, once: bool = False) -> Generator[bytes, None, None]:
         if not (stat.S_ISREG(mode) or (once and stat.S_ISFIFO(mode))):
             raise _not_a_file(path)
         with path.open("rb") as file:
-            yield from _unpacked(file, plain(str(path)))
+            yield from _unpacked(file, printable(str(path)))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise TraceError(
-            plain(str(path)), None, f"cannot be read: {why}", "check the path"
+            printable(str(path)), None, f"cannot be read: {why}", "check the path"
         ) from None
 
 
@@ -231,9 +231,9 @@ def head(path: Path) -> bytes:
 
 def _not_a_file(path: Path) -> TraceError:
     if path.is_dir():
-        return TraceError(plain(str(path)), None, "is a directory", "name a trace file in it")
+        return TraceError(printable(str(path)), None, "is a directory", "name a trace file in it")
     what = "is a pipe or a device, and a trace is read more than once"
-    return TraceError(plain(str(path)), None, what, "save it to a file first")
+    return TraceError(printable(str(path)), None, what, "save it to a file first")
 
 
 def unpacked(file: IO[bytes], name: str) -> Iterator[bytes]:

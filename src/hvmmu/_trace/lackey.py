@@ -17,7 +17,7 @@ from hvmmu._core.binding import ffi, lib
 from hvmmu._trace.codec import BOM, blocks
 from hvmmu._trace.tracefile import WHOLE, TraceFile, reference_error
 from hvmmu.errors import TraceError
-from hvmmu.params import plain
+from hvmmu.params import printable
 from hvmmu.steps import Accesses, Step
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LackeyTrace(TraceFile):
 
     def _accesses(self) -> Generator[Accesses, None, None]:
         with contextlib.closing(blocks(self.path)) as text:
-            for gva, kind in references(text, plain(str(self.path)), self.limit):
+            for gva, kind in references(text, printable(str(self.path)), self.limit):
                 for start in range(0, len(gva), BATCH):
                     yield Accesses(gva[start : start + BATCH], kind[start : start + BATCH])
 

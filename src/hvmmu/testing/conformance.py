@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvmmu.errors import ConfigError
-from hvmmu.params import nearest, shown
+from hvmmu.params import did_you_mean, quote
 from hvmmu.testing.check import BACKEND, HIGHEST, MMU
 from hvmmu.testing.report import FAILED, SKIPPED
 from hvmmu.testing.suite import LOADS, checks, contexts_of, run_check
@@ -45,8 +45,8 @@ class _Conformance:
         known = [check.id for check in checks(kind=cls.kind)]
         for name in cls.expected_failures:
             if name not in known:
-                near = nearest(name, known)
-                raise ConfigError([f"{cls.__name__}: there is no check {shown(name)}{near}"])
+                near = did_you_mean(name, known)
+                raise ConfigError([f"{cls.__name__}: there is no check {quote(name)}{near}"])
         cls.test_conformance = _tests(cls)  # type: ignore[attr-defined]
 
 

@@ -12,7 +12,7 @@ from hvmmu._plugins.contributions import BUILT_INS, check_backends, check_contri
 from hvmmu._plugins.contributions import MMU as MMUS
 from hvmmu.backend import API_VERSION, Caps
 from hvmmu.errors import PluginError
-from hvmmu.params import plain
+from hvmmu.params import printable
 from hvmmu.testing.check import BOTH, MMU, CheckFailure, Need, NotApplicable, check
 from hvmmu.testing.import_scan import is_public, package_of, private_imports
 
@@ -106,7 +106,9 @@ def requires_hvmmu(context: Context) -> None:
     bounded = _BOTH.search(ours[0]) or (_LOWER.search(ours[0]) and _UPPER.search(ours[0]))
     if not bounded:
         wanted = f'"hvmmu>={version("hvmmu")},<..."'
-        raise CheckFailure(f"it requires hvmmu {plain(ours[0])!r}; write something like {wanted}")
+        raise CheckFailure(
+            f"it requires hvmmu {printable(ours[0])!r}; write something like {wanted}"
+        )
 
 
 @check(
@@ -125,7 +127,7 @@ def imports_in_silence(context: Context) -> None:
         timeout=_PATIENCE,
         check=False,
     )
-    written = plain(" ".join((ended.stdout + ended.stderr).decode("utf-8", "replace").split()))
+    written = printable(" ".join((ended.stdout + ended.stderr).decode("utf-8", "replace").split()))
     if ended.returncode or written:
         raise CheckFailure(
             f"import {context.module} ends with {ended.returncode}, and writes {written!r}"

@@ -10,7 +10,7 @@ import attrs
 from structlog.testing import capture_logs
 
 from hvmmu.errors import BackendUnavailableError, ConfigError
-from hvmmu.params import Param, declared, parse, written
+from hvmmu.params import Param, format_value, params_of, parse
 from hvmmu.testing.check import BOTH, CheckFailure, check
 from hvmmu.testing.invalid_values import invalid_texts, invalid_values
 
@@ -33,7 +33,7 @@ _TYPES = (bool, int, str)
 def are_declared(context: Context) -> None:
     """Look at the fields of the class, and try to change one."""
     params = context.params
-    names = {param.name for param in declared(params)}
+    names = {param.name for param in params_of(params)}
     for field in attrs.fields(params):
         if field.name not in names:
             raise CheckFailure(f"{params.__name__}.{field.name} is not declared with param()")
@@ -53,7 +53,7 @@ def are_declared(context: Context) -> None:
 )
 def are_documented(context: Context) -> None:
     """Look at the declarations."""
-    for param in declared(context.params):
+    for param in params_of(context.params):
         if not isinstance(param.doc, str) or not param.doc.strip() or not param.doc.isprintable():
             raise CheckFailure(f"{param.name} has the doc {param.doc!r}")
         if param.type not in _TYPES or type(param.default) is not param.type:
@@ -69,11 +69,11 @@ def are_documented(context: Context) -> None:
 def defaults_are_accepted(context: Context) -> None:
     """Pass each default, as a value and as text."""
     params = context.params
-    for param in declared(params):
+    for param in params_of(params):
         shown = f"{param.name}={param.default!r}"
         try:
             made = getattr(params(**{param.name: param.default}), param.name)
-            read = parse(param, written(param, param.default), key=param.name, source="check")
+            read = parse(param, format_value(param, param.default), key=param.name, source="check")
         except ConfigError as error:
             raise CheckFailure(f"the default {shown} is rejected: {error}") from None
         for value in (getattr(params(), param.name), made, read):
@@ -90,7 +90,7 @@ def defaults_are_accepted(context: Context) -> None:
 )
 def text_is_read_strictly(context: Context) -> None:
     """Pass every parameter values that a lenient parser would accept."""
-    for param in declared(context.params):
+    for param in params_of(context.params):
         for given in invalid_texts(param):
             try:
                 value = parse(param, given, key=param.name, source="check")
@@ -110,7 +110,7 @@ def text_is_read_strictly(context: Context) -> None:
 def values_are_taken_strictly(context: Context) -> None:
     """Make the class with wrong values, one at a time."""
     params = context.params
-    for param in declared(params):
+    for param in params_of(params):
         for given in invalid_values(param):
             try:
                 made = params(**{param.name: given})
@@ -154,7 +154,7 @@ def compare_params(context: Context) -> None:
     over = context.backend.compare_params
     if isinstance(over, str) or len(set(over)) != len(over):
         raise CheckFailure(f"compare_params is {over!r}")
-    bools = [p.name for p in declared(context.backend.params) if p.type is bool]
+    bools = [p.name for p in params_of(context.backend.params) if p.type is bool]
     for name in over:
         if name not in bools:
             raise CheckFailure(f"compare_params names {name!r}; the bools are {bools}")
@@ -167,7 +167,7 @@ def compare_params(context: Context) -> None:
 )
 def unsupported(context: Context) -> None:
     """Look at each name and reason."""
-    names = {param.name for param in declared(context.backend.params)}
+    names = {param.name for param in params_of(context.backend.params)}
     for name, reason in context.backend.unsupported.items():
         if name in names:
             raise CheckFailure(f"{name!r} is both declared and unsupported")

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hvmmu.errors import ConfigError
-from hvmmu.params import Param, Value, declared
+from hvmmu.params import Param, Value, params_of
 
 if TYPE_CHECKING:
     import random
@@ -37,7 +37,7 @@ def settings(params: type) -> list[Setting]:
     These are all of them if they are few, else some at even distances. A combination that the class
     itself rejects is left out.
     """
-    tried = {param.name: values(param) for param in declared(params)}
+    tried = {param.name: values(param) for param in params_of(params)}
     default = {name: some[0] for name, some in tried.items()}
     alone = [default | {name: one} for name, some in tried.items() for one in some[1:]]
     chosen = [default, *alone][:MOST]
@@ -52,7 +52,7 @@ def drawn(params: type[T], draw: random.Random, **given: Value) -> T:
     A number is its default half of the time, else low, where limits and thresholds take effect.
     """
     chosen: dict[str, Value] = {}
-    for param in declared(params):
+    for param in params_of(params):
         tried = values(param)
         if param.type is int:
             low = param.least or 0
@@ -67,7 +67,7 @@ def otherwise(params: type[T]) -> T:
 
     Numbers have their lower bounds.
     """
-    tested = {param.name: values(param)[:2] for param in declared(params)}
+    tested = {param.name: values(param)[:2] for param in params_of(params)}
     chosen: dict[str, Value] = {name: some[-1] for name, some in tested.items()}
     return params(**chosen)
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from hvmmu._engines import DEFAULT
 from hvmmu._plugins.capture_output import captured_output
 from hvmmu.errors import BackendUnavailableError, ConfigError
-from hvmmu.params import declared, plain
+from hvmmu.params import params_of, printable
 from hvmmu.testing.check import (
     BACKEND,
     HIGHEST,
@@ -232,7 +232,7 @@ def _report(
         if first_only and results[-1].outcome == FAILED:
             break
     return Report(
-        name=plain(tested.name),
+        name=printable(tested.name),
         kind=tested.kind,
         distribution=tested.origin,
         api_version=getattr(tested.made, "api_version", None),
@@ -261,6 +261,6 @@ def _unloaded(check: Check, tested: Target) -> Result:
 
 def _defaults(contexts: Sequence[Context]) -> dict[str, bool | int | str]:
     try:
-        return {param.name: param.default for param in declared(contexts[0].params)}
+        return {param.name: param.default for param in params_of(contexts[0].params)}
     except Exception:  # noqa: BLE001 - no attrs class: a check reports it
         return {}

@@ -14,7 +14,7 @@ from hvmmu._hooks import RunHooks
 from hvmmu._plugins import BUILT_IN, GROUP, Plugin, Registry, load
 from hvmmu._plugins.contributions import BUILT_INS, MMUS, PARAMETERS, check_contributions
 from hvmmu.errors import InputError
-from hvmmu.params import nearest, shown
+from hvmmu.params import did_you_mean, quote
 from hvmmu.testing.check import BACKEND, MMU
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def find_target(
     facts = _facts(registry, kind, name, made)
     if made is None and facts is None:
         known = sorted({*registry.backends, *registry.mmus} if kind == BACKEND else offered)
-        near = nearest(name, known) or f"; there are {', '.join(known)}"
-        raise InputError(f"no {kind} {shown(name)}{near}")
+        near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        raise InputError(f"no {kind} {quote(name)}{near}")
     if facts is None:
         return Target(name, kind, made, hooks or hooks_of(plugin or object()))
     module = _module(facts)

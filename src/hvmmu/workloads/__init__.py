@@ -10,7 +10,7 @@ from attrs import frozen
 
 from hvmmu._trace.trace_formats import Hvt, Lackey
 from hvmmu.errors import InputError
-from hvmmu.params import nearest, plain, shown
+from hvmmu.params import did_you_mean, printable, quote
 from hvmmu.steps import Accesses, ReducedAccesses, Step
 from hvmmu.workloads import _builtin as named
 
@@ -173,7 +173,7 @@ def _format_of(path: Path, formats: Mapping[str, TraceFormat]) -> TraceFormat:
     if len(found) > 1:
         names = " and ".join(one.name for one in found)
         raise InputError(
-            f"{plain(str(path))}: the trace formats {names} both recognise it; "
+            f"{printable(str(path))}: the trace formats {names} both recognise it; "
             "block the plugin of one with -P no:NAME"
         )
     return found[0] if found else ANY_OTHER
@@ -181,8 +181,8 @@ def _format_of(path: Path, formats: Mapping[str, TraceFormat]) -> TraceFormat:
 
 def _unknown(spec: str, name: str, kinds: Mapping[str, WorkloadKind]) -> InputError:
     known = ", ".join(kinds)
-    near = nearest(name, kinds)
+    near = did_you_mean(name, kinds)
     return InputError(
-        f"{shown(spec)} is neither a file nor a workload{near}; "
+        f"{quote(spec)} is neither a file nor a workload{near}; "
         f"workloads are {known}, or the path of a trace"
     )

@@ -21,7 +21,7 @@ from hvmmu._trace.atomic_output import check_output, whole_file
 from hvmmu._trace.codec import SUFFIXES, writer
 from hvmmu._trace.hvt.import_trace import SUFFIX, LackeySink, hvt_file, is_hvt
 from hvmmu.errors import InputError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -123,7 +123,7 @@ def _check_suffix(output: Path) -> None:
     if is_hvt(output) or output.suffix in ("", *SUFFIXES, *PLAIN):
         return
     raise InputError(
-        f"{plain(str(output))}: what to pack a trace as is not told by {output.suffix!r}; "
+        f"{printable(str(output))}: what to pack a trace as is not told by {output.suffix!r}; "
         f"end the name in {SUFFIX}, {', '.join(SUFFIXES)}, or {', '.join(PLAIN)} for plain text"
     )
 
@@ -135,7 +135,7 @@ def _argv(command: Sequence[str], limit: int | None) -> list[str]:
         raise InputError(f"a limit of {limit} references records nothing; give 1 or more")
     program = shutil.which(command[0])
     if program is None:
-        raise InputError(f"{plain(command[0])}: command not found; check its name or path")
+        raise InputError(f"{printable(command[0])}: command not found; check its name or path")
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise InputError(
@@ -179,7 +179,7 @@ class _Recording:
     def last_line(self) -> str:
         """Return the last line that came on standard error, printable."""
         lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
-        return plain(lines[-1]) if lines else ""
+        return printable(lines[-1]) if lines else ""
 
     def _drain(self, valgrind: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         with selectors.DefaultSelector() as waiting:
@@ -265,7 +265,7 @@ def _references(text: bytes) -> int:
     if found + sum(map(text.count, _SAID)) != text.count(b"\n") - 1:
         marks = tuple(mark[1:] for mark in _REFERENCES + _SAID)
         stray = next(line for line in text[1:].split(b"\n") if not line.startswith(marks))
-        raise InputError(f"valgrind failed: {plain(stray.decode('utf-8', 'replace'))}")
+        raise InputError(f"valgrind failed: {printable(stray.decode('utf-8', 'replace'))}")
     return found
 
 

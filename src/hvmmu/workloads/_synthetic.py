@@ -14,7 +14,7 @@ import attrs
 
 from hvmmu.arch import pfec as pf
 from hvmmu.errors import ConfigError
-from hvmmu.params import declared, nearest, param, parse, shown
+from hvmmu.params import did_you_mean, param, params_of, parse, quote
 from hvmmu.steps import (
     FIRST_PID,
     PROT_EXEC,
@@ -244,7 +244,7 @@ def synthetic(kind: type[Synthetic], options: str | None) -> Synthetic:
     Raise ConfigError with every option that is wrong.
     """
     name = kind.name
-    known = {option.name: option for option in declared(kind)}
+    known = {option.name: option for option in params_of(kind)}
     given: dict[str, int] = {}
     problems: list[str] = []
     for part in [] if options is None else options.split(","):
@@ -264,5 +264,5 @@ def synthetic(kind: type[Synthetic], options: str | None) -> Synthetic:
 
 
 def _unknown(name: str, key: str, known: list[str]) -> str:
-    near = nearest(key, known) or f"; its options are {', '.join(known)}"
-    return f"workload {name}: {shown(key)} is not an option=value of it{near}"
+    near = did_you_mean(key, known) or f"; its options are {', '.join(known)}"
+    return f"workload {name}: {quote(key)} is not an option=value of it{near}"

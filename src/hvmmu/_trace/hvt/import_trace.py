@@ -18,7 +18,7 @@ from hvmmu._trace.importers.valgrind import LackeyText
 from hvmmu._trace.lackey import Parser
 from hvmmu._trace.magic import is_hvt_head
 from hvmmu.errors import InputError, TraceError
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,8 +41,8 @@ def check_hvt_output(output: Path, *, force: bool) -> None:
     """Raise InputError for a destination where no .hvt file can be written."""
     if not is_hvt(output):
         raise InputError(
-            f"{plain(str(output))}: is no name of a reduced trace; end the name in {SUFFIX}, or "
-            f"in {', '.join(SUFFIX + suffix for suffix in SUFFIXES)} to compress it"
+            f"{printable(str(output))}: is no name of a reduced trace; end the name in {SUFFIX}, "
+            f"or in {', '.join(SUFFIX + suffix for suffix in SUFFIXES)} to compress it"
         )
     check_output(output, force=force)
 
@@ -85,7 +85,7 @@ def import_trace(
     if it cannot be read or written.
     """
     check_hvt_output(output, force=force)  # before anything is read from a pipe
-    stream = Stream(source, piped, "standard input" if source is None else plain(str(source)))
+    stream = Stream(source, piped, "standard input" if source is None else printable(str(source)))
     if is_hvt_head(stream.head):
         raise stream.error(None, "is a reduced trace already", "run it; xz or zstd compress it")
     importer = importer_of(fmt, stream.head)

@@ -24,7 +24,7 @@ from hvmmu._trace.hvt.layout import (
 )
 from hvmmu._trace.magic import is_hvt_head
 from hvmmu.errors import TraceError
-from hvmmu.params import plain
+from hvmmu.params import printable
 from hvmmu.types import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class HvtFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._name = plain(str(path))
+        self._name = printable(str(path))
         self._bytes = opened_file(path)
         try:
             self.header = self._header()

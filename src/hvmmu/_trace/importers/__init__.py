@@ -9,7 +9,7 @@ from hvmmu._trace.importers.columns import Csv, Parquet
 from hvmmu._trace.importers.dynamorio import DynamoRio
 from hvmmu._trace.importers.valgrind import LackeyText
 from hvmmu.errors import InputError
-from hvmmu.params import nearest, shown
+from hvmmu.params import did_you_mean, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ def importer_of(name: str | None, head: bytes) -> Importer:
         return next((one for one in IMPORTERS.values() if one.recognises(head)), _LAST)
     if name not in IMPORTERS:
         raise InputError(
-            f"{shown(name)} is no format that can be imported{nearest(name, IMPORTERS)}; "
+            f"{quote(name)} is no format that can be imported{did_you_mean(name, IMPORTERS)}; "
             f"there are {', '.join(IMPORTERS)}"
         )
     return IMPORTERS[name]

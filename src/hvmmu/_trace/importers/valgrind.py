@@ -9,7 +9,7 @@ from hvmmu._trace.codec import BOM
 from hvmmu._trace.grammar import STRADDLES
 from hvmmu._trace.importers.importer import Importer
 from hvmmu._trace.lackey import references
-from hvmmu.params import plain
+from hvmmu.params import printable
 
 if TYPE_CHECKING:
     from array import array
@@ -34,7 +34,9 @@ class LackeyText(Importer):
     def provenance(self, head: bytes) -> str:
         """Return the command that was traced, if Valgrind names it."""
         found = _COMMAND.search(head[: 1 << 16])
-        return "" if found is None else f"command={plain(found[1].decode('utf-8', 'replace'))}\n"
+        return (
+            "" if found is None else f"command={printable(found[1].decode('utf-8', 'replace'))}\n"
+        )
 
     def accesses(
         self, stream: Stream, limit: int | None
