@@ -29,5 +29,5 @@ nitpick_ignore_regex = [
     ("py:class", r"(Buffer|Exit|Part|Sink|Space|Step|Value|Words)"),
     # classes of private modules, whose values a plugin receives
     ("py:class", r"\W*hvmmu\.(\w+\.)*_\w+(\.\w+)*\W*"),
-    ("py:class", r"\W*(Ledger|Mmu|Operand|Registry|RunHooks|WorldSwitch)\W*"),
+    ("py:class", r"\W*(Ledger|Mmu|Operand|Registry|RunHooks|SpanTail|WorldSwitch)\W*"),
 ]

@@ -44,7 +44,7 @@ def test_grid(script: ModuleType, tmp_path: Path) -> None:
 
 def test_seconds(script: ModuleType, tmp_path: Path) -> None:
     """Two commands would run one after the other, or one that fails be the fastest."""
-    nap = [sys.executable, "-c", "import time; time.sleep(2)"]
-    assert 2 < script.seconds(tmp_path, nap, nap) < 3.9
+    nap = [sys.executable, "-c", "import time; time.sleep(4)"]
+    assert 4 < script.seconds(tmp_path, nap, nap) < 7.9
     with pytest.raises(SystemExit, match="failed"):
         script.seconds(tmp_path, [sys.executable, "-c", "raise SystemExit(1)"])

@@ -42,7 +42,7 @@ def test_a_broken_plugin_does_not_stop_the_tool(process: Command, tmp_path: Path
     assert "No module named 'no_such_module_anywhere'" in line
     ended = process("compare", "demand-zero:pages=8", PYTHONPATH=str(tmp_path))
     assert ended.code == 0
-    assert "identical to the guest" in ended.out
+    assert "page-walk memory refs" in ended.out  # alone, native is compared with nothing
     assert ended.err.startswith("hvmmu: warning: ")
     assert "broken" in ended.err
 
