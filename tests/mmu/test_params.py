@@ -22,6 +22,10 @@ FRAME, LARGE = 0x10_0000, 8 << 20
 RW, USED = pte.P | pte.W | pte.U, pte.A | pte.D
 
 
+SHADOWS_OWN = [param for param in params_of(MmuParams) if param.type is not str]
+"""The shadow MMU's own parameters: the text chooses the MMU, before there is any C."""
+
+
 def story(build: Callable[..., Bench], **params: bool | int) -> object:
     """Have a guest give every parameter its occasion; return all that came of it."""
     bench = build(**params)
@@ -47,7 +51,7 @@ def test_a_story_is_the_same_each_time(build: Callable[..., Bench]) -> None:
     assert story(build) == story(build)
 
 
-@pytest.mark.parametrize("param", params_of(MmuParams), ids=lambda param: param.name)
+@pytest.mark.parametrize("param", SHADOWS_OWN, ids=lambda param: param.name)
 def test_each_parameter_is_obeyed(build: Callable[..., Bench], param: Param) -> None:
     """If wrong, a parameter is declared, and C does not know it."""
     usual = story(build)
@@ -57,7 +61,9 @@ def test_each_parameter_is_obeyed(build: Callable[..., Bench], param: Param) -> 
 
 def test_c_is_given_all_of_them(build: Callable[..., Bench]) -> None:
     """If wrong, a parameter that is set does not arrive."""
-    given = {param.name: values(param)[-1] for param in params_of(MmuParams)}
+    given = {param.name: values(param)[-1] for param in SHADOWS_OWN}
     vm = build(**given).mmu.vm
     in_c = vm.pointer.params
-    assert {field.name: getattr(in_c, field.name) for field in attrs.fields(MmuParams)} == given
+    assert {name: getattr(in_c, name) for name in given} == given
+    fields = {field.name for field in attrs.fields(MmuParams) if field.type is not str}
+    assert set(given) == fields
